@@ -1,0 +1,97 @@
+//! Where a daemon may listen. Owns the rule that only a token opens a daemon to the network; never opens a socket.
+
+use std::net::{IpAddr, SocketAddr};
+
+/// Shortest token, in characters, that allows a listener on the network: beyond guessing by request.
+pub const TOKEN_LENGTH_MIN: usize = 16;
+
+/// Says why a daemon may not listen on an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BindError {
+    /// There is no token.
+    #[error(
+        "listening on {addr} opens this daemon to the network and needs a token of at least {TOKEN_LENGTH_MIN} \
+         characters; configure one, or listen on 127.0.0.1"
+    )]
+    NoToken {
+        /// The address refused.
+        addr: SocketAddr,
+    },
+    /// There is a token, and it could be guessed.
+    #[error(
+        "listening on {addr} opens this daemon to the network and needs a token of at least {TOKEN_LENGTH_MIN} \
+         characters; the configured one has {token_length}"
+    )]
+    TokenTooShort {
+        /// The address refused.
+        addr: SocketAddr,
+        /// Characters in the token at hand.
+        token_length: usize,
+    },
+}
+
+/// Allows any loopback address, and other addresses when the token has at least [`TOKEN_LENGTH_MIN`] characters.
+///
+/// `token_length` is 0 when there is no token. To be asked about the address a socket is bound to in the end, which
+/// for an inherited socket is not the configured one.
+///
+/// # Errors
+/// [`BindError`], with what to do in its message.
+pub const fn check_bind(addr: SocketAddr, token_length: usize) -> Result<(), BindError> {
+    if is_loopback(addr.ip()) || token_length >= TOKEN_LENGTH_MIN {
+        Ok(())
+    } else if token_length == 0 {
+        Err(BindError::NoToken { addr })
+    } else {
+        Err(BindError::TokenTooShort { addr, token_length })
+    }
+}
+
+/// Answers whether only this machine reaches the address, IPv4 written as IPv6 (`::ffff:127.0.0.1`) included.
+#[must_use]
+pub const fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_needs_no_token() {
+        for addr in ["127.0.0.1:0", "127.8.9.10:80", "[::1]:8080", "[::ffff:127.0.0.1]:1"] {
+            assert_eq!(check_bind(addr.parse().unwrap(), 0), Ok(()), "{addr}");
+        }
+    }
+
+    #[test]
+    fn every_other_address_needs_a_token_of_sixteen() {
+        for addr in [
+            "0.0.0.0:8080",
+            "[::]:8080",
+            "192.168.1.5:1",
+            "[::ffff:0.0.0.0]:1",
+            "[::ffff:10.0.0.1]:1",
+            "[fe80::1]:1",
+            "128.0.0.1:1",
+            "[::127.0.0.1]:1",
+        ] {
+            let addr: SocketAddr = addr.parse().unwrap();
+            assert_eq!(check_bind(addr, 0), Err(BindError::NoToken { addr }));
+            let short = TOKEN_LENGTH_MIN - 1;
+            assert_eq!(
+                check_bind(addr, short),
+                Err(BindError::TokenTooShort { addr, token_length: short })
+            );
+            assert_eq!(check_bind(addr, TOKEN_LENGTH_MIN), Ok(()));
+        }
+    }
+
+    #[test]
+    fn the_message_says_what_to_do() {
+        let message = check_bind("0.0.0.0:8080".parse().unwrap(), 0).unwrap_err().to_string();
+        for part in ["0.0.0.0:8080", "token", "16", "127.0.0.1"] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}
