@@ -1,0 +1,102 @@
+//! The conversation between the queen and a hive.
+
+use input_validation::NodeName;
+use serde::{Deserialize, Serialize};
+
+use crate::model::ModelInfo;
+use crate::worker::WorkerInfo;
+
+/// `POST /api/v1/hives/{name}/heartbeat`, hive → queen, every interval and at
+/// once on change: everything the hive knows. A snapshot with an older
+/// `(epoch, sequence)` than the last one is ignored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HiveSnapshot {
+    /// When this hive process started, microseconds since the epoch; a restart makes it larger.
+    pub epoch: u64,
+    /// Grows by one with each snapshot of this process.
+    pub sequence: u64,
+    /// True from the first shutdown request on.
+    pub draining: bool,
+    /// What the machine has.
+    pub resources: Resources,
+    /// Models on disk.
+    pub models: Vec<ModelInfo>,
+    /// Workers, the failed ones too.
+    pub workers: Vec<WorkerInfo>,
+}
+
+/// What a machine has, as far as placement needs to know.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resources {
+    /// Memory in all.
+    pub memory_total_bytes: u64,
+    /// Memory that a new worker could take.
+    pub memory_available_bytes: u64,
+    /// Processor cores.
+    pub cores: u32,
+    /// Workers it may run at once.
+    pub workers_max: u32,
+}
+
+/// The queen's answer to a snapshot.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct HeartbeatReply {
+    /// How long until the next snapshot is due.
+    pub interval_ms: u64,
+}
+
+/// Whether the queen can give a machine work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HiveState {
+    /// Heard of within two intervals.
+    Online,
+    /// Silent for more than two intervals, or known only from the database.
+    Unreachable,
+    /// Shutting down.
+    Draining,
+}
+
+/// One machine, as the queen lists it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HiveInfo {
+    /// Its name.
+    pub name: NodeName,
+    /// Its address as the queen calls it.
+    pub url: String,
+    /// Whether it can be given work.
+    pub state: HiveState,
+    /// Milliseconds since it was last heard of.
+    pub last_heartbeat_age_ms: Option<u64>,
+    /// What it has.
+    pub resources: Option<Resources>,
+    /// Workers that run on it.
+    pub workers: u32,
+    /// Models on its disk.
+    pub models: u32,
+}
+
+/// `GET /api/v1/status` on a hive.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HiveStatus {
+    /// The hive's name.
+    pub name: NodeName,
+    /// Program version.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// True when a queen started it and stops it with itself.
+    pub managed: bool,
+    /// True from the first shutdown request on.
+    pub draining: bool,
+    /// How long it has run.
+    pub uptime_ms: u64,
+    /// What the machine has.
+    pub resources: Resources,
+    /// Models on disk.
+    pub models: u32,
+    /// Workers, the failed ones too.
+    pub workers: Vec<WorkerInfo>,
+}

@@ -1,0 +1,12 @@
+//! What the four programs say to each other, and nothing else: ids, states,
+//! requests, replies, error codes. Holds no I/O, no clock and no policy, so
+//! that a conversation between two programs can be read in one file.
+
+pub mod error;
+pub mod headers;
+pub mod hive;
+pub mod limits;
+pub mod model;
+pub mod openai;
+pub mod queen;
+pub mod worker;

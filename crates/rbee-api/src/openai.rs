@@ -1,0 +1,21 @@
+//! OpenAI's dialect as rbee speaks it: requests parsed and checked in one
+//! place, so that queen, hive and worker refuse the same things with the same
+//! words, and replies in the shapes that the official clients expect.
+//!
+//! A parameter that rbee does not honour is refused by name, never ignored;
+//! the same parameter at the value that means "off" is accepted.
+
+mod chat;
+mod completion;
+mod fields;
+mod generation;
+mod reply;
+
+pub use chat::{ChatMessage, ChatRequest, Role};
+pub use completion::{CompletionPrompt, CompletionRequest};
+pub use fields::RequestError;
+pub use generation::{GenerationOptions, Sampling, StreamOptions};
+pub use reply::{
+    ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatReplyMessage,
+    CompletionChoice, CompletionReply, FinishReason, ModelCard, ModelCardList, Usage,
+};

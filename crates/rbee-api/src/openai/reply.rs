@@ -1,0 +1,161 @@
+//! Replies in OpenAI's shapes. Fields that a client may look for are spelled
+//! out as `null` rather than left away.
+
+use serde::{Deserialize, Serialize};
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The model ended it, or a stop sequence did.
+    Stop,
+    /// It reached `max_tokens` or the end of the context.
+    Length,
+}
+
+/// Token counts of one request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens of the prompt, the template's included.
+    pub prompt_tokens: u32,
+    /// Tokens generated.
+    pub completion_tokens: u32,
+    /// Both.
+    pub total_tokens: u32,
+}
+
+/// One chat reply.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChatCompletion {
+    /// `chatcmpl-…`.
+    pub id: String,
+    /// `chat.completion`.
+    pub object: String,
+    /// Seconds since the epoch.
+    pub created: u64,
+    /// The model as the client named it.
+    pub model: String,
+    /// One choice.
+    pub choices: Vec<ChatChoice>,
+    /// Token counts.
+    pub usage: Usage,
+}
+
+/// The choice of a chat reply.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChatChoice {
+    /// 0.
+    pub index: u32,
+    /// What the model says.
+    pub message: ChatReplyMessage,
+    /// Always null for now.
+    pub logprobs: Option<()>,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+}
+
+/// What the model says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChatReplyMessage {
+    /// `assistant`.
+    pub role: String,
+    /// The text.
+    pub content: String,
+    /// Always null: local models have no refusal channel.
+    pub refusal: Option<()>,
+}
+
+/// One event of a streamed chat reply.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChatChunk {
+    /// The same in every chunk.
+    pub id: String,
+    /// `chat.completion.chunk`.
+    pub object: String,
+    /// The same in every chunk.
+    pub created: u64,
+    /// The model as the client named it.
+    pub model: String,
+    /// One choice; none in the chunk that carries the usage.
+    pub choices: Vec<ChatChunkChoice>,
+    /// Token counts: absent unless asked for, then null in all chunks but the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Option<Usage>>,
+}
+
+/// The choice of a chunk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChatChunkChoice {
+    /// 0.
+    pub index: u32,
+    /// What is new.
+    pub delta: ChatDelta,
+    /// Always null for now.
+    pub logprobs: Option<()>,
+    /// Null until the last choice.
+    pub finish_reason: Option<FinishReason>,
+}
+
+/// What is new in a chunk.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ChatDelta {
+    /// `assistant`, in the first chunk only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// New text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+}
+
+/// A text completion, whole or one event of a stream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CompletionReply {
+    /// `cmpl-…`.
+    pub id: String,
+    /// `text_completion`.
+    pub object: String,
+    /// Seconds since the epoch.
+    pub created: u64,
+    /// The model as the client named it.
+    pub model: String,
+    /// One choice; none in the chunk that carries the usage.
+    pub choices: Vec<CompletionChoice>,
+    /// Token counts: absent from a stream unless asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Option<Usage>>,
+}
+
+/// The choice of a text completion.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CompletionChoice {
+    /// 0.
+    pub index: u32,
+    /// The text, or what is new of it.
+    pub text: String,
+    /// Always null for now.
+    pub logprobs: Option<()>,
+    /// Null until the last choice.
+    pub finish_reason: Option<FinishReason>,
+}
+
+/// `GET /v1/models`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelCardList {
+    /// `list`.
+    pub object: String,
+    /// One entry a model.
+    pub data: Vec<ModelCard>,
+}
+
+/// `GET /v1/models/{id}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelCard {
+    /// The name to put into a request.
+    pub id: String,
+    /// `model`.
+    pub object: String,
+    /// When it was registered, seconds since the epoch.
+    pub created: u64,
+    /// `rbee`.
+    pub owned_by: String,
+}

@@ -1,0 +1,167 @@
+//! The conversation between a hive and its workers, and what everybody else
+//! is told about a worker.
+
+use input_validation::{ModelAlias, ModelRef, WorkerId};
+use serde::{Deserialize, Serialize};
+
+use crate::error::ErrorDetail;
+
+/// Where a worker is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerState {
+    /// The process runs and has not yet called back.
+    Starting,
+    /// The model is loaded; requests are taken.
+    Ready,
+    /// No new requests; running ones finish.
+    Stopping,
+    /// The process ended without being asked to, or never became ready.
+    Failed,
+}
+
+/// Which engine turns requests into tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Backend {
+    /// llama.cpp.
+    Llama,
+    /// The deterministic stand-in for tests.
+    Echo,
+}
+
+/// One worker, as every listing shows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerInfo {
+    /// Names the worker for as long as it lives.
+    pub id: WorkerId,
+    /// The model it holds.
+    pub model_ref: ModelRef,
+    /// The model's short name.
+    pub alias: Option<ModelAlias>,
+    /// The engine.
+    pub backend: Backend,
+    /// The device it computes on, such as `cpu`.
+    pub device: String,
+    /// Its address on the hive's machine.
+    pub url: String,
+    /// Where it is in its life.
+    pub state: WorkerState,
+    /// Requests it can decode at once; 0 until it is ready.
+    pub slots_total: u32,
+    /// Slots that were free at the last heartbeat.
+    pub slots_available: u32,
+    /// Its process id, while it lives.
+    pub pid: Option<u32>,
+    /// When it was started, milliseconds since the epoch.
+    pub started_at_ms: u64,
+    /// When it was last heard of, milliseconds since the epoch.
+    pub last_heartbeat_ms: Option<u64>,
+    /// Why it failed.
+    pub failure: Option<ErrorDetail>,
+}
+
+/// `POST /api/v1/workers`, queen → hive: have a worker for this model.
+/// Answered with the [`WorkerInfo`] of the worker that is starting or runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartWorker {
+    /// A reference or alias from the hive's catalog.
+    pub model: ModelRef,
+}
+
+/// `GET /api/v1/workers` on hive and queen.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct WorkerList {
+    /// One entry a worker, oldest first.
+    pub workers: Vec<WorkerInfo>,
+}
+
+/// `GET /api/v1/workers/{id}` on a hive: the row, and what the worker itself says now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerDetail {
+    /// The row, as in the listing.
+    #[serde(flatten)]
+    pub worker: WorkerInfo,
+    /// The worker's own word; null while it does not answer.
+    pub status: Option<WorkerStatus>,
+}
+
+/// What a hive writes to a new worker's standard input: the secrets that may
+/// stand neither in its arguments nor in its environment.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerSecrets {
+    /// Whoever calls the worker must show this.
+    pub token: String,
+    /// The worker shows this when it calls its hive.
+    pub callback_token: String,
+}
+
+impl std::fmt::Debug for WorkerSecrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WorkerSecrets").finish_non_exhaustive()
+    }
+}
+
+/// `POST /api/v1/workers/{id}/ready`, worker → hive, once: the model is loaded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerReady {
+    /// Requests it can decode at once.
+    pub slots_total: u32,
+    /// Tokens of context one request can have.
+    pub context_tokens: u32,
+    /// The device it computes on.
+    pub device: String,
+    /// How long the load took.
+    pub load_ms: u64,
+}
+
+/// `POST /api/v1/workers/{id}/heartbeat`, worker → hive: a whole snapshot, so
+/// that a lost or repeated one does no harm.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerHeartbeat {
+    /// Grows by one with each heartbeat of this process.
+    pub sequence: u64,
+    /// Slots free now.
+    pub slots_available: u32,
+    /// Requests being decoded or prefilled.
+    pub requests_running: u32,
+    /// Requests waiting for a slot.
+    pub requests_waiting: u32,
+    /// Engine steps since the start: stands still when nothing is to do or the engine hangs.
+    pub engine_steps: u64,
+}
+
+/// `GET /api/v1/status` on a worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// The worker's id.
+    pub id: WorkerId,
+    /// The model's name for clients.
+    pub model: String,
+    /// Where it is in its life.
+    pub state: WorkerState,
+    /// Share of the model that is loaded, 0 to 1.
+    pub load_progress: f32,
+    /// The engine.
+    pub backend: Backend,
+    /// Requests it can decode at once.
+    pub slots_total: u32,
+    /// Tokens of context one request can have.
+    pub context_tokens: u32,
+    /// Slots free now.
+    pub slots_available: u32,
+    /// Requests being decoded or prefilled.
+    pub requests_running: u32,
+    /// Requests waiting for a slot.
+    pub requests_waiting: u32,
+    /// Engine steps since the start.
+    pub engine_steps: u64,
+    /// Most requests that one engine step has decoded together.
+    pub batch_requests_max: u32,
+    /// Program version.
+    pub version: String,
+}
