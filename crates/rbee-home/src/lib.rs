@@ -1,0 +1,18 @@
+//! What the programs of one machine share outside of HTTP: the layout of the home directory, the lock and the run file
+//! of each daemon, log files, the way a config file is found and read, and how a program ends. Never reads the
+//! environment, never starts a process, never opens a socket.
+
+mod config_file;
+mod error;
+mod exit;
+mod home;
+mod lock;
+mod nearest;
+mod run_file;
+
+pub use config_file::{ConfigError, ConfigSearch, Loaded, load_toml};
+pub use error::HomeError;
+pub use exit::{ExitStatus, report_error};
+pub use home::{Daemon, Home};
+pub use lock::LockGuard;
+pub use run_file::RunFileGuard;
