@@ -1,0 +1,237 @@
+//! The one authenticated client for the next hop: queen to hive, hive to
+//! worker, worker and hive back, keeper to queen. Every call has a deadline,
+//! carries it on, and never follows a redirect with its credential.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use deadline_propagation::Deadline;
+use http::header::CONTENT_TYPE;
+use http::{Method, StatusCode};
+use input_validation::RequestId;
+use rbee_api::error::{ErrorBody, ErrorCode, ErrorDetail};
+use rbee_api::headers;
+use reqwest::{RequestBuilder, Response};
+use secrets_management::Secret;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// How long a connection may take to be made; everything here is near.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an idle connection is kept for the next call.
+const POOL_IDLE: Duration = Duration::from_secs(60);
+/// Largest reply that is read into memory.
+const REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Why a call to the next hop failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// No connection, or it broke before the reply's head.
+    #[error("cannot reach it")]
+    Unreachable(#[source] reqwest::Error),
+    /// The deadline came first.
+    #[error("no answer in time")]
+    TimedOut,
+    /// It answered with an error of ours.
+    #[error("it answered: {0}")]
+    Refused(Box<ErrorDetail>),
+    /// It answered with something that is not ours.
+    #[error("it answered with status {status}, which is not an answer of rbee")]
+    Foreign {
+        /// The HTTP status.
+        status: StatusCode,
+    },
+    /// The client could not be set up.
+    #[error("cannot set up the HTTP client")]
+    Setup(#[source] reqwest::Error),
+}
+
+impl CallError {
+    /// Returns the error to hand on: the next hop's own, or `unreachable` where it gave none.
+    #[must_use]
+    pub fn into_detail(self, unreachable: ErrorCode, message: &str) -> ErrorDetail {
+        match self {
+            Self::Refused(detail) => *detail,
+            Self::TimedOut => {
+                ErrorDetail::new(ErrorCode::DeadlineExceeded, "the time for this request is over")
+            }
+            Self::Unreachable(_) | Self::Foreign { .. } | Self::Setup(_) => {
+                ErrorDetail::new(unreachable, message)
+            }
+        }
+    }
+
+    /// Says whether nobody listens at the address.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable(_))
+    }
+}
+
+/// Calls one program at one address with one credential.
+#[derive(Debug, Clone)]
+pub struct HopClient {
+    http: reqwest::Client,
+    base_url: String,
+    token: std::sync::Arc<Secret>,
+}
+
+impl HopClient {
+    /// `base_url` has no trailing slash, such as `http://127.0.0.1:9200`.
+    ///
+    /// # Errors
+    /// Fails if the HTTP client cannot be set up.
+    pub fn new(base_url: &str, token: std::sync::Arc<Secret>) -> Result<Self, CallError> {
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(POOL_IDLE)
+            .tcp_nodelay(true)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(CallError::Setup)?;
+        Ok(Self { http, base_url: base_url.trim_end_matches('/').to_owned(), token })
+    }
+
+    /// Returns the address.
+    #[must_use]
+    pub fn base_url(&self) -> &str {
+        &self.base_url
+    }
+
+    /// Gets `path` and parses the reply.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        deadline: Deadline,
+    ) -> Result<T, CallError> {
+        self.exchange(self.request(Method::GET, path, deadline), deadline).await
+    }
+
+    /// Posts `body` as JSON to `path` and parses the reply.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn post<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+        deadline: Deadline,
+    ) -> Result<T, CallError> {
+        self.exchange(self.request(Method::POST, path, deadline).json(body), deadline).await
+    }
+
+    /// Deletes `path` and parses the reply.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn delete<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        deadline: Deadline,
+    ) -> Result<T, CallError> {
+        self.exchange(self.request(Method::DELETE, path, deadline), deadline).await
+    }
+
+    /// Posts a client's JSON body on as it is and returns the successful reply
+    /// with its body unread.
+    ///
+    /// # Errors
+    /// See [`CallError`]; a reply that is not a success is one.
+    pub async fn forward(
+        &self,
+        path: &str,
+        body: Bytes,
+        id: &RequestId,
+        deadline: Deadline,
+    ) -> Result<Response, CallError> {
+        let request = self
+            .request(Method::POST, path, deadline)
+            .header(CONTENT_TYPE, "application/json")
+            .header(headers::REQUEST_ID, id.as_ref())
+            .body(body);
+        self.open(request, deadline).await
+    }
+
+    /// Gets `path` and returns the successful reply with its body unread.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn get_stream(&self, path: &str, deadline: Deadline) -> Result<Response, CallError> {
+        self.open(self.request(Method::GET, path, deadline), deadline).await
+    }
+
+    /// Posts `body` and returns the successful reply with its body unread.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn post_stream<B: Serialize + Sync>(
+        &self,
+        path: &str,
+        body: &B,
+        deadline: Deadline,
+    ) -> Result<Response, CallError> {
+        self.open(self.request(Method::POST, path, deadline).json(body), deadline).await
+    }
+
+    fn request(&self, method: Method, path: &str, deadline: Deadline) -> RequestBuilder {
+        self.http
+            .request(method, format!("{}{path}", self.base_url))
+            .bearer_auth(self.token.expose())
+            .header(headers::REQUEST_TIMEOUT_MS, deadline.header_value())
+    }
+
+    async fn open(
+        &self,
+        request: RequestBuilder,
+        deadline: Deadline,
+    ) -> Result<Response, CallError> {
+        let sent = tokio::time::timeout_at(deadline.instant(), request.send()).await;
+        let response = sent.map_err(|_| CallError::TimedOut)?.map_err(CallError::Unreachable)?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = collect(response, deadline).await?;
+        Err(match serde_json::from_slice::<ErrorBody>(&body) {
+            Ok(body) => CallError::Refused(Box::new(body.error)),
+            Err(_) => CallError::Foreign { status },
+        })
+    }
+
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+        deadline: Deadline,
+    ) -> Result<T, CallError> {
+        let response = self.open(request, deadline).await?;
+        let status = response.status();
+        let body = collect(response, deadline).await?;
+        serde_json::from_slice(&body).map_err(|error| {
+            tracing::warn!(error = %error, "a reply could not be parsed");
+            CallError::Foreign { status }
+        })
+    }
+}
+
+/// Reads a reply's body, within the deadline and the limit on its size.
+///
+/// # Errors
+/// See [`CallError`].
+pub async fn collect(mut response: Response, deadline: Deadline) -> Result<Bytes, CallError> {
+    let status = response.status();
+    let mut body = Vec::new();
+    loop {
+        let next = tokio::time::timeout_at(deadline.instant(), response.chunk()).await;
+        match next.map_err(|_| CallError::TimedOut)?.map_err(CallError::Unreachable)? {
+            None => return Ok(body.into()),
+            Some(chunk) if body.len() + chunk.len() > REPLY_BYTES_MAX => {
+                return Err(CallError::Foreign { status });
+            }
+            Some(chunk) => body.extend_from_slice(&chunk),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Request bodies: read within the limit, as JSON, with the path of the field
+//! that is wrong.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Request};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, StatusCode};
+use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_api::limits::BODY_BYTES_MAX;
+use serde::de::DeserializeOwned;
+
+use tokio::time::timeout;
+
+use crate::error::ApiError;
+
+/// A client has this long to send its body: the largest one in time over a
+/// slow home line, and an end for one that never comes.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Most of a refused body that is read.
+const DISCARD_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long a client may go on sending a refused body.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The body of a JSON request, unparsed.
+#[derive(Debug, Clone)]
+pub struct RawJson(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for RawJson {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let is_json = request
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|text| text.split(';').next())
+            .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
+        if !is_json {
+            let message = "send the body as `Content-Type: application/json`";
+            return Err(ApiError::new(ErrorCode::UnsupportedMediaType, message));
+        }
+        if announced_bytes(request.headers()).is_some_and(|length| length > BODY_BYTES_MAX) {
+            discard(request.into_body()).await;
+            return Err(too_large());
+        }
+        match timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await {
+            Ok(Ok(body)) => Ok(Self(body)),
+            Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                Err(too_large())
+            }
+            Ok(Err(_)) => Err(ApiError::new(ErrorCode::ValidationFailed, "the body broke off")),
+            Err(_) => {
+                Err(ApiError::new(ErrorCode::RequestTimeout, "the body did not arrive in time"))
+            }
+        }
+    }
+}
+
+fn announced_bytes(headers: &HeaderMap) -> Option<usize> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Reads a refused body and forgets it, within limits. A client that is cut
+/// off while it sends sees a broken connection instead of the refusal.
+async fn discard(body: Body) {
+    let mut chunks = body.into_data_stream();
+    let mut seen = 0;
+    let drained = async {
+        while let Some(Ok(chunk)) = chunks.next().await {
+            seen += chunk.len();
+            if seen > DISCARD_BYTES_MAX {
+                return;
+            }
+        }
+    };
+    // Both ends are good ones: all was read, or the client was given its time.
+    drop(timeout(DISCARD_TIMEOUT, drained).await);
+}
+
+fn too_large() -> ApiError {
+    let message = format!("the body is larger than {BODY_BYTES_MAX} bytes");
+    ApiError::new(ErrorCode::PayloadTooLarge, message)
+}
+
+/// The body of a JSON request, parsed into `T`.
+#[derive(Debug, Clone)]
+pub struct JsonBody<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let RawJson(body) = RawJson::from_request(request, state).await?;
+        let mut json = serde_json::Deserializer::from_slice(&body);
+        let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            let path = error.path().to_string();
+            let detail =
+                ErrorDetail::new(ErrorCode::ValidationFailed, error.into_inner().to_string());
+            if path == "." { detail } else { detail.with_param(path) }
+        })?;
+        json.end().map_err(|error| {
+            ApiError::new(ErrorCode::ValidationFailed, format!("after the JSON value: {error}"))
+        })?;
+        Ok(Self(value))
+    }
+}
