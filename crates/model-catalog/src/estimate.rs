@@ -1,0 +1,157 @@
+//! How much memory a worker will need. Owns the formula; never looks at a device and never decides whether it fits.
+
+use crate::GgufHeader;
+
+/// Bytes of one number in the key-value cache: f16, llama.cpp's default.
+const CACHE_NUMBER_BYTES: u64 = 2;
+
+/// llama.cpp rounds the cells of a cache up to a multiple of this.
+const CACHE_CELLS_STEP: u64 = 256;
+
+/// Bytes of one number while computing: f32.
+const COMPUTE_NUMBER_BYTES: u64 = 4;
+
+/// Says how a worker is to be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryParams {
+    /// Tokens of context each slot has.
+    pub context_per_slot: u32,
+    /// Requests that can be generated at once.
+    pub slots: u32,
+    /// Tokens computed in one step (llama.cpp's `n_ubatch`).
+    pub step_tokens: u32,
+    /// Tokens of one step for which logits are computed (llama.cpp's `n_outputs_max`).
+    pub step_outputs: u32,
+}
+
+/// Holds the parts of an estimate, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryEstimate {
+    /// All tensors.
+    pub weights_bytes: u64,
+    /// The key-value cache of all slots.
+    pub kv_bytes: u64,
+    /// Intermediate results and logits.
+    pub compute_bytes: u64,
+    /// The sum.
+    pub total_bytes: u64,
+}
+
+/// Estimates the memory of a worker from the model's header. Numbers too large for 64 bits become the largest.
+///
+/// - Weights: the sum of all tensors, exact.
+/// - Cache: for each layer, cells × (key heads × key width + value heads × value width) × 2 bytes, with the cells of a
+///   slot rounded up to 256 (`llama_kv_cache` in llama.cpp). Exact for plain attention; an upper bound for sliding windows,
+///   shared layers and compressed caches, which store less.
+/// - Compute: step × (2 × feed-forward width + 6 × embedding width) × 4 bytes for the widest layer, two copies of the
+///   logits, and the f16 attention mask of step × cells. A heuristic after llama.cpp's graph reservation with flash
+///   attention.
+#[must_use]
+pub fn estimate_memory(header: &GgufHeader, params: MemoryParams) -> MemoryEstimate {
+    let cells_per_slot = u64::from(params.context_per_slot).next_multiple_of(CACHE_CELLS_STEP);
+    let cells = cells_per_slot * u64::from(params.slots);
+    let head_numbers = u64::from(header.key_length) + u64::from(header.value_length);
+    let kv_bytes = cells
+        .saturating_mul(header.head_count_kv_total())
+        .saturating_mul(head_numbers)
+        .saturating_mul(CACHE_NUMBER_BYTES);
+
+    let step = u64::from(params.step_tokens);
+    let layer_numbers =
+        2 * u64::from(header.feed_forward_length) + 6 * u64::from(header.embedding_length);
+    let layer_bytes = step.saturating_mul(layer_numbers).saturating_mul(COMPUTE_NUMBER_BYTES);
+    let outputs = u64::from(params.step_outputs.max(params.slots));
+    let logits_bytes =
+        outputs.saturating_mul(header.vocabulary_size).saturating_mul(2 * COMPUTE_NUMBER_BYTES);
+    let mask_bytes = step.saturating_mul(cells).saturating_mul(2);
+    let compute_bytes = layer_bytes.saturating_add(logits_bytes).saturating_add(mask_bytes);
+
+    let weights_bytes = header.weights_bytes;
+    let total_bytes = weights_bytes.saturating_add(kv_bytes).saturating_add(compute_bytes);
+    MemoryEstimate { weights_bytes, kv_bytes, compute_bytes, total_bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn llama_3_8b() -> GgufHeader {
+        GgufHeader {
+            architecture: "llama".to_owned(),
+            name: None,
+            quantisation: "Q4_K_M".to_owned(),
+            context_length: 8192,
+            block_count: 32,
+            embedding_length: 4096,
+            feed_forward_length: 14_336,
+            head_count: 32,
+            head_count_kv: vec![8],
+            key_length: 128,
+            value_length: 128,
+            vocabulary_size: 128_256,
+            has_chat_template: true,
+            split_count: 1,
+            parameter_count: 8_030_261_248,
+            weights_bytes: 4_912_898_304,
+        }
+    }
+
+    const PARAMS: MemoryParams =
+        MemoryParams { context_per_slot: 8192, slots: 1, step_tokens: 512, step_outputs: 1 };
+
+    #[test]
+    fn the_cache_of_known_models_is_exact() {
+        // llama.cpp reports 1024 MiB for 8192 cells of Llama 3 8B: 128 KiB a token.
+        let estimate = estimate_memory(&llama_3_8b(), PARAMS);
+        assert_eq!(estimate.kv_bytes, 1024 << 20);
+        assert_eq!(estimate.weights_bytes, 4_912_898_304);
+        let parts = estimate.weights_bytes + estimate.kv_bytes + estimate.compute_bytes;
+        assert_eq!(estimate.total_bytes, parts);
+        // Qwen2.5 0.5B: 24 layers, 2 heads of 64: 12 KiB a token.
+        let qwen = GgufHeader {
+            block_count: 24,
+            head_count_kv: vec![2],
+            key_length: 64,
+            value_length: 64,
+            ..llama_3_8b()
+        };
+        assert_eq!(estimate_memory(&qwen, PARAMS).kv_bytes, 8192 * (12 << 10));
+    }
+
+    #[test]
+    fn cells_are_rounded_up_and_counted_for_every_slot() {
+        let kv = |context_per_slot, slots| {
+            estimate_memory(&llama_3_8b(), MemoryParams { context_per_slot, slots, ..PARAMS })
+                .kv_bytes
+        };
+        assert_eq!(kv(1, 1), kv(256, 1));
+        assert_eq!(kv(257, 1), kv(512, 1));
+        assert_eq!(kv(256, 8), 8 * kv(256, 1));
+    }
+
+    #[test]
+    fn layers_without_a_cache_count_nothing() {
+        let hybrid = GgufHeader { block_count: 4, head_count_kv: vec![0, 8, 0, 8], ..llama_3_8b() };
+        let plain = GgufHeader { block_count: 2, ..llama_3_8b() };
+        assert_eq!(
+            estimate_memory(&hybrid, PARAMS).kv_bytes,
+            estimate_memory(&plain, PARAMS).kv_bytes
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_numbers_overflow(widths in any::<[u32; 6]>(), vocabulary_size in any::<u64>(), params in any::<[u32; 4]>()) {
+            let [block_count, embedding_length, feed_forward_length, heads, key_length, value_length] = widths;
+            let header = GgufHeader {
+                block_count, embedding_length, feed_forward_length, head_count_kv: vec![heads], key_length,
+                value_length, vocabulary_size, weights_bytes: u64::MAX, ..llama_3_8b()
+            };
+            let [context_per_slot, slots, step_tokens, step_outputs] = params;
+            let params = MemoryParams { context_per_slot, slots, step_tokens, step_outputs };
+            prop_assert_eq!(estimate_memory(&header, params).total_bytes, u64::MAX);
+        }
+    }
+}
