@@ -1,0 +1,95 @@
+//! Lists what llama.cpp can compute on. Never opens a device for computing.
+#![expect(unsafe_code, reason = "reads llama.cpp's device registry")]
+
+use llama_cpp_sys_2 as sys;
+
+use crate::{backend, ffi};
+
+/// A device that llama.cpp can place layers on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Short name, such as `CUDA0` or `CPU`.
+    pub name: String,
+    /// The maker's name for it.
+    pub description: String,
+    /// What sort of device it is.
+    pub kind: DeviceKind,
+    /// Memory in all, in bytes; 0 when the backend does not say.
+    pub memory_total_bytes: u64,
+    /// Memory that was free when asked, in bytes; 0 when the backend does not say.
+    pub memory_free_bytes: u64,
+}
+
+/// What sort of device a [`Device`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// The processor, with the machine's main memory.
+    Cpu,
+    /// A graphics processor with memory of its own.
+    Gpu,
+    /// A graphics processor that shares the machine's main memory.
+    IntegratedGpu,
+    /// Something that helps the processor, such as a BLAS library.
+    Accelerator,
+    /// Several devices presented as one.
+    Group,
+}
+
+/// Lists the devices of this process, in llama.cpp's order. Asking a GPU
+/// backend for its memory opens the driver.
+#[must_use]
+pub fn devices() -> Vec<Device> {
+    backend::ensure_started();
+    // SAFETY: takes no argument and the registry has been started.
+    let count = unsafe { sys::ggml_backend_dev_count() };
+    (0..count)
+        .map(|index| {
+            // SAFETY: the index is below the count, and devices are never removed.
+            describe(unsafe { sys::ggml_backend_dev_get(index) })
+        })
+        .collect()
+}
+
+fn describe(device: sys::ggml_backend_dev_t) -> Device {
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: `device` comes from the registry and lives as long as the
+    // process; its strings are NUL-terminated; both sizes are valid to write.
+    let (name, description, kind) = unsafe {
+        sys::ggml_backend_dev_memory(device, &raw mut free, &raw mut total);
+        (
+            ffi::copy_text(sys::ggml_backend_dev_name(device)),
+            ffi::copy_text(sys::ggml_backend_dev_description(device)),
+            sys::ggml_backend_dev_type(device),
+        )
+    };
+    Device {
+        name: name.unwrap_or_default(),
+        description: description.unwrap_or_default(),
+        kind: match kind {
+            sys::GGML_BACKEND_DEVICE_TYPE_CPU => DeviceKind::Cpu,
+            sys::GGML_BACKEND_DEVICE_TYPE_GPU => DeviceKind::Gpu,
+            sys::GGML_BACKEND_DEVICE_TYPE_IGPU => DeviceKind::IntegratedGpu,
+            sys::GGML_BACKEND_DEVICE_TYPE_ACCEL => DeviceKind::Accelerator,
+            _ => DeviceKind::Group,
+        },
+        memory_total_bytes: total as u64,
+        memory_free_bytes: free as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_processor_is_listed_with_the_memory_of_the_machine() {
+        let devices = devices();
+        let cpu = devices
+            .iter()
+            .find(|device| device.kind == DeviceKind::Cpu)
+            .expect("a static build always has the processor");
+        assert_eq!(cpu.name, "CPU");
+        assert!(cpu.memory_total_bytes >= cpu.memory_free_bytes);
+        assert!(cpu.memory_total_bytes > 0, "{cpu:?}");
+    }
+}
