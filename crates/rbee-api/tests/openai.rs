@@ -1,5 +1,11 @@
 //! What OpenAI request bodies are taken, refused by name, or refused as wrong.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on has to fail"
+)]
+
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::limits;
 use rbee_api::openai::{ChatRequest, CompletionPrompt, CompletionRequest, RequestError, Role};

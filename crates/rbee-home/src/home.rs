@@ -155,7 +155,9 @@ impl Home {
         self.run_dir().join(format!("{}.lock", daemon.stem()))
     }
 
-    pub(crate) fn run_path(&self, daemon: Daemon) -> PathBuf {
+    /// Returns the file in which `daemon` writes down its address.
+    #[must_use]
+    pub fn run_path(&self, daemon: Daemon) -> PathBuf {
         self.run_dir().join(format!("{}.json", daemon.stem()))
     }
 

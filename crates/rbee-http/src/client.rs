@@ -93,6 +93,12 @@ impl HopClient {
         Ok(Self { http, base_url: base_url.trim_end_matches('/').to_owned(), token })
     }
 
+    /// Returns a client of the same program at another address, with the same credential.
+    #[must_use]
+    pub fn moved_to(&self, base_url: &str) -> Self {
+        Self { base_url: base_url.trim_end_matches('/').to_owned(), ..self.clone() }
+    }
+
     /// Returns the address.
     #[must_use]
     pub fn base_url(&self) -> &str {

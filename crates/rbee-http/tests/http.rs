@@ -1,5 +1,7 @@
 //! A daemon's HTTP from outside: what a client sees of the layers and the accept loop.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has to fail")]
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -178,6 +180,19 @@ async fn every_failure_has_the_one_error_body_and_the_request_id() {
         serde_json::from_value::<ErrorBody>(body).unwrap();
     }
     assert!(metrics().render().contains("rbee_test_panics_total"));
+}
+
+#[tokio::test]
+async fn a_client_that_sends_too_much_gets_to_read_why() {
+    let (address, _stop) = start().await;
+    let body = "x".repeat(8 * 1024 * 1024);
+    let extra = format!(
+        "{}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        bearer(TOKEN),
+        body.len()
+    );
+    let (status, _, reply) = call(address, "POST", "/echo", &extra).await;
+    assert_eq!((status, &reply["error"]["code"]), (413, &json!("payload_too_large")));
 }
 
 #[tokio::test]
