@@ -1,0 +1,337 @@
+//! The command line and all else that the hive hands over at the start: the
+//! listening socket and the secrets. The only reader of the environment.
+//! Checks everything before the engine starts; loads nothing.
+
+use std::io::{IsTerminal, Read};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use auth_min::TokenDigest;
+use clap::Parser;
+use input_validation::{ModelRef, WorkerId};
+use rbee_api::worker::{Backend, WorkerSecrets};
+use rbee_http::LogFormat;
+use secrets_management::{SECRET_BYTES_MAX, Secret};
+use zeroize::Zeroizing;
+
+use crate::engine::SLOTS_MAX;
+use crate::error::WorkerError;
+
+/// Longest queue that may be asked for.
+const QUEUE_MAX: u32 = 4096;
+/// Most bytes of standard input that are looked at: two secrets and their names.
+const SECRETS_BYTES_MAX: usize = 2 * SECRET_BYTES_MAX + 256;
+
+/// Turns requests to one model into tokens. Started by rbee-hive, which hands
+/// over a listening socket as descriptor 3 (LISTEN_FDS=1) and the secrets on
+/// standard input.
+#[derive(Debug, Parser)]
+#[command(name = "llm-worker-rbee", version)]
+pub struct Arguments {
+    /// Name of this worker
+    #[arg(long, required_unless_present = "print_routes")]
+    worker_id: Option<WorkerId>,
+    /// What computes: `llama`, or `echo` for tests
+    #[arg(long, value_enum, default_value = "llama")]
+    engine: EngineKind,
+    /// The GGUF file; needed by the llama engine
+    #[arg(long, value_name = "PATH", required_if_eq("engine", "llama"))]
+    #[arg(required_unless_present_any = ["print_routes", "engine"])]
+    model: Option<PathBuf>,
+    /// A name that requests may use for the model; can be repeated
+    #[arg(long, value_name = "NAME", required_unless_present = "print_routes")]
+    model_name: Vec<ModelRef>,
+    /// Where the hive listens, such as http://127.0.0.1:9200
+    #[arg(long, value_name = "URL", required_unless_present = "print_routes")]
+    hive_url: Option<String>,
+    /// File that tells the address of the hive that runs now, for when the one at --hive-url is gone
+    #[arg(long, value_name = "PATH")]
+    hive_run_file: Option<PathBuf>,
+    /// Requests decoded at once [default: 8, fewer where memory is short]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(SLOTS_MAX)))]
+    slots: Option<u32>,
+    /// Tokens of context for each request [default: what the model was trained with, at most 4096]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(8..=1 << 20))]
+    context: Option<u32>,
+    /// Threads that compute [default: physical cores]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=512))]
+    threads: Option<u32>,
+    /// Requests that may wait for a slot
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=i64::from(QUEUE_MAX)))]
+    queue: u32,
+    /// Seconds without contact to the hive after which the worker ends
+    #[arg(long, default_value_t = 900, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    lease_seconds: u64,
+    /// Seconds between heartbeats
+    #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    heartbeat_seconds: u64,
+    /// Seconds that running requests have to finish after a stop
+    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    drain_seconds: u64,
+    /// Seconds that one engine step may take before the engine counts as hung
+    #[arg(long, default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    stall_seconds: u64,
+    /// Form of the log on standard error
+    #[arg(long, value_enum, default_value = "human", env = "RBEE_LOG_FORMAT")]
+    log_format: LogForm,
+    /// Level of the log, or directives such as info,llm_worker_rbee=debug
+    #[arg(long, default_value = "info", env = "RBEE_LOG")]
+    log_level: String,
+    /// Print the routes and exit
+    #[arg(long)]
+    pub(crate) print_routes: bool,
+    /// Check the arguments and exit
+    #[arg(long)]
+    pub(crate) validate_config: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum EngineKind {
+    Llama,
+    Echo,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum LogForm {
+    Human,
+    Json,
+}
+
+/// Everything the worker runs by, checked.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) worker_id: WorkerId,
+    pub(crate) engine: EngineConfig,
+    /// The names that requests may use; at least one, the first for listings.
+    pub(crate) model_names: Vec<ModelRef>,
+    pub(crate) hive_url: String,
+    /// Where a hive on this machine writes down its address.
+    pub(crate) hive_run_file: Option<PathBuf>,
+    /// Requests that may wait for a slot.
+    pub(crate) queue_max: u32,
+    /// Time without contact to the hive after which the worker ends.
+    pub(crate) lease: Duration,
+    /// Time between heartbeats.
+    pub(crate) heartbeat_interval: Duration,
+    /// Time that running requests have to finish after a stop.
+    pub(crate) drain: Duration,
+    /// Time that one engine step may take.
+    pub(crate) stall: Duration,
+}
+
+/// What computes, and its sizes; `None` leaves a size to the engine.
+#[derive(Debug, Clone)]
+pub(crate) enum EngineConfig {
+    Llama { path: PathBuf, slots: Option<u32>, context: Option<u32>, threads: Option<u32> },
+    Echo { slots: Option<u32>, context: Option<u32> },
+}
+
+impl EngineConfig {
+    pub(crate) fn backend(&self) -> Backend {
+        match self {
+            Self::Llama { .. } => Backend::Llama,
+            Self::Echo { .. } => Backend::Echo,
+        }
+    }
+}
+
+impl Arguments {
+    /// Checks what the parser cannot.
+    ///
+    /// # Errors
+    /// [`WorkerError::Usage`].
+    pub(crate) fn check(self) -> Result<Config, WorkerError> {
+        let missing = |what: &str| WorkerError::Usage { reason: format!("{what} is missing") };
+        let hive_url = self.hive_url.ok_or_else(|| missing("--hive-url"))?;
+        if !is_base_url(&hive_url) {
+            let reason = format!("--hive-url {hive_url:?} is not like http://127.0.0.1:9200");
+            return Err(WorkerError::Usage { reason });
+        }
+        let engine = match self.engine {
+            EngineKind::Llama => EngineConfig::Llama {
+                path: self.model.ok_or_else(|| missing("--model"))?,
+                slots: self.slots,
+                context: self.context,
+                threads: self.threads,
+            },
+            EngineKind::Echo => EngineConfig::Echo { slots: self.slots, context: self.context },
+        };
+        Ok(Config {
+            worker_id: self.worker_id.ok_or_else(|| missing("--worker-id"))?,
+            engine,
+            model_names: self.model_name,
+            hive_url,
+            hive_run_file: self.hive_run_file,
+            queue_max: self.queue,
+            lease: Duration::from_secs(self.lease_seconds),
+            heartbeat_interval: Duration::from_secs(self.heartbeat_seconds),
+            drain: Duration::from_secs(self.drain_seconds),
+            stall: Duration::from_secs(self.stall_seconds),
+        })
+    }
+
+    /// The form of the log.
+    pub(crate) fn log_format(&self) -> LogFormat {
+        match self.log_format {
+            LogForm::Human => LogFormat::Human,
+            LogForm::Json => LogFormat::Json,
+        }
+    }
+
+    /// The level of the log.
+    pub(crate) fn log_level(&self) -> &str {
+        &self.log_level
+    }
+}
+
+fn is_base_url(text: &str) -> bool {
+    let uri: Result<http::Uri, _> = text.parse();
+    uri.is_ok_and(|uri| {
+        uri.scheme_str() == Some("http") && uri.host().is_some() && matches!(uri.path(), "" | "/")
+    })
+}
+
+/// Takes the listening socket that the hive has bound.
+///
+/// # Errors
+/// [`WorkerError::NoListener`] without one; [`WorkerError::BadListener`] for
+/// one that other machines could reach.
+pub(crate) fn take_listener() -> Result<TcpListener, WorkerError> {
+    let bad = |reason: String| WorkerError::BadListener { reason };
+    let taken = listenfd::ListenFd::from_env().take_tcp_listener(0);
+    let listener = taken.map_err(|error| bad(error.to_string()))?.ok_or(WorkerError::NoListener)?;
+    let address: SocketAddr = listener.local_addr().map_err(|error| bad(error.to_string()))?;
+    if !address.ip().is_loopback() {
+        return Err(bad(format!("{address} is not a loopback address")));
+    }
+    listener.set_nonblocking(true).map_err(|error| bad(error.to_string()))?;
+    Ok(listener)
+}
+
+/// The two secrets of a worker.
+#[derive(Debug)]
+pub(crate) struct Secrets {
+    /// Whoever calls the worker shows the token with this digest.
+    pub(crate) token: TokenDigest,
+    /// The worker shows this to its hive.
+    pub(crate) callback: Arc<Secret>,
+}
+
+/// Reads the secrets from standard input, to its end.
+///
+/// # Errors
+/// [`WorkerError::Secrets`].
+pub(crate) fn read_secrets() -> Result<Secrets, WorkerError> {
+    let input = std::io::stdin();
+    if input.is_terminal() {
+        return Err(refused("it is a terminal"));
+    }
+    // Enough from the start: growing would leave a copy behind.
+    let mut content = Zeroizing::new(Vec::with_capacity(SECRETS_BYTES_MAX + 1));
+    let read = input.lock().take(SECRETS_BYTES_MAX as u64 + 1).read_to_end(&mut content);
+    read.map_err(|error| refused(&error.to_string()))?;
+    parse_secrets(&content)
+}
+
+fn parse_secrets(content: &[u8]) -> Result<Secrets, WorkerError> {
+    if content.is_empty() {
+        return Err(refused("it is empty"));
+    }
+    if content.len() > SECRETS_BYTES_MAX {
+        return Err(refused("it is too long"));
+    }
+    // The parser's own message could quote what it read.
+    let parsed: WorkerSecrets =
+        serde_json::from_slice(content).map_err(|_| refused("it is not the JSON expected"))?;
+    let secrets = [("token", parsed.token), ("callback_token", parsed.callback_token)]
+        .map(|(name, text)| Secret::from_bytes(Zeroizing::new(text).as_bytes(), name));
+    let [token, callback] = secrets;
+    let token = token.map_err(|error| refused(&error.to_string()))?;
+    let callback = callback.map_err(|error| refused(&error.to_string()))?;
+    Ok(Secrets { token: TokenDigest::of(token.expose()), callback: Arc::new(callback) })
+}
+
+fn refused(reason: &str) -> WorkerError {
+    WorkerError::Secrets { reason: reason.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(arguments: &[&str]) -> Result<Config, String> {
+        let parsed = Arguments::try_parse_from([&["llm-worker-rbee"], arguments].concat());
+        parsed.map_err(|error| error.to_string())?.check().map_err(|error| error.to_string())
+    }
+
+    const GOOD: [&str; 8] = [
+        "--worker-id=w-1",
+        "--engine=echo",
+        "--model-name=smollm2:135m",
+        "--model-name=file:/m.gguf",
+        "--hive-url=http://127.0.0.1:9200",
+        "--slots=3",
+        "--lease-seconds=5",
+        "--context=64",
+    ];
+
+    #[test]
+    fn good_arguments_become_a_config() {
+        let config = check(&GOOD).unwrap();
+        assert_eq!(config.model_names.len(), 2);
+        assert_eq!(config.lease, Duration::from_secs(5));
+        let sizes = (Some(3), Some(64));
+        assert!(
+            matches!(config.engine, EngineConfig::Echo { slots, context } if (slots, context) == sizes)
+        );
+    }
+
+    #[test]
+    fn what_is_missing_or_out_of_range_is_named() {
+        for (without, with, named) in [
+            ("--worker-id", "", "--worker-id"),
+            ("--model-name", "", "--model-name"),
+            ("--hive-url", "", "--hive-url"),
+            ("--engine", "", "--model"),
+            ("--engine", "--engine=llama", "--model"),
+            ("--slots", "--slots=0", "--slots"),
+            ("--slots", "--slots=257", "--slots"),
+            ("--hive-url", "--hive-url=127.0.0.1:9200", "--hive-url"),
+            ("--hive-url", "--hive-url=http://127.0.0.1:9200/x", "--hive-url"),
+            ("--worker-id", "--worker-id=A b", "--worker-id"),
+        ] {
+            let kept = GOOD.iter().filter(|argument| !argument.starts_with(without));
+            let arguments: Vec<&str> =
+                kept.copied().chain([with]).filter(|a| !a.is_empty()).collect();
+            let refused = check(&arguments).unwrap_err();
+            assert!(refused.contains(named), "{without} {with}: {refused}");
+        }
+    }
+
+    #[test]
+    fn the_routes_can_be_asked_for_without_anything_else() {
+        assert!(Arguments::try_parse_from(["llm-worker-rbee", "--print-routes"]).is_ok());
+    }
+
+    #[test]
+    fn secrets_are_two_good_tokens_and_nothing_else() {
+        assert!(parse_secrets(br#"{"token":"aaaa","callback_token":"bbbb"}"#).is_ok());
+        for bad in [
+            &b""[..],
+            b"garbage",
+            b"{}",
+            br#"{"token":"canary-1"}"#,
+            br#"{"token":"canary-1","callback_token":""}"#,
+            br#"{"token":"canary-1 x","callback_token":"y"}"#,
+            br#"{"token":"canary-1","callback_token":"y","more":1}"#,
+            br#"{"token":"canary-1","callback_token":"y"} z"#,
+            &[b'x'; 10_000],
+        ] {
+            let refused = parse_secrets(bad).unwrap_err();
+            assert_eq!(refused.exit_code(), std::process::ExitCode::from(78));
+            assert!(!refused.to_string().contains("canary"), "{refused}");
+        }
+    }
+}

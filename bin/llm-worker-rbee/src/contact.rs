@@ -1,0 +1,181 @@
+//! Keeps in touch with the hive: says once that the model is loaded, then
+//! sends heartbeats. Decides when the worker is nobody's any more; ends nothing
+//! itself.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use deadline_propagation::Deadline;
+use input_validation::WorkerId;
+use rbee_api::error::ErrorCode;
+use rbee_api::queen::RunFile;
+use rbee_api::worker::{WorkerHeartbeat, WorkerReady};
+use rbee_http::{CallError, HopClient};
+use serde::de::IgnoredAny;
+use tokio::time::Instant;
+
+/// Time between attempts while the hive cannot be reached.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Time the hive has for an answer; it is on the same machine.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+
+/// Why a worker has no hive any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Orphaned {
+    /// The hive does not know this worker.
+    Disowned,
+    /// The hive has not answered for the time of the lease.
+    LeaseOver,
+}
+
+/// The worker's side of the contact.
+#[derive(Debug)]
+pub(crate) struct Contact {
+    pub(crate) hive: HopClient,
+    /// Where a hive on this machine writes down its address.
+    pub(crate) hive_run_file: Option<PathBuf>,
+    pub(crate) worker_id: WorkerId,
+    pub(crate) interval: Duration,
+    pub(crate) lease: Duration,
+    /// Whether the last attempt was answered.
+    reached: AtomicBool,
+}
+
+/// What one attempt came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Answered,
+    Unknown,
+    Failed,
+}
+
+/// What to do after an attempt.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Wait(Duration),
+    End(Orphaned),
+}
+
+impl Contact {
+    pub(crate) fn new(
+        hive: HopClient,
+        worker_id: WorkerId,
+        interval: Duration,
+        lease: Duration,
+    ) -> Self {
+        Self { hive, worker_id, interval, lease, reached: AtomicBool::new(true) }
+    }
+
+    /// Runs until the worker is orphaned; drop it to end it before.
+    pub(crate) async fn keep(
+        &mut self,
+        ready: &WorkerReady,
+        heartbeat: impl Fn(u64) -> WorkerHeartbeat,
+    ) -> Orphaned {
+        let mut last_answer = Instant::now();
+        let mut sequence = 0;
+        loop {
+            let outcome = if sequence == 0 {
+                self.send("ready", ready).await
+            } else {
+                self.send("heartbeat", &heartbeat(sequence)).await
+            };
+            match outcome {
+                Outcome::Answered => {
+                    last_answer = Instant::now();
+                    sequence += 1;
+                }
+                Outcome::Failed => self.look_for_hive(),
+                Outcome::Unknown => {}
+            }
+            match self.next(outcome, last_answer.elapsed()) {
+                Next::Wait(pause) => tokio::time::sleep(pause).await,
+                Next::End(orphaned) => return orphaned,
+            }
+        }
+    }
+
+    /// Turns to the address of the hive that took the place of a silent one. It
+    /// tells this worker whether it is still wanted.
+    fn look_for_hive(&mut self) {
+        let written = self.hive_run_file.as_ref().and_then(|path| std::fs::read(path).ok());
+        let run = written.and_then(|json| serde_json::from_slice::<RunFile>(&json).ok());
+        if let Some(run) = run.filter(|run| run.url != self.hive.base_url()) {
+            tracing::info!("the hive has another address");
+            self.hive = self.hive.moved_to(&run.url);
+        }
+    }
+
+    fn next(&self, outcome: Outcome, silence: Duration) -> Next {
+        match outcome {
+            Outcome::Answered => Next::Wait(self.interval),
+            Outcome::Unknown => Next::End(Orphaned::Disowned),
+            Outcome::Failed if silence >= self.lease => Next::End(Orphaned::LeaseOver),
+            Outcome::Failed => Next::Wait(RETRY_INTERVAL.min(self.lease.saturating_sub(silence))),
+        }
+    }
+
+    async fn send<T: serde::Serialize + Sync>(&self, what: &'static str, body: &T) -> Outcome {
+        let path = format!("/api/v1/workers/{}/{what}", self.worker_id);
+        let deadline = Deadline::after(ANSWER_TIME);
+        match self.hive.post::<T, IgnoredAny>(&path, body, deadline).await {
+            Ok(IgnoredAny) => {
+                self.reached.store(true, Ordering::Relaxed);
+                Outcome::Answered
+            }
+            Err(CallError::Refused(detail)) if means_disowned(detail.code) => Outcome::Unknown,
+            Err(error) => {
+                // An attempt a second would fill the log with one and the same line.
+                if self.reached.swap(false, Ordering::Relaxed) {
+                    tracing::warn!(what, %error, "the hive is not reached; trying on");
+                } else {
+                    tracing::debug!(what, %error, "the hive is not reached");
+                }
+                Outcome::Failed
+            }
+        }
+    }
+}
+
+/// Says whether the hive has answered that this worker is not its own. A hive
+/// that took the place of the one that started the worker does not know the
+/// worker's secret, and answers so before it looks at the worker's name.
+fn means_disowned(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::WorkerNotFound | ErrorCode::Unauthorized)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use secrets_management::Secret;
+
+    use super::*;
+
+    #[test]
+    fn only_an_unknown_worker_and_a_lease_that_is_over_end_the_contact() {
+        let token = Arc::new(Secret::from_bytes(b"token", "test").unwrap());
+        let hive = HopClient::new("http://127.0.0.1:1", token).unwrap();
+        let (interval, lease) = (Duration::from_secs(30), Duration::from_secs(900));
+        let contact = Contact::new(hive, "w-1".parse().unwrap(), interval, lease);
+        let seconds = Duration::from_secs;
+        for (outcome, silence, next) in [
+            (Outcome::Answered, 0, Next::Wait(seconds(30))),
+            (Outcome::Failed, 0, Next::Wait(seconds(1))),
+            (Outcome::Failed, 899, Next::Wait(seconds(1))),
+            (Outcome::Failed, 900, Next::End(Orphaned::LeaseOver)),
+            (Outcome::Unknown, 0, Next::End(Orphaned::Disowned)),
+        ] {
+            assert_eq!(contact.next(outcome, seconds(silence)), next, "{outcome:?} {silence}");
+        }
+    }
+
+    #[test]
+    fn a_hive_that_does_not_know_the_worker_or_its_secret_has_disowned_it() {
+        for code in ErrorCode::ALL {
+            let disowned = matches!(code.as_str(), "worker_not_found" | "unauthorized");
+            assert_eq!(means_disowned(*code), disowned, "{code}");
+        }
+    }
+}

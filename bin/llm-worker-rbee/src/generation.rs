@@ -1,0 +1,211 @@
+//! One request being answered: from the checked body to the events of its job.
+//! Makes sure that it ends exactly once, also when its time is over, when it is
+//! told to end, or when the engine dies. Dropping it cancels the job.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use deadline_propagation::Deadline;
+use input_validation::{ModelRef, RequestId};
+use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_api::openai::GenerationOptions;
+use rbee_http::ApiError;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::engine::backend::{Loaded, Prompt, PromptError, Tokenizer};
+use crate::engine::{End, EngineHandle, Event, Job};
+use crate::http::App;
+use crate::live::LiveGuard;
+use crate::sampler::Sampler;
+use crate::scheduler::JobId;
+use crate::text::TextStream;
+
+/// Prompts up to this many bytes are rendered and tokenised where they arrive;
+/// it takes less time than to hand them to another thread. Longer ones would
+/// hold up everybody else's tokens.
+const INLINE_BYTES_MAX: usize = 2048;
+
+/// Events taken from the engine at once, to be written together.
+const EVENTS_AT_ONCE_MAX: usize = 16;
+
+/// A request that has been checked so far as it can be without its prompt.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) id: RequestId,
+    pub(crate) model: ModelRef,
+    pub(crate) options: GenerationOptions,
+    pub(crate) deadline: Deadline,
+    /// The field that the prompt stands in.
+    pub(crate) param: &'static str,
+    pub(crate) prompt_bytes: usize,
+}
+
+/// A job that has been accepted, and all that can end it.
+#[derive(Debug)]
+pub(crate) struct Generation {
+    pub(crate) id: RequestId,
+    app: App,
+    job: JobId,
+    events: mpsc::Receiver<Event>,
+    /// Events that have been received together and not yet returned.
+    ready: VecDeque<Event>,
+    received: Vec<Event>,
+    ending: oneshot::Receiver<ErrorDetail>,
+    expiry: Pin<Box<Sleep>>,
+    /// Takes the request out of the table of live ones.
+    _live: LiveGuard,
+}
+
+impl Generation {
+    /// Checks a request, makes its prompt with `prepare` and gives it to the engine.
+    ///
+    /// # Errors
+    /// The reason that goes to the client.
+    pub(crate) async fn start<F>(app: &App, request: Request, prepare: F) -> Result<Self, ApiError>
+    where
+        F: FnOnce(&dyn Tokenizer) -> Result<Prompt, PromptError> + Send + 'static,
+    {
+        let submitted_at = Instant::now();
+        if request.deadline.is_expired() {
+            return Err(time_is_over().into());
+        }
+        let loaded = app.ready()?;
+        app.check_model(&request.model)?;
+        let prompt = make_prompt(loaded, &request, prepare).await?;
+        let tokens_max = room_for_reply(&prompt, loaded.context_tokens, &request)?;
+        let permit = app.engine().try_enter()?;
+        let (sender, events) = EngineHandle::events();
+        let (live, ending) = app.live().enter(request.id.clone());
+        let mut sampler = Sampler::new(request.options.sampling, fresh_seed());
+        sampler.accept(&prompt.tokens);
+        let mut stops = request.options.stop;
+        stops.extend(prompt.stops.iter().cloned());
+        let job = app.engine().next_job();
+        app.engine().submit(Job {
+            id: job,
+            tokens_max,
+            text: TextStream::new(&stops),
+            sampler,
+            deadline: request.deadline,
+            events: sender,
+            submitted_at,
+            _permit: permit,
+            prompt: Arc::new(prompt),
+        })?;
+        Ok(Self {
+            id: request.id,
+            app: app.clone(),
+            job,
+            events,
+            ready: VecDeque::new(),
+            received: Vec::new(),
+            ending,
+            expiry: Box::pin(sleep_until(request.deadline.instant())),
+            _live: live,
+        })
+    }
+
+    /// Waits for the next event; the last one is an end.
+    pub(crate) async fn next(&mut self) -> Event {
+        poll_fn(|cx| self.poll_event(cx)).await
+    }
+
+    /// As [`Self::next`]. What has been produced is returned before an end
+    /// that comes from outside.
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if let Some(event) = self.ready.pop_front() {
+            return Poll::Ready(event);
+        }
+        let received = &mut self.received;
+        if self.events.poll_recv_many(cx, received, EVENTS_AT_ONCE_MAX).is_ready() {
+            self.ready.extend(received.drain(..));
+            let first = self.ready.pop_front();
+            return Poll::Ready(first.unwrap_or_else(|| failed(self.why_closed())));
+        }
+        if let Poll::Ready(Ok(detail)) = Pin::new(&mut self.ending).poll(cx) {
+            return Poll::Ready(failed(detail));
+        }
+        match self.expiry.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(failed(time_is_over())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// The engine dropped the job without an end.
+    fn why_closed(&mut self) -> ErrorDetail {
+        self.ending.try_recv().unwrap_or_else(|_| {
+            ErrorDetail::new(ErrorCode::WorkerFailed, "the worker's engine broke off")
+        })
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        self.events.close();
+        self.app.engine().abandon(self.job);
+    }
+}
+
+fn failed(detail: ErrorDetail) -> Event {
+    Event::End(End::Failed(Box::new(detail)))
+}
+
+fn time_is_over() -> ErrorDetail {
+    ErrorDetail::new(ErrorCode::DeadlineExceeded, "the time for this request is over")
+}
+
+async fn make_prompt<F>(loaded: &Loaded, request: &Request, prepare: F) -> Result<Prompt, ApiError>
+where
+    F: FnOnce(&dyn Tokenizer) -> Result<Prompt, PromptError> + Send + 'static,
+{
+    let outcome = if request.prompt_bytes <= INLINE_BYTES_MAX {
+        prepare(loaded.tokenizer.as_ref())
+    } else {
+        let tokenizer = Arc::clone(&loaded.tokenizer);
+        let task = tokio::task::spawn_blocking(move || prepare(tokenizer.as_ref()));
+        task.await.map_err(|error| {
+            tracing::error!(%error, "a prompt could not be prepared");
+            ApiError::new(ErrorCode::InternalError, "the prompt could not be prepared")
+        })?
+    };
+    outcome.map_err(|error| error.into_detail(request.param).into())
+}
+
+/// The most tokens the reply can have: what the request allows, within what
+/// the prompt leaves of the context.
+fn room_for_reply(
+    prompt: &Prompt,
+    context_tokens: u32,
+    request: &Request,
+) -> Result<u32, ApiError> {
+    let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
+    match context_tokens.saturating_sub(prompt_tokens) {
+        0 => {
+            let message = format!(
+                "this model's maximum context length is {context_tokens} tokens, \
+                 but the prompt has {prompt_tokens}; shorten it"
+            );
+            Err(ErrorDetail::new(ErrorCode::ContextLengthExceeded, message)
+                .with_param(request.param)
+                .with_details(serde_json::json!({
+                    "context_tokens": context_tokens,
+                    "prompt_tokens": prompt_tokens,
+                }))
+                .into())
+        }
+        room => Ok(request.options.max_tokens.map_or(room, |wanted| wanted.min(room))),
+    }
+}
+
+/// A seed for a request that names none.
+fn fresh_seed() -> u64 {
+    getrandom::u64().unwrap_or_else(|error| {
+        tracing::warn!(%error, "no randomness for a seed; the clock must do");
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.map_or(0, |since| u64::from(since.subsec_nanos()) ^ since.as_secs())
+    })
+}

@@ -1,0 +1,34 @@
+//! `POST /v1/chat/completions`.
+
+use axum::extract::State;
+use axum::response::Response;
+use http::HeaderMap;
+use rbee_api::openai::ChatRequest;
+use rbee_http::{ApiError, RawJson, RequestContext};
+
+use super::{App, deadline};
+use crate::generation::{Generation, Request};
+use crate::reply::{Dialect, Heading};
+use crate::stream::respond;
+
+pub(super) async fn complete(
+    State(app): State<App>,
+    context: RequestContext,
+    headers: HeaderMap,
+    RawJson(body): RawJson,
+) -> Result<Response, ApiError> {
+    let deadline = deadline(&headers)?;
+    let ChatRequest { model, messages, generation: options, stream } = ChatRequest::parse(&body)?;
+    let heading = Heading::new(Dialect::Chat, model.to_string());
+    let request = Request {
+        id: context.id,
+        model,
+        options,
+        deadline,
+        param: "messages",
+        prompt_bytes: messages.iter().map(|message| message.content.len()).sum(),
+    };
+    let generation =
+        Generation::start(&app, request, move |tokenizer| tokenizer.chat(&messages)).await?;
+    respond(generation, heading, stream).await
+}

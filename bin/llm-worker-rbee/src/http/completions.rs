@@ -1,0 +1,41 @@
+//! `POST /v1/completions`.
+
+use axum::extract::State;
+use axum::response::Response;
+use http::HeaderMap;
+use rbee_api::openai::{CompletionPrompt, CompletionRequest};
+use rbee_http::{ApiError, RawJson, RequestContext};
+
+use super::{App, deadline};
+use crate::generation::{Generation, Request};
+use crate::reply::{Dialect, Heading};
+use crate::stream::respond;
+
+pub(super) async fn complete(
+    State(app): State<App>,
+    context: RequestContext,
+    headers: HeaderMap,
+    RawJson(body): RawJson,
+) -> Result<Response, ApiError> {
+    let deadline = deadline(&headers)?;
+    let CompletionRequest { model, prompt, generation: options, stream } =
+        CompletionRequest::parse(&body)?;
+    let heading = Heading::new(Dialect::Completion, model.to_string());
+    let request = Request {
+        id: context.id,
+        model,
+        options,
+        deadline,
+        param: "prompt",
+        prompt_bytes: match &prompt {
+            CompletionPrompt::Text(text) => text.len(),
+            CompletionPrompt::Tokens(tokens) => tokens.len(),
+        },
+    };
+    let generation = Generation::start(&app, request, move |tokenizer| match &prompt {
+        CompletionPrompt::Text(text) => tokenizer.text(text),
+        CompletionPrompt::Tokens(tokens) => tokenizer.tokens(tokens),
+    })
+    .await?;
+    respond(generation, heading, stream).await
+}

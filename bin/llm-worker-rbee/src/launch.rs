@@ -1,0 +1,62 @@
+//! From arguments to a running worker: the log, the socket, the secrets, the
+//! runtime. The only place that writes to standard output.
+
+use std::io::Write;
+
+use rbee_api::error::ErrorCode;
+use rbee_http::{Metrics, Readiness, init_logs};
+use tokio::net::TcpListener;
+use tokio::runtime::Builder;
+
+use crate::config::{Arguments, read_secrets, take_listener};
+use crate::error::{EngineFailure, WorkerError};
+use crate::{http, run};
+
+/// Threads for prompts too long for the main thread; more would take cores
+/// from the engine.
+const BLOCKING_THREADS_MAX: usize = 2;
+
+/// Runs the program.
+///
+/// # Errors
+/// [`WorkerError`], which knows the exit code.
+pub fn launch(arguments: Arguments) -> Result<(), WorkerError> {
+    let setup = |what, source| WorkerError::Setup { what, source };
+    if arguments.print_routes {
+        let listing = http::routes(Readiness::new(|| Err(ErrorCode::Loading))).listing();
+        let written = std::io::stdout().write_all(listing.as_bytes());
+        return written.map_err(|error| setup("the listing of routes", error.into()));
+    }
+    init_logs(arguments.log_format(), arguments.log_level())
+        .map_err(|error| WorkerError::Usage { reason: format!("--log-level: {error}") })?;
+    let validate_only = arguments.validate_config;
+    let config = arguments.check()?;
+    if validate_only {
+        return Ok(());
+    }
+    let listener = take_listener()?;
+    let secrets = read_secrets()?;
+    // One thread serves thousands of streams, and on a small machine every
+    // further one would take time from the threads that compute.
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .build()
+        .map_err(|error| setup("the runtime", error.into()))?;
+    let outcome = runtime.block_on(async {
+        let metrics =
+            Metrics::install("worker").map_err(|error| setup("the metrics", error.into()))?;
+        let listener =
+            TcpListener::from_std(listener).map_err(|error| setup("the listener", error.into()))?;
+        Box::pin(run(config, secrets, listener, metrics)).await
+    });
+    // A prompt that is still being prepared must not hold up the end.
+    runtime.shutdown_background();
+    if let Err(WorkerError::Engine(EngineFailure::Hung)) = &outcome {
+        tracing::error!("the engine hangs; aborting");
+        // Its thread still computes, and an orderly exit would take its memory
+        // away under it.
+        std::process::abort();
+    }
+    outcome
+}

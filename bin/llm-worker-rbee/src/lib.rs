@@ -1,0 +1,157 @@
+//! The worker: one loaded model behind HTTP. `run` is its whole life: start the
+//! engine, serve, keep contact with the hive, drain, end. The program is in
+//! `main.rs`; tests of the engine use what is public here.
+
+mod config;
+mod contact;
+mod engine;
+mod error;
+mod generation;
+mod http;
+mod launch;
+mod live;
+mod reply;
+mod sampler;
+mod scheduler;
+mod stream;
+mod tasks;
+mod text;
+mod threads;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_http::{HopClient, Metrics, Readiness, Server};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+pub use crate::config::Arguments;
+pub use crate::error::{EngineFailure, LoadFailure, WorkerError, chain};
+pub use crate::launch::launch;
+
+use crate::config::{Config, EngineConfig, Secrets};
+use crate::contact::Contact;
+use crate::engine::EngineEnd;
+use crate::engine::backend::Loader;
+use crate::engine::echo::EchoLoader;
+use crate::engine::llama::LlamaLoader;
+use crate::http::App;
+
+/// Time that the last bytes of ended requests have to reach their readers, and
+/// the engine to end once it has nothing to do.
+const FLUSH: Duration = Duration::from_secs(2);
+/// Slots of the echo engine where none are given.
+const ECHO_SLOTS: u32 = 8;
+/// Context of the echo engine where none is given.
+const ECHO_CONTEXT_TOKENS: u32 = 4096;
+
+/// Serves one model until told to stop, or until the engine fails.
+///
+/// # Errors
+/// [`WorkerError`], which knows the exit code.
+async fn run(
+    config: Config,
+    secrets: Secrets,
+    listener: TcpListener,
+    metrics: Metrics,
+) -> Result<(), WorkerError> {
+    let setup = |what, source| WorkerError::Setup { what, source };
+    let shutdown = CancellationToken::new();
+    let ignore_sigterm = Arc::new(AtomicBool::new(false));
+    let signals = tasks::watch_signals(shutdown.clone(), Arc::clone(&ignore_sigterm))
+        .map_err(|error| setup("the signal handlers", error.into()))?;
+    let hive = HopClient::new(&config.hive_url, secrets.callback)
+        .map_err(|error| setup("the HTTP client", error.into()))?;
+    let backend = config.engine.backend();
+    let (engine, mut engine_end) =
+        engine::start(loader(config.engine, ignore_sigterm), config.queue_max)
+            .map_err(|error| setup("the engine thread", error.into()))?;
+    let contact =
+        Contact::new(hive, config.worker_id.clone(), config.heartbeat_interval, config.lease);
+    let app =
+        App::new(config.worker_id, backend, config.model_names, engine, shutdown.clone(), metrics);
+    let serving = CancellationToken::new();
+    let readiness = readiness(app.clone());
+    let router = http::routes(readiness).build(
+        app.clone(),
+        http::authenticator(secrets.token),
+        app.metrics().clone(),
+    );
+    let server = tokio::spawn(Server::new(listener, router, FLUSH).run(serving.clone()));
+    let mut background = JoinSet::new();
+    background.spawn(signals);
+    background.spawn(tasks::keep_contact(app.clone(), contact, shutdown.clone()));
+
+    let outcome = tokio::select! {
+        () = shutdown.cancelled() => drain(&app, config.drain, &mut engine_end).await,
+        end = &mut engine_end => unexpected(end),
+        () = tasks::watch_engine(app.clone(), config.stall) => Err(EngineFailure::Hung),
+    };
+    if outcome.is_err() {
+        app.drain();
+        app.live()
+            .end_all(&ErrorDetail::new(ErrorCode::WorkerFailed, "the worker's engine failed"));
+    }
+    serving.cancel();
+    if let Err(error) = server.await {
+        tracing::error!(%error, "the server ended badly");
+    }
+    background.shutdown().await;
+    Ok(outcome?)
+}
+
+/// Takes no new requests, lets those inside finish until the time is over, and
+/// ends the engine.
+async fn drain(
+    app: &App,
+    limit: Duration,
+    engine_end: &mut oneshot::Receiver<EngineEnd>,
+) -> EngineEnd {
+    app.drain();
+    tokio::select! {
+        finished = timeout(limit, tasks::wait_until_idle(app)) => if finished.is_err() {
+            let detail = ErrorDetail::new(ErrorCode::Draining, "the worker shut down meanwhile");
+            let requests = app.live().end_all(&detail);
+            tracing::warn!(requests, "requests were cut off: the drain time is over");
+        },
+        end = &mut *engine_end => return unexpected(end),
+    }
+    app.engine().stop();
+    match timeout(FLUSH, engine_end).await {
+        Ok(end) => end.unwrap_or(Err(EngineFailure::Panicked)),
+        Err(_) => {
+            tracing::warn!("the engine does not end; leaving it behind");
+            Ok(())
+        }
+    }
+}
+
+/// An engine that ends without being told to has failed.
+fn unexpected(end: Result<EngineEnd, oneshot::error::RecvError>) -> EngineEnd {
+    match end {
+        Ok(Err(failure)) => Err(failure),
+        Ok(Ok(())) | Err(_) => Err(EngineFailure::Panicked),
+    }
+}
+
+fn readiness(app: App) -> Readiness {
+    Readiness::new(move || app.ready().map(drop).map_err(|error| error.code()))
+}
+
+fn loader(engine: EngineConfig, ignore_sigterm: Arc<AtomicBool>) -> Box<dyn Loader> {
+    match engine {
+        EngineConfig::Llama { path, slots, context, threads } => {
+            Box::new(LlamaLoader { path, slots, context_tokens: context, threads })
+        }
+        EngineConfig::Echo { slots, context } => Box::new(EchoLoader {
+            slots: slots.unwrap_or(ECHO_SLOTS),
+            context_tokens: context.unwrap_or(ECHO_CONTEXT_TOKENS),
+            ignore_sigterm,
+        }),
+    }
+}

@@ -1,0 +1,298 @@
+//! The frames of a streamed reply. All of a frame but its text is the same
+//! throughout a stream, so it is serialised once, from the types of the wire
+//! contract; after that a frame costs one copy and one escaping.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::{BufMut, BytesMut};
+use rbee_api::openai::{
+    ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatReplyMessage,
+    CompletionChoice, CompletionReply, FinishReason, Usage,
+};
+use rbee_http::new_request_id;
+use serde::Serialize;
+
+/// Which of OpenAI's two dialects a reply speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Chat,
+    Completion,
+}
+
+/// What is the same in all parts of a reply.
+#[derive(Debug, Clone)]
+pub(crate) struct Heading {
+    dialect: Dialect,
+    id: String,
+    /// Seconds since the epoch.
+    created: u64,
+    model: String,
+}
+
+/// Stands where the text of a frame goes. No id or model name can hold it.
+const PLACEHOLDER: &str = "\0";
+
+impl Heading {
+    /// Makes the heading of a new reply; `model` as the client named it.
+    pub(crate) fn new(dialect: Dialect, model: String) -> Self {
+        let kind = match dialect {
+            Dialect::Chat => "chatcmpl",
+            Dialect::Completion => "cmpl",
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let created = now.map_or(0, |since| since.as_secs());
+        Self { dialect, id: format!("{kind}-{}", new_request_id()), created, model }
+    }
+
+    /// The whole reply, for a request that does not stream.
+    pub(crate) fn whole(self, text: String, reason: FinishReason, usage: Usage) -> WholeReply {
+        match self.dialect {
+            Dialect::Chat => WholeReply::Chat(ChatCompletion {
+                id: self.id,
+                object: "chat.completion".to_owned(),
+                created: self.created,
+                model: self.model,
+                choices: vec![ChatChoice {
+                    index: 0,
+                    message: ChatReplyMessage {
+                        role: "assistant".to_owned(),
+                        content: text,
+                        refusal: None,
+                    },
+                    logprobs: None,
+                    finish_reason: reason,
+                }],
+                usage,
+            }),
+            Dialect::Completion => WholeReply::Completion(
+                self.completion(Some((text, Some(reason))), Some(Some(usage))),
+            ),
+        }
+    }
+
+    fn completion(
+        &self,
+        choice: Option<(String, Option<FinishReason>)>,
+        usage: Option<Option<Usage>>,
+    ) -> CompletionReply {
+        let choices = choice.map(|(text, finish_reason)| CompletionChoice {
+            index: 0,
+            text,
+            logprobs: None,
+            finish_reason,
+        });
+        CompletionReply {
+            id: self.id.clone(),
+            object: "text_completion".to_owned(),
+            created: self.created,
+            model: self.model.clone(),
+            choices: choices.into_iter().collect(),
+            usage,
+        }
+    }
+
+    fn chunk(
+        &self,
+        choice: Option<(ChatDelta, Option<FinishReason>)>,
+        usage: Option<Option<Usage>>,
+    ) -> ChatChunk {
+        let choices = choice.map(|(delta, finish_reason)| ChatChunkChoice {
+            index: 0,
+            delta,
+            logprobs: None,
+            finish_reason,
+        });
+        ChatChunk {
+            id: self.id.clone(),
+            object: "chat.completion.chunk".to_owned(),
+            created: self.created,
+            model: self.model.clone(),
+            choices: choices.into_iter().collect(),
+            usage,
+        }
+    }
+}
+
+/// A reply that does not stream.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum WholeReply {
+    Chat(ChatCompletion),
+    Completion(CompletionReply),
+}
+
+/// Whether a stream tells the token counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UsageFrame {
+    Wanted,
+    Omitted,
+}
+
+/// Writes the frames of one stream.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    heading: Heading,
+    usage: UsageFrame,
+    /// A text frame up to its text, and after it.
+    before: Vec<u8>,
+    after: Vec<u8>,
+}
+
+impl Frames {
+    /// Prepares the frames.
+    ///
+    /// # Errors
+    /// Fails only if a heading cannot be JSON.
+    pub(crate) fn new(heading: Heading, usage: UsageFrame) -> Result<Self, serde_json::Error> {
+        let mut frames = Self { heading, usage, before: Vec::new(), after: Vec::new() };
+        let mut sample = BytesMut::new();
+        match frames.heading.dialect {
+            Dialect::Chat => {
+                let delta = ChatDelta { role: None, content: Some(PLACEHOLDER.to_owned()) };
+                let chunk = frames.heading.chunk(Some((delta, None)), frames.usage_so_far());
+                write_event(&mut sample, &chunk)?;
+            }
+            Dialect::Completion => {
+                let choice = Some((PLACEHOLDER.to_owned(), None));
+                let chunk = frames.heading.completion(choice, frames.usage_so_far());
+                write_event(&mut sample, &chunk)?;
+            }
+        }
+        let mark = serde_json::to_vec(PLACEHOLDER)?;
+        if let Some(at) = sample.windows(mark.len()).position(|window| window == mark) {
+            frames.after = sample.split_off(at + mark.len()).to_vec();
+            sample.truncate(at);
+            frames.before = sample.to_vec();
+        }
+        Ok(frames)
+    }
+
+    /// What stands as usage in every frame but the last: null where the counts
+    /// are asked for, else nothing.
+    fn usage_so_far(&self) -> Option<Option<Usage>> {
+        match self.usage {
+            UsageFrame::Wanted => Some(None),
+            UsageFrame::Omitted => None,
+        }
+    }
+
+    /// Appends the frame that begins a stream: in a chat, who speaks.
+    ///
+    /// # Errors
+    /// Fails only if a frame cannot be JSON, as do all of these.
+    pub(crate) fn begin(&self, out: &mut BytesMut) -> Result<(), serde_json::Error> {
+        if self.heading.dialect == Dialect::Completion {
+            return Ok(());
+        }
+        let delta = ChatDelta { role: Some("assistant".to_owned()), content: Some(String::new()) };
+        write_event(out, &self.heading.chunk(Some((delta, None)), self.usage_so_far()))
+    }
+
+    /// Appends a frame with text.
+    pub(crate) fn text(&self, text: &str, out: &mut BytesMut) -> Result<(), serde_json::Error> {
+        out.reserve(self.before.len() + self.after.len() + text.len() + 16);
+        out.put_slice(&self.before);
+        serde_json::to_writer(out.writer(), text)?;
+        out.put_slice(&self.after);
+        Ok(())
+    }
+
+    /// Appends the frames that end a whole stream.
+    pub(crate) fn end(
+        &self,
+        reason: FinishReason,
+        usage: Usage,
+        out: &mut BytesMut,
+    ) -> Result<(), serde_json::Error> {
+        let so_far = self.usage_so_far();
+        match self.heading.dialect {
+            Dialect::Chat => {
+                let choice = Some((ChatDelta::default(), Some(reason)));
+                write_event(out, &self.heading.chunk(choice, so_far))?;
+                if self.usage == UsageFrame::Wanted {
+                    write_event(out, &self.heading.chunk(None, Some(Some(usage))))?;
+                }
+            }
+            Dialect::Completion => {
+                let choice = Some((String::new(), Some(reason)));
+                write_event(out, &self.heading.completion(choice, so_far))?;
+                if self.usage == UsageFrame::Wanted {
+                    write_event(out, &self.heading.completion(None, Some(Some(usage))))?;
+                }
+            }
+        }
+        out.put_slice(rbee_http::DONE_EVENT);
+        Ok(())
+    }
+}
+
+/// Appends one event.
+pub(crate) fn write_event<T: Serialize>(
+    out: &mut BytesMut,
+    value: &T,
+) -> Result<(), serde_json::Error> {
+    out.put_slice(b"data: ");
+    serde_json::to_writer(out.writer(), value)?;
+    out.put_slice(b"\n\n");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USAGE: Usage = Usage { prompt_tokens: 1, completion_tokens: 2, total_tokens: 3 };
+
+    fn stream(dialect: Dialect, usage: UsageFrame, texts: &[&str]) -> Vec<String> {
+        let heading = Heading::new(dialect, "smollm2:135m".to_owned());
+        let frames = Frames::new(heading, usage).unwrap();
+        let mut out = BytesMut::new();
+        frames.begin(&mut out).unwrap();
+        texts.iter().for_each(|text| frames.text(text, &mut out).unwrap());
+        frames.end(FinishReason::Stop, USAGE, &mut out).unwrap();
+        let text = String::from_utf8(out.to_vec()).unwrap();
+        let events = text.strip_suffix("\n\n").unwrap().split("\n\n");
+        events.map(|event| event.strip_prefix("data: ").unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn chat_frames_are_the_contracts_chunks() {
+        let texts = ["plain", "quote \" and \\ and \n and \u{1f600} and \u{1}"];
+        let events = stream(Dialect::Chat, UsageFrame::Omitted, &texts);
+        let (done, chunks) = events.split_last().unwrap();
+        assert_eq!(done, "[DONE]");
+        let parsed: Vec<ChatChunk> =
+            chunks.iter().map(|chunk| serde_json::from_str(chunk).unwrap()).collect();
+        let contents: Vec<_> =
+            parsed.iter().map(|chunk| chunk.choices[0].delta.content.as_deref()).collect();
+        assert_eq!(contents, [Some(""), Some(texts[0]), Some(texts[1]), None]);
+        assert_eq!(parsed[0].choices[0].delta.role.as_deref(), Some("assistant"));
+        assert!(parsed.iter().all(|chunk| chunk.id == parsed[0].id && chunk.usage.is_none()));
+        assert!(chunks[1].contains(r#""finish_reason":null"#), "{}", chunks[1]);
+        assert_eq!(parsed[3].choices[0].finish_reason, Some(FinishReason::Stop));
+    }
+
+    #[test]
+    fn usage_comes_last_and_is_null_before() {
+        for dialect in [Dialect::Chat, Dialect::Completion] {
+            let events = stream(dialect, UsageFrame::Wanted, &["x"]);
+            let chunks = &events[..events.len() - 1];
+            let (last, before) = chunks.split_last().unwrap();
+            assert!(before.iter().all(|chunk| chunk.contains(r#""usage":null"#)), "{before:?}");
+            let last: serde_json::Value = serde_json::from_str(last).unwrap();
+            assert_eq!(last["choices"], serde_json::json!([]));
+            assert_eq!(last["usage"]["total_tokens"], 3);
+        }
+    }
+
+    #[test]
+    fn completion_frames_are_the_contracts_chunks() {
+        let events = stream(Dialect::Completion, UsageFrame::Omitted, &["a", "b"]);
+        let chunks = &events[..events.len() - 1];
+        let parsed: Vec<CompletionReply> =
+            chunks.iter().map(|chunk| serde_json::from_str(chunk).unwrap()).collect();
+        let texts: Vec<_> = parsed.iter().map(|chunk| chunk.choices[0].text.as_str()).collect();
+        assert_eq!(texts, ["a", "b", ""]);
+        assert_eq!(parsed[2].choices[0].finish_reason, Some(FinishReason::Stop));
+    }
+}

@@ -1,0 +1,176 @@
+//! The tokens that may be drawn: top-k, top-p, min-p, temperature and the draw
+//! itself. Selects the few likely tokens without sorting the vocabulary.
+
+use rbee_api::openai::Sampling;
+
+use super::random::Random;
+use super::{argmax, maximum};
+
+/// A token that may be drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Candidate {
+    logit: f32,
+    token: u32,
+}
+
+/// Logits looked at together while most of them are too small to matter.
+const BLOCK: usize = 64;
+/// Likely tokens sorted first when only top-p bounds their number.
+const NUCLEUS_FIRST: usize = 256;
+
+/// Buffers of the selection, reused between tokens.
+#[derive(Debug, Default)]
+pub(super) struct Candidates {
+    list: Vec<Candidate>,
+    weights: Vec<f64>,
+}
+
+impl Candidates {
+    /// Draws a token by the settings, whose temperature is above 0.
+    pub(super) fn draw(
+        &mut self,
+        logits: &[f32],
+        settings: &Sampling,
+        random: &mut Random,
+    ) -> Option<u32> {
+        let max = maximum(logits);
+        let top_k = settings.top_k as usize;
+        if top_k > 0 && top_k < logits.len() {
+            self.select_top_k(logits, top_k);
+            self.cut_top_p(settings.top_p, self.weight_sum(max));
+            self.cut_min_p(max, settings.min_p);
+        } else {
+            // Min-p only drops what top-p would rank last, so it may come
+            // first, as long as top-p measures against the whole vocabulary.
+            self.select_min_p(logits, max, settings.min_p);
+            if settings.top_p < 1.0 {
+                let sum = logits.iter().map(|logit| weight(*logit, max, 1.0)).sum();
+                self.sort_nucleus(settings.top_p, max, sum);
+                self.cut_top_p(settings.top_p, sum);
+            }
+        }
+        // A row without numbers has no candidates.
+        self.draw_one(max, settings.temperature, random).or_else(|| argmax(logits))
+    }
+
+    /// Keeps the `k` most likely tokens, sorted.
+    fn select_top_k(&mut self, logits: &[f32], k: usize) {
+        self.list.clear();
+        // The list grows to twice k and is then cut back to k, so that the
+        // cost of cutting is shared by k tokens. What is not above the
+        // smallest of the best k so far is passed over, a block at a time.
+        let mut threshold = f32::NEG_INFINITY;
+        for (first, block) in (0..).step_by(BLOCK).zip(logits.chunks(BLOCK)) {
+            if maximum(block) > threshold || self.list.len() < k {
+                for (token, logit) in (first..).zip(block) {
+                    if *logit > threshold || self.list.len() < k {
+                        self.list.push(Candidate { logit: *logit, token });
+                    }
+                }
+                if self.list.len() >= 2 * k + BLOCK {
+                    threshold = self.keep_best(k);
+                }
+            }
+        }
+        self.keep_best(k);
+        self.list.sort_unstable_by(by_likelihood);
+    }
+
+    /// Cuts the list to its `k` most likely tokens and returns the smallest logit kept.
+    fn keep_best(&mut self, k: usize) -> f32 {
+        if self.list.len() > k && k > 0 {
+            let (_, smallest, _) = self.list.select_nth_unstable_by(k - 1, by_likelihood);
+            let smallest = smallest.logit;
+            self.list.truncate(k);
+            return smallest;
+        }
+        f32::NEG_INFINITY
+    }
+
+    /// Keeps all tokens that are at least `min_p` times as likely as the best, unsorted.
+    fn select_min_p(&mut self, logits: &[f32], max: f32, min_p: f32) {
+        self.list.clear();
+        let threshold = min_p_threshold(max, min_p);
+        let all = (0..).zip(logits).map(|(token, logit)| Candidate { logit: *logit, token });
+        self.list.extend(all.filter(|candidate| candidate.logit >= threshold));
+    }
+
+    /// Sorts as many of the most likely tokens to the front as top-p needs.
+    fn sort_nucleus(&mut self, top_p: f32, max: f32, sum: f64) {
+        let mut sorted = 0;
+        let mut mass = 0.0;
+        let mut wanted = NUCLEUS_FIRST;
+        while sorted < self.list.len() && (sorted == 0 || mass < f64::from(top_p) * sum) {
+            let end = wanted.min(self.list.len());
+            let Some(rest) = self.list.get_mut(sorted..) else { return };
+            if end - sorted < rest.len() {
+                rest.select_nth_unstable_by(end - sorted, by_likelihood);
+            }
+            let Some(part) = self.list.get_mut(sorted..end) else { return };
+            part.sort_unstable_by(by_likelihood);
+            mass += part.iter().map(|candidate| weight(candidate.logit, max, 1.0)).sum::<f64>();
+            sorted = end;
+            wanted = wanted.saturating_mul(4);
+        }
+        self.list.truncate(sorted);
+    }
+
+    /// Sums the weights of all candidates.
+    fn weight_sum(&self, max: f32) -> f64 {
+        self.list.iter().map(|candidate| weight(candidate.logit, max, 1.0)).sum()
+    }
+
+    /// Keeps the most likely tokens until their share of `sum` reaches `top_p`, at least one.
+    fn cut_top_p(&mut self, top_p: f32, sum: f64) {
+        if top_p >= 1.0 {
+            return;
+        }
+        let Some(max) = self.list.first().map(|best| best.logit) else { return };
+        let mut mass = 0.0;
+        let reached = self.list.iter().position(|candidate| {
+            mass += weight(candidate.logit, max, 1.0);
+            mass >= f64::from(top_p) * sum
+        });
+        if let Some(last) = reached {
+            self.list.truncate(last + 1);
+        }
+    }
+
+    /// Keeps the tokens that are at least `min_p` times as likely as the best.
+    fn cut_min_p(&mut self, max: f32, min_p: f32) {
+        let threshold = min_p_threshold(max, min_p);
+        let kept = self.list.partition_point(|candidate| candidate.logit >= threshold);
+        self.list.truncate(kept.max(1));
+    }
+
+    /// Draws one candidate by its likelihood at the temperature.
+    fn draw_one(&mut self, max: f32, temperature: f32, random: &mut Random) -> Option<u32> {
+        self.weights.clear();
+        let temperature = f64::from(temperature);
+        let weights = self.list.iter().map(|candidate| weight(candidate.logit, max, temperature));
+        self.weights.extend(weights);
+        let sum: f64 = self.weights.iter().sum();
+        let mut rest = random.unit() * sum;
+        let drawn = self.weights.iter().position(|weight| {
+            rest -= weight;
+            rest < 0.0
+        });
+        // Rounding can leave a rest after the last; a row without a number has no weights at all.
+        let drawn = drawn.or_else(|| self.weights.iter().rposition(|weight| *weight > 0.0));
+        self.list.get(drawn.unwrap_or(0)).map(|candidate| candidate.token)
+    }
+}
+
+/// The likelihood of a logit in relation to that of `max`.
+fn weight(logit: f32, max: f32, temperature: f64) -> f64 {
+    (f64::from(logit - max) / temperature).exp()
+}
+
+fn min_p_threshold(max: f32, min_p: f32) -> f32 {
+    if min_p > 0.0 { max + min_p.ln() } else { f32::NEG_INFINITY }
+}
+
+/// The more likely token first; of equals, the one with the smaller id.
+fn by_likelihood(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
+    b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token))
+}

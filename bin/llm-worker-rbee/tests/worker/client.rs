@@ -1,0 +1,153 @@
+//! Calls the worker as its hive does, and reads replies and streams apart.
+
+use rbee_api::error::{ErrorBody, ErrorCode, ErrorDetail};
+use rbee_api::openai::{ChatChunk, FinishReason};
+use reqwest::{Method, RequestBuilder, Response};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::process::{MODEL, PATIENCE};
+
+/// One caller.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    url: String,
+    token: Option<String>,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
+}
+
+/// What came of a stream.
+#[derive(Debug, Default)]
+pub(crate) struct Streamed {
+    pub(crate) text: String,
+    pub(crate) chunks: Vec<ChatChunk>,
+    pub(crate) error: Option<ErrorDetail>,
+    pub(crate) done: bool,
+}
+
+impl Client {
+    pub(crate) fn new(url: &str, token: Option<&str>) -> Self {
+        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        Self { http, url: url.to_owned(), token: token.map(str::to_owned) }
+    }
+
+    /// The same caller with another token.
+    pub(crate) fn with_token(&self, token: Option<&str>) -> Self {
+        Self::new(&self.url, token)
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.url));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        Answer::read(self.request(Method::GET, path).send().await.unwrap()).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        Answer::read(self.request(Method::POST, path).json(body).send().await.unwrap()).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        Answer::read(self.request(Method::DELETE, path).send().await.unwrap()).await
+    }
+
+    /// Asks for a chat reply; `more` is added to the body.
+    pub(crate) async fn chat(&self, content: &str, more: Value) -> Answer {
+        self.post("/v1/chat/completions", &chat_body(content, more)).await
+    }
+
+    /// Begins a stream and returns it as soon as its head is there.
+    pub(crate) async fn open_chat(&self, content: &str, more: Value) -> Response {
+        let mut body = chat_body(content, more);
+        body["stream"] = json!(true);
+        let request = self.request(Method::POST, "/v1/chat/completions").json(&body);
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200, "{:?}", response.text().await);
+        response
+    }
+
+    /// Reads a stream to its end.
+    pub(crate) async fn stream_chat(&self, content: &str, more: Value) -> Streamed {
+        Streamed::read(self.open_chat(content, more).await).await
+    }
+}
+
+fn chat_body(content: &str, more: Value) -> Value {
+    let mut body = json!({"model": MODEL, "messages": [{"role": "user", "content": content}]});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
+impl Answer {
+    async fn read(response: Response) -> Self {
+        Self { status: response.status().as_u16(), body: response.text().await.unwrap() }
+    }
+
+    pub(crate) fn json<T: DeserializeOwned>(&self) -> T {
+        assert_eq!(self.status, 200, "{}", self.body);
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    /// The error of an answer that is one.
+    pub(crate) fn error(&self) -> ErrorDetail {
+        let body: ErrorBody = serde_json::from_str(&self.body).unwrap();
+        assert_eq!(self.status, body.error.code.status(), "{}", self.body);
+        body.error
+    }
+
+    pub(crate) fn code(&self) -> ErrorCode {
+        self.error().code
+    }
+}
+
+impl Streamed {
+    pub(crate) async fn read(response: Response) -> Self {
+        let mut response = response;
+        let mut streamed = Self::default();
+        let mut frames = String::new();
+        let mut pending = Vec::new();
+        // A worker that dies breaks the connection off in the middle.
+        while let Ok(Some(bytes)) = response.chunk().await {
+            pending.extend_from_slice(&bytes);
+        }
+        frames.push_str(std::str::from_utf8(&pending).unwrap());
+        for frame in frames.split_terminator("\n\n") {
+            streamed.take(frame.strip_prefix("data: ").unwrap());
+        }
+        streamed
+    }
+
+    fn take(&mut self, data: &str) {
+        assert!(!self.done && self.error.is_none(), "something came after the end: {data}");
+        if data == "[DONE]" {
+            self.done = true;
+        } else if let Ok(body) = serde_json::from_str::<ErrorBody>(data) {
+            self.error = Some(body.error);
+        } else {
+            let chunk: ChatChunk = serde_json::from_str(data).unwrap();
+            let delta = chunk.choices.first().and_then(|choice| choice.delta.content.as_deref());
+            self.text.push_str(delta.unwrap_or_default());
+            self.chunks.push(chunk);
+        }
+    }
+
+    pub(crate) fn finish_reason(&self) -> Option<FinishReason> {
+        self.chunks.iter().flat_map(|chunk| &chunk.choices).find_map(|choice| choice.finish_reason)
+    }
+
+    pub(crate) fn error_code(&self) -> Option<ErrorCode> {
+        self.error.as_ref().map(|error| error.code)
+    }
+}

@@ -1,0 +1,10 @@
+//! The real worker over its real socket, with the echo engine and a hive that
+//! the test plays.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod client;
+mod hive;
+mod life;
+mod process;
+mod replies;
+mod slots;
