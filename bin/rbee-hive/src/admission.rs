@@ -1,0 +1,244 @@
+//! Decides whether a worker may start, and how large. Pure: takes what is known, touches nothing.
+
+use input_validation::WorkerId;
+use model_catalog::{GgufHeader, MemoryParams, estimate_memory};
+use rbee_api::error::{ErrorCode, ErrorDetail};
+use serde_json::json;
+
+/// Tokens of a step, as llama.cpp computes them at most together (`n_ubatch`).
+const STEP_TOKENS: u32 = 512;
+
+/// What the decision rests on, all of the same moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts<'a> {
+    /// The model's header, `None` when the model is not in the catalog.
+    pub(crate) model: Option<&'a GgufHeader>,
+    /// A worker of the model that starts or is ready.
+    pub(crate) existing: Option<&'a WorkerId>,
+    /// Whether the model is being removed.
+    pub(crate) is_being_removed: bool,
+    /// Whether the hive is shutting down.
+    pub(crate) is_draining: bool,
+    /// Worker processes that live or are about to.
+    pub(crate) workers: u32,
+    /// Most workers at once.
+    pub(crate) workers_max: u32,
+    /// Memory that no process holds and no worker is yet to take; `None` when it cannot be known.
+    pub(crate) memory_available_bytes: Option<u64>,
+    /// Slots wanted.
+    pub(crate) slots: u32,
+    /// Tokens of context wanted for each slot.
+    pub(crate) context_tokens: u32,
+}
+
+/// The decision.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Admission {
+    /// A worker is there already.
+    Use(WorkerId),
+    /// A worker may start.
+    Start(WorkerSize),
+    /// None may, for this reason.
+    Refuse(ErrorDetail),
+}
+
+/// How large a worker is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WorkerSize {
+    /// Requests decoded at once.
+    pub(crate) slots: u32,
+    /// Tokens of context each.
+    pub(crate) context_tokens: u32,
+    /// Memory it will need.
+    pub(crate) memory_bytes: u64,
+}
+
+/// Decides. A worker gets as many of the slots wanted as fit, halving until they do, and no more context than its
+/// model was trained for.
+pub(crate) fn decide(facts: Facts<'_>) -> Admission {
+    if facts.is_draining {
+        return refuse(ErrorCode::Draining, "this hive is shutting down".to_owned(), None);
+    }
+    let Some(header) = facts.model else {
+        let message = "this machine does not have the model; `rbee list` shows those it has, `rbee pull` adds one";
+        return refuse(ErrorCode::ModelNotFound, message.to_owned(), None);
+    };
+    if facts.is_being_removed {
+        return refuse(ErrorCode::ModelInUse, "the model is being removed".to_owned(), None);
+    }
+    if let Some(worker) = facts.existing {
+        return Admission::Use(worker.clone());
+    }
+    if facts.workers >= facts.workers_max {
+        let (workers, most) = (facts.workers, facts.workers_max);
+        let message = format!(
+            "{workers} of at most {most} workers run; stop one with `rbee stop`, or raise workers_max"
+        );
+        let figures = json!({"workers": workers, "workers_max": most});
+        return refuse(ErrorCode::WorkerLimitReached, message, Some(figures));
+    }
+    let context_tokens = facts.context_tokens.min(header.context_length).max(1);
+    let size = |slots| WorkerSize {
+        slots,
+        context_tokens,
+        memory_bytes: memory_bytes(header, slots, context_tokens),
+    };
+    let available = facts.memory_available_bytes.unwrap_or(u64::MAX);
+    let mut slots = facts.slots.max(1);
+    while slots > 1 && size(slots).memory_bytes > available {
+        slots /= 2;
+    }
+    let size = size(slots);
+    if size.memory_bytes <= available {
+        return Admission::Start(size);
+    }
+    let message = format!(
+        "the model needs {} and {} are free; stop a worker with `rbee stop`, or lower worker.context_tokens",
+        mebibytes(size.memory_bytes),
+        mebibytes(available)
+    );
+    let figures = json!({"required_bytes": size.memory_bytes, "available_bytes": available});
+    refuse(ErrorCode::InsufficientMemory, message, Some(figures))
+}
+
+fn memory_bytes(header: &GgufHeader, slots: u32, context_tokens: u32) -> u64 {
+    let params = MemoryParams {
+        context_per_slot: context_tokens,
+        slots,
+        step_tokens: STEP_TOKENS,
+        step_outputs: slots,
+    };
+    estimate_memory(header, params).total_bytes
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1024 * 1024))
+}
+
+fn refuse(code: ErrorCode, message: String, figures: Option<serde_json::Value>) -> Admission {
+    let detail = ErrorDetail::new(code, message);
+    Admission::Refuse(match figures {
+        Some(figures) => detail.with_details(figures),
+        None => detail,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    /// 1 GiB of weights, 64 KiB of cache a token.
+    fn header() -> GgufHeader {
+        GgufHeader {
+            architecture: "llama".to_owned(),
+            name: None,
+            quantisation: "Q4_K_M".to_owned(),
+            context_length: 2048,
+            block_count: 16,
+            embedding_length: 2048,
+            feed_forward_length: 8192,
+            head_count: 32,
+            head_count_kv: vec![8],
+            key_length: 128,
+            value_length: 128,
+            vocabulary_size: 32_000,
+            has_chat_template: true,
+            split_count: 1,
+            parameter_count: 1_000_000_000,
+            weights_bytes: GIB,
+        }
+    }
+
+    fn facts(header: &GgufHeader) -> Facts<'_> {
+        Facts {
+            model: Some(header),
+            existing: None,
+            is_being_removed: false,
+            is_draining: false,
+            workers: 0,
+            workers_max: 2,
+            memory_available_bytes: Some(16 * GIB),
+            slots: 8,
+            context_tokens: 4096,
+        }
+    }
+
+    fn started(admission: Admission) -> WorkerSize {
+        match admission {
+            Admission::Start(size) => size,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_reason_to_refuse_has_its_code_and_they_are_asked_in_order() {
+        let header = header();
+        let worker: WorkerId = "w-1".parse().unwrap();
+        let good = facts(&header);
+        for (facts, code) in [
+            (Facts { is_draining: true, model: None, ..good }, ErrorCode::Draining),
+            (Facts { model: None, is_being_removed: true, ..good }, ErrorCode::ModelNotFound),
+            (
+                Facts { is_being_removed: true, existing: Some(&worker), ..good },
+                ErrorCode::ModelInUse,
+            ),
+            (
+                Facts { workers: 2, memory_available_bytes: Some(0), ..good },
+                ErrorCode::WorkerLimitReached,
+            ),
+            (Facts { memory_available_bytes: Some(GIB), ..good }, ErrorCode::InsufficientMemory),
+        ] {
+            match decide(facts) {
+                Admission::Refuse(detail) => assert_eq!(detail.code, code),
+                other => panic!("{code}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_worker_that_is_there_is_used_even_at_the_limit() {
+        let header = header();
+        let worker: WorkerId = "w-1".parse().unwrap();
+        let full = Facts {
+            workers: 2,
+            existing: Some(&worker),
+            memory_available_bytes: Some(0),
+            ..facts(&header)
+        };
+        assert_eq!(decide(full), Admission::Use(worker));
+    }
+
+    #[test]
+    fn context_stops_at_what_the_model_was_trained_for() {
+        let header = header();
+        let size = started(decide(facts(&header)));
+        assert_eq!((size.slots, size.context_tokens), (8, 2048));
+        assert!(size.memory_bytes >= GIB + 8 * 2048 * (64 << 10));
+    }
+
+    #[test]
+    fn slots_are_halved_until_they_fit() {
+        let header = header();
+        let needs = |slots| memory_bytes(&header, slots, 2048);
+        for (available, slots) in
+            [(needs(8), 8), (needs(8) - 1, 4), (needs(4) - 1, 2), (needs(2) - 1, 1), (needs(1), 1)]
+        {
+            let facts = Facts { memory_available_bytes: Some(available), ..facts(&header) };
+            assert_eq!(started(decide(facts)).slots, slots, "{available}");
+        }
+        let short = Facts { memory_available_bytes: Some(needs(1) - 1), ..facts(&header) };
+        let Admission::Refuse(detail) = decide(short) else { panic!("it cannot fit") };
+        let figures = detail.details.unwrap();
+        assert_eq!(figures["required_bytes"], needs(1));
+        assert_eq!(figures["available_bytes"], needs(1) - 1);
+    }
+
+    #[test]
+    fn unknown_memory_refuses_nothing() {
+        let header = header();
+        let size = started(decide(Facts { memory_available_bytes: None, ..facts(&header) }));
+        assert_eq!(size.slots, 8);
+    }
+}

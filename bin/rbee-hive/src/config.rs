@@ -1,0 +1,446 @@
+//! The configuration: every setting with its unit, default and range, and the order in which flag, environment and
+//! file are asked. The only reader of the environment; never acts on a setting.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Parser;
+use input_validation::{NodeName, in_range};
+use rbee_api::worker::Backend;
+use rbee_home::{ConfigError, ConfigSearch, Daemon, Home, load_toml};
+use rbee_http::LogFormat;
+use serde::Deserialize;
+
+use crate::error::HiveError;
+
+/// What a worker inherits of the hive's environment: what finding programs and libraries, and choosing devices, needs.
+const WORKER_ENVIRONMENT: [&str; 9] = [
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "LANG",
+    "TZ",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "GGML_VK_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+];
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Invocation {
+    /// Print the route table and end.
+    PrintRoutes,
+    /// Say that the configuration is good, which it is, and end.
+    ConfigIsValid,
+    /// Run.
+    Run(Box<Config>),
+}
+
+/// The settings of a hive. The file has the same names; what it leaves out has its default.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `$RBEE_HOME`, by `--home` or `RBEE_HOME` alone. Default: `~/.rbee`.
+    #[serde(skip)]
+    pub(crate) home: PathBuf,
+    /// Started by a queen, which also stops it; by `--managed` alone.
+    #[serde(skip)]
+    pub(crate) managed: bool,
+    /// What workers inherit of the environment.
+    #[serde(skip)]
+    pub(crate) worker_environment: Vec<(OsString, OsString)>,
+    /// Address to listen on. Default: `127.0.0.1:9200`. Port 0: any free one.
+    pub(crate) bind: SocketAddr,
+    /// The machine's name in the cluster. Default: `local`.
+    pub(crate) name: NodeName,
+    /// The queen's base URL, such as `http://127.0.0.1:8080`. Absent: that of the queen that runs on the same home.
+    pub(crate) queen_url: Option<String>,
+    /// Workers that may run at once. Default: 8. Range: 1 to 64.
+    pub(crate) workers_max: u32,
+    /// First port tried for a worker; the next free one is taken. Default: 8081. 0: any free one.
+    pub(crate) worker_port_first: u16,
+    /// The worker program. Absent: `llm-worker-rbee` beside this program.
+    pub(crate) worker_path: Option<PathBuf>,
+    /// Seconds without a request after which a worker is stopped. Default: 300. Range: 0 to 604800. 0: never.
+    pub(crate) idle_stop_seconds: u64,
+    /// Seconds a worker may take to load its model. Default: 300. Range: 1 to 86400.
+    pub(crate) load_timeout_seconds: u64,
+    /// Seconds between two contacts, worker to hive and hive to queen. Default: 30. Range: 1 to 3600.
+    pub(crate) heartbeat_interval_seconds: u64,
+    /// Seconds a worker has to finish after each of request and signal to stop. Default: 10. Range: 1 to 13, so that
+    /// a hive ends within 30 s.
+    pub(crate) stop_grace_seconds: u64,
+    /// Directories from which `file:` models may be imported. Absent: all of them (`["/"]`) on a hive that only this
+    /// machine can reach, none on any other.
+    pub(crate) import_roots: Option<Vec<PathBuf>>,
+    /// How workers are started.
+    pub(crate) worker: WorkerConfig,
+    /// What is logged, by hive and workers alike.
+    pub(crate) log: LogConfig,
+}
+
+/// How workers are started.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct WorkerConfig {
+    /// What turns requests into tokens: `llama`, or `echo` for tests. Default: `llama`.
+    pub(crate) engine: Backend,
+    /// Requests a worker decodes at once; fewer where memory is short. Default: 8. Range: 1 to 256.
+    pub(crate) slots: u32,
+    /// Tokens of context each request can have; fewer where the model was trained for fewer. Default: 4096.
+    /// Range: 64 to 1048576.
+    pub(crate) context_tokens: u32,
+    /// Threads that compute. Absent: one a physical core. Range: 1 to 1024.
+    pub(crate) threads: Option<u32>,
+    /// `OMP_NUM_THREADS` of a worker. Absent: not set. Range: 1 to 1024.
+    pub(crate) omp_num_threads: Option<u32>,
+    /// `GOMP_SPINCOUNT` of a worker: how long an idle thread spins before it sleeps. Absent: not set.
+    pub(crate) gomp_spincount: Option<u64>,
+}
+
+/// What is logged.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LogConfig {
+    /// `human` or `json`. Default: `human`.
+    pub(crate) format: LogFormat,
+    /// A level, or directives such as `info,rbee_hive=debug`. Default: `info`.
+    pub(crate) level: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            home: PathBuf::new(),
+            managed: false,
+            worker_environment: Vec::new(),
+            bind: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9200),
+            name: local_name(),
+            queen_url: None,
+            workers_max: 8,
+            worker_port_first: 8081,
+            worker_path: None,
+            idle_stop_seconds: 300,
+            load_timeout_seconds: 300,
+            heartbeat_interval_seconds: 30,
+            stop_grace_seconds: 10,
+            import_roots: None,
+            worker: WorkerConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+#[expect(clippy::expect_used, reason = "a constant that is a name, held by a test")]
+fn local_name() -> NodeName {
+    "local".parse().expect("`local` is a machine name")
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            engine: Backend::Llama,
+            slots: 8,
+            context_tokens: 4096,
+            threads: None,
+            omp_num_threads: None,
+            gomp_spincount: None,
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Human, level: "info".to_owned() }
+    }
+}
+
+/// One per machine: keeps models on disk and runs workers for them.
+#[derive(Debug, Default, Parser)]
+#[command(name = "rbee-hive", version)]
+struct Args {
+    /// Directory of all state [default: ~/.rbee]
+    #[arg(long, value_name = "DIR", env = "RBEE_HOME")]
+    home: Option<PathBuf>,
+    /// Config file [default: ~/.config/rbee/rbee-hive.toml, then /etc/rbee/rbee-hive.toml]
+    #[arg(long, value_name = "FILE", env = "RBEE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Address to listen on [default: 127.0.0.1:9200]
+    #[arg(long, value_name = "ADDRESS:PORT", env = "RBEE_HIVE_BIND")]
+    bind: Option<SocketAddr>,
+    /// The machine's name in the cluster [default: local]
+    #[arg(long, env = "RBEE_HIVE_NAME")]
+    name: Option<NodeName>,
+    /// The queen to report to [default: the one that runs on the same home]
+    #[arg(long, value_name = "URL", env = "RBEE_HIVE_QUEEN_URL")]
+    queen_url: Option<String>,
+    /// Started by a queen, which also stops it
+    #[arg(long)]
+    managed: bool,
+    /// First port tried for a worker; 0 takes any [default: 8081]
+    #[arg(long, value_name = "PORT", env = "RBEE_HIVE_WORKER_PORT_FIRST")]
+    worker_port_first: Option<u16>,
+    /// The worker program [default: llm-worker-rbee beside this program]
+    #[arg(long, value_name = "FILE", env = "RBEE_HIVE_WORKER_PATH")]
+    worker_path: Option<PathBuf>,
+    /// What turns requests into tokens: llama, or echo for tests [default: llama]
+    #[arg(long, env = "RBEE_HIVE_WORKER_ENGINE", value_parser = parse_engine)]
+    worker_engine: Option<Backend>,
+    /// Seconds without a request after which a worker is stopped; 0 is never [default: 300]
+    #[arg(long, value_name = "SECONDS", env = "RBEE_HIVE_IDLE_STOP_SECONDS")]
+    idle_stop_seconds: Option<u64>,
+    /// Form of log lines: human or json [default: human]
+    #[arg(long, env = "RBEE_LOG_FORMAT", value_parser = parse_log_format)]
+    log_format: Option<LogFormat>,
+    /// Level or directives of the log [default: info]
+    #[arg(long, env = "RBEE_LOG")]
+    log_level: Option<String>,
+    /// Print the routes with who may call them, and end
+    #[arg(long)]
+    print_routes: bool,
+    /// Check the configuration, and end
+    #[arg(long)]
+    validate_config: bool,
+}
+
+fn parse_engine(text: &str) -> Result<Backend, &'static str> {
+    match text {
+        "llama" => Ok(Backend::Llama),
+        "echo" => Ok(Backend::Echo),
+        _ => Err("expected llama or echo"),
+    }
+}
+
+fn parse_log_format(text: &str) -> Result<LogFormat, &'static str> {
+    match text {
+        "human" => Ok(LogFormat::Human),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("expected human or json"),
+    }
+}
+
+impl Config {
+    /// Reads command line, environment and file. Ends the process for `--help`, `--version` and a wrong command line.
+    ///
+    /// # Errors
+    /// [`HiveError`] when the configuration cannot be used.
+    #[expect(clippy::disallowed_methods, reason = "this file is the reader of the environment")]
+    pub fn from_process() -> Result<Invocation, HiveError> {
+        let args = Args::parse();
+        if args.print_routes {
+            return Ok(Invocation::PrintRoutes);
+        }
+        let validate_only = args.validate_config;
+        let mut config = Self::resolve(args, std::env::home_dir().as_deref())?;
+        if validate_only {
+            return Ok(Invocation::ConfigIsValid);
+        }
+        let inherited = |name: &&str| std::env::var_os(name).map(|value| (name.into(), value));
+        config.worker_environment = WORKER_ENVIRONMENT.iter().filter_map(inherited).collect();
+        if config.worker_path.is_none() {
+            let own = std::env::current_exe().map_err(HiveError::OwnPath)?;
+            config.worker_path = Some(own.with_file_name("llm-worker-rbee"));
+        }
+        Ok(Invocation::Run(Box::new(config)))
+    }
+
+    fn resolve(args: Args, user_home: Option<&Path>) -> Result<Self, HiveError> {
+        let program = Daemon::Hive.program();
+        let explicit = args.config.as_deref();
+        let mut config: Self = load_toml(ConfigSearch { program, explicit, user_home })?.config;
+        config.home = match args.home {
+            Some(home) => home,
+            None => Home::default_path(user_home)?,
+        };
+        config.managed = args.managed;
+        replace(&mut config.bind, args.bind);
+        replace(&mut config.name, args.name);
+        replace(&mut config.worker_port_first, args.worker_port_first);
+        replace(&mut config.worker.engine, args.worker_engine);
+        replace(&mut config.idle_stop_seconds, args.idle_stop_seconds);
+        replace(&mut config.log.format, args.log_format);
+        replace(&mut config.log.level, args.log_level);
+        config.queen_url = args.queen_url.or(config.queen_url);
+        config.worker_path = args.worker_path.or(config.worker_path);
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        check_range("workers_max", self.workers_max.into(), 1, 64)?;
+        check_range("idle_stop_seconds", self.idle_stop_seconds, 0, 604_800)?;
+        check_range("load_timeout_seconds", self.load_timeout_seconds, 1, 86_400)?;
+        check_range("heartbeat_interval_seconds", self.heartbeat_interval_seconds, 1, 3_600)?;
+        check_range("stop_grace_seconds", self.stop_grace_seconds, 1, 13)?;
+        check_range("worker.slots", self.worker.slots.into(), 1, 256)?;
+        check_range("worker.context_tokens", self.worker.context_tokens.into(), 64, 1_048_576)?;
+        for (key, threads) in [
+            ("worker.threads", self.worker.threads),
+            ("worker.omp_num_threads", self.worker.omp_num_threads),
+        ] {
+            check_range(key, threads.unwrap_or(1).into(), 1, 1024)?;
+        }
+        if let Some(url) = &self.queen_url {
+            check_url(url)?;
+        }
+        for root in self.import_roots.iter().flatten() {
+            if !root.is_absolute() {
+                let reason = "must hold absolute paths".to_owned();
+                return Err(ConfigError::Value { key: "import_roots", reason });
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the time without a request after which a worker is stopped; `None` is never.
+    pub(crate) fn idle_stop(&self) -> Option<Duration> {
+        (self.idle_stop_seconds > 0).then(|| Duration::from_secs(self.idle_stop_seconds))
+    }
+
+    /// Returns the time a worker may take to load.
+    pub(crate) const fn load_timeout(&self) -> Duration {
+        Duration::from_secs(self.load_timeout_seconds)
+    }
+
+    /// Returns the time between two contacts.
+    pub(crate) const fn heartbeat_interval(&self) -> Duration {
+        Duration::from_secs(self.heartbeat_interval_seconds)
+    }
+
+    /// Returns the time a worker has to finish after each of request and signal to stop.
+    pub(crate) const fn stop_grace(&self) -> Duration {
+        Duration::from_secs(self.stop_grace_seconds)
+    }
+
+    /// Returns the whole environment of a worker.
+    pub(crate) fn environment_of_workers(&self) -> Vec<(OsString, OsString)> {
+        let format = match self.log.format {
+            LogFormat::Human => "human",
+            LogFormat::Json => "json",
+        };
+        let threads = self.worker.omp_num_threads.map(|count| count.to_string());
+        let spin = self.worker.gomp_spincount.map(|count| count.to_string());
+        let settings = [
+            ("RBEE_LOG", Some(self.log.level.clone())),
+            ("RBEE_LOG_FORMAT", Some(format.to_owned())),
+            ("OMP_NUM_THREADS", threads),
+            ("GOMP_SPINCOUNT", spin),
+        ];
+        let set =
+            settings.into_iter().filter_map(|(name, value)| Some((name.into(), value?.into())));
+        self.worker_environment.iter().cloned().chain(set).collect()
+    }
+
+    /// Returns the directories from which models may be imported.
+    pub(crate) fn import_roots(&self) -> Vec<PathBuf> {
+        match &self.import_roots {
+            Some(roots) => roots.clone(),
+            None if auth_min::is_loopback(self.bind.ip()) => vec![PathBuf::from("/")],
+            None => Vec::new(),
+        }
+    }
+}
+
+fn replace<T>(setting: &mut T, given: Option<T>) {
+    if let Some(value) = given {
+        *setting = value;
+    }
+}
+
+fn check_range(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), ConfigError> {
+    match in_range(key, value, min..=max) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(ConfigError::Value {
+            key,
+            reason: format!("is {value} and must be from {min} to {max}"),
+        }),
+    }
+}
+
+fn check_url(url: &str) -> Result<(), ConfigError> {
+    let is_base = url.parse::<http::Uri>().is_ok_and(|uri| {
+        uri.scheme_str() == Some("http")
+            && uri.host().is_some()
+            && matches!(uri.path(), "" | "/")
+            && uri.query().is_none()
+    });
+    if is_base {
+        return Ok(());
+    }
+    let reason = "must be a base URL such as http://127.0.0.1:8080".to_owned();
+    Err(ConfigError::Value { key: "queen_url", reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(arguments: &[&str], file: &str) -> Result<Config, HiveError> {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join(".config/rbee");
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("rbee-hive.toml"), file).unwrap();
+        let arguments = ["rbee-hive"].iter().chain(arguments);
+        Config::resolve(Args::parse_from(arguments), Some(home.path()))
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let file = "bind = '127.0.0.1:1'\nname = 'from-file'\n[worker]\nslots = 2\n[log]\nformat = 'json'\n";
+        let config = resolve(&["--name", "from-flag", "--worker-engine", "echo"], file).unwrap();
+        assert_eq!(config.name.as_str(), "from-flag");
+        assert_eq!(config.bind.port(), 1);
+        assert_eq!((config.worker.slots, config.worker.context_tokens), (2, 4096));
+        assert_eq!((config.worker.engine, config.log.format), (Backend::Echo, LogFormat::Json));
+        assert!(config.home.ends_with(".rbee"));
+        let config = resolve(&[], "").unwrap();
+        assert_eq!(
+            (config.name.as_str(), config.bind.to_string().as_str()),
+            ("local", "127.0.0.1:9200")
+        );
+    }
+
+    #[test]
+    fn every_value_out_of_range_is_refused_by_name() {
+        for (file, key) in [
+            ("workers_max = 0", "workers_max"),
+            ("workers_max = 65", "workers_max"),
+            ("idle_stop_seconds = 604801", "idle_stop_seconds"),
+            ("load_timeout_seconds = 0", "load_timeout_seconds"),
+            ("heartbeat_interval_seconds = 0", "heartbeat_interval_seconds"),
+            ("stop_grace_seconds = 14", "stop_grace_seconds"),
+            ("import_roots = ['models']", "import_roots"),
+            ("queen_url = 'https://queen'", "queen_url"),
+            ("queen_url = 'http://queen/path'", "queen_url"),
+            ("[worker]\nslots = 0", "worker.slots"),
+            ("[worker]\nthreads = 0", "worker.threads"),
+            ("[worker]\ncontext_tokens = 63", "worker.context_tokens"),
+        ] {
+            let error = resolve(&[], file).unwrap_err();
+            let HiveError::Config(error @ ConfigError::Value { .. }) = error else {
+                panic!("{file}: {error}");
+            };
+            assert!(error.to_string().contains(key), "{file}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_the_command_line_alone_decides_cannot_stand_in_the_file() {
+        for key in ["home", "managed", "worker_environment"] {
+            let error = resolve(&[], &format!("{key} = true")).unwrap_err();
+            assert!(matches!(error, HiveError::Config(ConfigError::Content { .. })), "{key}");
+        }
+    }
+
+    #[test]
+    fn only_a_loopback_hive_imports_from_everywhere_by_default() {
+        assert_eq!(resolve(&[], "").unwrap().import_roots(), [PathBuf::from("/")]);
+        assert!(resolve(&["--bind", "0.0.0.0:9200"], "").unwrap().import_roots().is_empty());
+        let roots =
+            resolve(&["--bind", "0.0.0.0:9200"], "import_roots = ['/srv']").unwrap().import_roots();
+        assert_eq!(roots, [PathBuf::from("/srv")]);
+    }
+}

@@ -1,0 +1,110 @@
+//! Why a hive cannot start. Owns the exit code and the hint of each reason; what goes wrong later is answered to
+//! whoever asked, or logged.
+
+use std::io;
+use std::net::SocketAddr;
+
+use auth_min::BindError;
+use model_catalog::{CatalogError, StoreError};
+use rbee_home::{ConfigError, ExitStatus, HomeError};
+use rbee_http::{LogError, MetricsError};
+use secrets_management::SecretError;
+
+/// Says why the hive does not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HiveError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The home directory cannot be used.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The queen's and hive's token cannot be used.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The address may not be listened on.
+    #[error(transparent)]
+    BindPolicy(#[from] BindError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// The address wanted.
+        address: SocketAddr,
+        /// Why the operating system refused.
+        #[source]
+        source: io::Error,
+    },
+    /// Logging could not be started.
+    #[error("cannot start logging")]
+    Logs(#[from] LogError),
+    /// Metrics could not be started.
+    #[error("cannot start metrics")]
+    Metrics(#[from] MetricsError),
+    /// The model catalog cannot be used.
+    #[error("cannot open the model catalog")]
+    Catalog(#[from] CatalogError),
+    /// The model directory cannot be used.
+    #[error("cannot open the model store")]
+    Store(#[from] StoreError),
+    /// The process does not know where its own program lies.
+    #[error("cannot find the path of this program")]
+    OwnPath(#[source] io::Error),
+    /// The asynchronous runtime or the signal handlers could not be set up.
+    #[error("cannot set up the process")]
+    Setup(#[source] io::Error),
+}
+
+impl HiveError {
+    /// Returns the exit code.
+    #[must_use]
+    pub fn exit_status(&self) -> ExitStatus {
+        match self {
+            Self::Config(error) => error.exit_status(),
+            Self::Home(error) => error.exit_status(),
+            Self::Secret(error) => secret_status(error),
+            Self::BindPolicy(_) | Self::Logs(_) => ExitStatus::Config,
+            Self::Bind { source, .. } => match source.kind() {
+                io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable => {
+                    ExitStatus::Unavailable
+                }
+                io::ErrorKind::PermissionDenied => ExitStatus::NoPermission,
+                _ => ExitStatus::OsError,
+            },
+            Self::Catalog(_) | Self::Store(_) | Self::Metrics(_) => ExitStatus::Failure,
+            Self::OwnPath(_) | Self::Setup(_) => ExitStatus::OsError,
+        }
+    }
+
+    /// Says what the user can do, where the error itself does not.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Config(error) => Some(error.hint()),
+            Self::Home(error) => Some(error.hint()),
+            Self::Bind { address, source } => Some(match source.kind() {
+                io::ErrorKind::AddrInUse => format!(
+                    "port {port} is taken; stop the program that listens there (`ss -ltnp 'sport = :{port}'` names \
+                     it), or set --bind or RBEE_HIVE_BIND to another address",
+                    port = address.port()
+                ),
+                _ => "set --bind or RBEE_HIVE_BIND to an address of this machine".to_owned(),
+            }),
+            Self::Logs(_) => {
+                Some("set --log-level or RBEE_LOG to error, warn, info, debug or trace".to_owned())
+            }
+            Self::Secret(_) | Self::BindPolicy(_) | Self::Metrics(_) => None,
+            Self::Catalog(_) | Self::Store(_) | Self::OwnPath(_) | Self::Setup(_) => None,
+        }
+    }
+}
+
+fn secret_status(error: &SecretError) -> ExitStatus {
+    match error {
+        SecretError::WrongOwner { .. } | SecretError::WrongMode { .. } => ExitStatus::NoPermission,
+        SecretError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            ExitStatus::NoPermission
+        }
+        _ => ExitStatus::Config,
+    }
+}

@@ -1,0 +1,79 @@
+//! Passes a client's request on to a worker and its answer back. Checks the request as every hop does, and sends on
+//! the bytes as they came.
+
+use std::sync::Arc;
+
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use deadline_propagation::Deadline;
+use http::HeaderValue;
+use http::header::CONTENT_TYPE;
+use input_validation::WorkerId;
+use metrics::counter;
+use rbee_api::error::ErrorCode;
+use rbee_api::openai::{ChatRequest, CompletionRequest, RequestError};
+use rbee_http::{ApiError, CallError, Relay, RequestContext, collect, relay_events};
+
+use crate::registry::Registry;
+
+/// What a client is told when its worker is gone.
+const BROKEN: &str = "the worker died or broke off before its answer was complete";
+
+/// What a request asks a worker for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Endpoint {
+    Chat,
+    Completion,
+}
+
+impl Endpoint {
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Chat => "/v1/chat/completions",
+            Self::Completion => "/v1/completions",
+        }
+    }
+
+    /// Checks a request, and says whether its answer is to be streamed.
+    fn wants_stream(self, body: &[u8]) -> Result<bool, RequestError> {
+        match self {
+            Self::Chat => ChatRequest::parse(body).map(|request| request.stream.stream),
+            Self::Completion => CompletionRequest::parse(body).map(|request| request.stream.stream),
+        }
+    }
+}
+
+/// Forwards one request. Dropping the response, or the future, ends the request at the worker too.
+///
+/// # Errors
+/// What is wrong with the request, why the worker cannot take it, or the worker's own refusal.
+pub(crate) async fn forward(
+    registry: &Arc<Registry>,
+    worker: &WorkerId,
+    endpoint: Endpoint,
+    body: Bytes,
+    context: RequestContext,
+    deadline: Deadline,
+) -> Result<Response, ApiError> {
+    let wants_stream = endpoint.wants_stream(&body)?;
+    let (client, guard) = registry.enter(worker)?;
+    counter!("rbee_hive_requests_forwarded_total").increment(1);
+    let broken = |error: CallError| error.into_detail(ErrorCode::WorkerFailed, BROKEN);
+    let reply =
+        client.forward(endpoint.path(), body, &context.id, deadline).await.map_err(broken)?;
+    if wants_stream {
+        let relay = Relay {
+            request_id: context.id,
+            broken: ErrorCode::WorkerFailed,
+            message: BROKEN,
+            deadline,
+            guard,
+        };
+        return Ok(relay_events(reply.bytes_stream(), relay));
+    }
+    let body = collect(reply, deadline).await.map_err(broken)?;
+    drop(guard);
+    let mut response = body.into_response();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}

@@ -1,0 +1,97 @@
+//! The hive as its routes and tasks see it: the parts, and the two reports that are made of several of them.
+
+use std::sync::Arc;
+
+use metrics::gauge;
+use rbee_api::hive::{HiveSnapshot, HiveStatus, Resources};
+use rbee_api::worker::WorkerState;
+use rbee_home::Home;
+use rbee_http::{ApiError, Metrics};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::models::Models;
+use crate::platform;
+use crate::registry::Registry;
+use crate::shutdown::Shutdown;
+use crate::supervisor::Supervisor;
+
+/// The parts of a hive.
+#[derive(Debug)]
+pub(crate) struct Hive {
+    pub(crate) config: Config,
+    pub(crate) home: Home,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) models: Arc<Models>,
+    pub(crate) supervisor: Arc<Supervisor>,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) metrics: Metrics,
+    /// Owns the background tasks and imports.
+    pub(crate) tasks: TaskTracker,
+    pub(crate) started: Instant,
+    /// When this process started, microseconds since 1970.
+    pub(crate) epoch: u64,
+}
+
+impl Hive {
+    /// Returns everything the queen should know. Models are left out while the catalog cannot be read, which is logged.
+    pub(crate) async fn snapshot(&self, sequence: u64) -> HiveSnapshot {
+        HiveSnapshot {
+            epoch: self.epoch,
+            sequence,
+            draining: self.registry.is_draining(),
+            resources: self.resources(),
+            models: self.models.list().await.unwrap_or_default(),
+            workers: self.registry.snapshot(),
+        }
+    }
+
+    pub(crate) async fn status(&self) -> Result<HiveStatus, ApiError> {
+        let models = self.models.list().await?.len();
+        Ok(HiveStatus {
+            name: self.config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            managed: self.config.managed,
+            draining: self.registry.is_draining(),
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            resources: self.resources(),
+            models: u32::try_from(models).unwrap_or(u32::MAX),
+            workers: self.registry.snapshot(),
+        })
+    }
+
+    fn resources(&self) -> Resources {
+        Resources {
+            memory_total_bytes: platform::memory().map_or(0, |memory| memory.total_bytes),
+            memory_available_bytes: self.supervisor.memory_available_bytes().unwrap_or(0),
+            cores: platform::processors(),
+            workers_max: self.config.workers_max,
+        }
+    }
+
+    /// Renders the metrics, those that are a state of the moment taken now.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a gauge is a float, and 53 bits of bytes are enough"
+    )]
+    pub(crate) async fn render_metrics(&self) -> String {
+        let workers = self.registry.snapshot();
+        for (state, label) in [
+            (WorkerState::Starting, "starting"),
+            (WorkerState::Ready, "ready"),
+            (WorkerState::Stopping, "stopping"),
+            (WorkerState::Failed, "failed"),
+        ] {
+            let count = workers.iter().filter(|worker| worker.state == state).count();
+            gauge!("rbee_hive_workers", "state" => label).set(count as f64);
+        }
+        if let Ok(models) = self.models.list().await {
+            gauge!("rbee_hive_models").set(models.len() as f64);
+        }
+        gauge!("rbee_hive_memory_available_bytes")
+            .set(self.resources().memory_available_bytes as f64);
+        self.metrics.render()
+    }
+}

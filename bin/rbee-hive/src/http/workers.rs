@@ -1,0 +1,158 @@
+//! Workers of this machine: list, start, stop, logs, and requests on their way through.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::response::Response;
+use deadline_propagation::Deadline;
+use http::HeaderMap;
+use input_validation::WorkerId;
+use rbee_api::error::ErrorCode;
+use rbee_api::queen::Removed;
+use rbee_api::worker::{StartWorker, WorkerDetail, WorkerInfo, WorkerList};
+use rbee_http::{ApiError, CallError, JsonBody, RawJson, RequestContext, collect};
+use serde::Deserialize;
+use tokio::time::timeout_at;
+
+use super::paths::Named;
+use super::{HiveState, deadline, deadline_within, refuse_if_draining};
+use crate::forward::{Endpoint, forward};
+use crate::hive::Hive;
+use crate::registry::no_such_worker;
+use crate::worker_logs::{self, Extent};
+
+/// How long a worker may take to tell about itself; it answers beside its engine, within milliseconds.
+const ASK_LIMIT: Duration = Duration::from_secs(2);
+/// Lines of a log that are shown when nobody says how many.
+const LOG_LINES_DEFAULT: usize = 200;
+/// Most lines of a log that can be asked for at once.
+const LOG_LINES_MAX: usize = 10_000;
+/// Longest time a log is followed in one request.
+const LOG_FOLLOW_MAX: Duration = Duration::from_secs(24 * 3600);
+
+pub(super) async fn list(State(hive): HiveState) -> Json<WorkerList> {
+    Json(WorkerList { workers: hive.registry.snapshot() })
+}
+
+pub(super) async fn show(
+    State(hive): HiveState,
+    Named(id): Named<WorkerId>,
+) -> Result<Json<WorkerDetail>, ApiError> {
+    let (worker, client) = hive.registry.look_up(&id).ok_or_else(no_such_worker)?;
+    let status = match client {
+        Some(client) => client.get("/api/v1/status", Deadline::after(ASK_LIMIT)).await.ok(),
+        None => None,
+    };
+    Ok(Json(WorkerDetail { worker, status }))
+}
+
+pub(super) async fn metrics(
+    State(hive): HiveState,
+    Named(id): Named<WorkerId>,
+) -> Result<String, ApiError> {
+    let (_, client) = hive.registry.look_up(&id).ok_or_else(no_such_worker)?;
+    let client = client.ok_or_else(no_such_worker)?;
+    let deadline = Deadline::after(ASK_LIMIT);
+    let no_answer =
+        |error: CallError| error.into_detail(ErrorCode::WorkerFailed, "the worker does not answer");
+    let reply = client.get_stream("/metrics", deadline).await.map_err(no_answer)?;
+    let text = collect(reply, deadline).await.map_err(no_answer)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+pub(super) async fn start(
+    State(hive): HiveState,
+    JsonBody(request): JsonBody<StartWorker>,
+) -> Result<Json<WorkerInfo>, ApiError> {
+    refuse_if_draining(&hive)?;
+    hive.supervisor.ensure_worker(&request.model).await.map(Json)
+}
+
+pub(super) async fn stop(
+    State(hive): HiveState,
+    headers: HeaderMap,
+    Named(id): Named<WorkerId>,
+) -> Result<Json<Removed>, ApiError> {
+    let deadline = deadline(&headers)?;
+    let gone = hive.registry.begin_stop(&id).ok_or_else(no_such_worker)?;
+    match timeout_at(deadline.instant(), gone.cancelled()).await {
+        Ok(()) => {
+            hive.registry.queen_told().await;
+            Ok(Json(Removed { removed: id.to_string() }))
+        }
+        Err(_) => {
+            Err(ApiError::new(ErrorCode::DeadlineExceeded, "the worker is ending and not gone yet"))
+        }
+    }
+}
+
+/// Which part of a log is asked for.
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct LogQuery {
+    follow: bool,
+    lines: usize,
+}
+
+impl Default for LogQuery {
+    fn default() -> Self {
+        Self { follow: false, lines: LOG_LINES_DEFAULT }
+    }
+}
+
+pub(super) async fn logs(
+    State(hive): HiveState,
+    headers: HeaderMap,
+    Named(id): Named<WorkerId>,
+    Query(query): Query<LogQuery>,
+) -> Result<Response, ApiError> {
+    let deadline = deadline_within(&headers, LOG_FOLLOW_MAX, LOG_FOLLOW_MAX)?;
+    let extent = Extent { lines: query.lines.min(LOG_LINES_MAX), follow: query.follow, deadline };
+    let path = hive.home.worker_log(&id);
+    let opened = worker_logs::open(Arc::clone(&hive.registry), id, path, extent).await;
+    opened.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => no_such_worker(),
+        _ => {
+            tracing::error!(error = %error, "cannot read a worker's log");
+            ApiError::new(
+                ErrorCode::InternalError,
+                "the log cannot be read; the hive's log says why",
+            )
+        }
+    })
+}
+
+pub(super) async fn chat(
+    state: HiveState,
+    context: RequestContext,
+    headers: HeaderMap,
+    id: Named<WorkerId>,
+    body: RawJson,
+) -> Result<Response, ApiError> {
+    pass_on(&state, Endpoint::Chat, context, &headers, id, body).await
+}
+
+pub(super) async fn complete(
+    state: HiveState,
+    context: RequestContext,
+    headers: HeaderMap,
+    id: Named<WorkerId>,
+    body: RawJson,
+) -> Result<Response, ApiError> {
+    pass_on(&state, Endpoint::Completion, context, &headers, id, body).await
+}
+
+async fn pass_on(
+    hive: &Hive,
+    endpoint: Endpoint,
+    context: RequestContext,
+    headers: &HeaderMap,
+    Named(id): Named<WorkerId>,
+    RawJson(body): RawJson,
+) -> Result<Response, ApiError> {
+    refuse_if_draining(hive)?;
+    let deadline = deadline(headers)?;
+    forward(&hive.registry, &id, endpoint, body, context, deadline).await
+}

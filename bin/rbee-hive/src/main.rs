@@ -1,0 +1,39 @@
+//! The life of the process.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use rbee_hive::{Config, EndSignals, HeldHome, HiveError, Invocation};
+use rbee_home::{ExitStatus, report_error};
+
+fn main() -> ExitCode {
+    let ended = match Config::from_process() {
+        Ok(Invocation::Run(config)) => serve(*config),
+        Ok(Invocation::PrintRoutes) => return print(&rbee_hive::route_listing()),
+        Ok(Invocation::ConfigIsValid) => return print("the configuration is valid\n"),
+        Err(error) => Err(error),
+    };
+    let Err(error) = ended else { return ExitStatus::Success.into() };
+    let report = report_error(&error, error.hint().as_deref());
+    // With standard error gone, the exit code still tells.
+    std::io::stderr().write_all(report.as_bytes()).ok();
+    error.exit_status().into()
+}
+
+fn serve(config: Config) -> Result<(), HiveError> {
+    rbee_hive::init_logs(&config)?;
+    let held = HeldHome::take(&config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(HiveError::Setup)?.block_on(async {
+        let signals = EndSignals::install().map_err(HiveError::Setup)?;
+        let listener = rbee_hive::listen(&config).await?;
+        rbee_hive::run(config, held, listener, signals).await
+    })
+}
+
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitStatus::Success.into(),
+        Err(_) => ExitStatus::Failure.into(),
+    }
+}

@@ -1,0 +1,79 @@
+//! What the machine has, as Linux tells it in `/proc` and `/sys`. Where those are missing the answer is that nothing is
+//! known: `None`, and never a guess.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::thread::available_parallelism;
+
+/// The machine's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Memory {
+    /// All of it.
+    pub(crate) total_bytes: u64,
+    /// What new work could take without swapping, as the kernel estimates it.
+    pub(crate) available_bytes: u64,
+}
+
+/// Reads the machine's memory (`/proc/meminfo`).
+pub(crate) fn memory() -> Option<Memory> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    Some(Memory {
+        total_bytes: kib_field(&text, "MemTotal:")?,
+        available_bytes: kib_field(&text, "MemAvailable:")?,
+    })
+}
+
+/// Reads how much memory of its own a process holds (`RssAnon` in `/proc/<pid>/status`): what it holds of a mapped
+/// model file is not in it, because the kernel counts that as available.
+pub(crate) fn anonymous_bytes(pid: u32) -> Option<u64> {
+    kib_field(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "RssAnon:")
+}
+
+fn kib_field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// Returns the processors this process may use; at least 1.
+pub(crate) fn processors() -> u32 {
+    available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX))
+}
+
+/// Returns the physical cores this process may use; at least 1. Two threads of one core compute no faster than one.
+pub(crate) fn physical_cores() -> u32 {
+    let threads_of_cores: BTreeSet<String> = fs::read_dir("/sys/devices/system/cpu")
+        .into_iter()
+        .flatten()
+        .filter_map(|cpu| {
+            fs::read_to_string(cpu.ok()?.path().join("topology/thread_siblings_list")).ok()
+        })
+        .collect();
+    match u32::try_from(threads_of_cores.len()) {
+        Ok(0) | Err(_) => processors(),
+        Ok(cores) => cores.min(processors()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_read_in_bytes_and_by_their_whole_name() {
+        let text = "MemTotal:       2048 kB\nMemAvailable:    1024 kB\nSwapTotal: 1 MB\n";
+        assert_eq!(kib_field(text, "MemTotal:"), Some(2048 * 1024));
+        assert_eq!(kib_field(text, "Total:"), None);
+        assert_eq!(kib_field(text, "SwapTotal:"), None);
+        assert_eq!(kib_field("MemTotal: 99999999999999999 kB", "MemTotal:"), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn this_machine_and_this_process_have_figures() {
+        let memory = memory().unwrap();
+        assert!(memory.total_bytes > memory.available_bytes && memory.available_bytes > 0);
+        assert!(anonymous_bytes(std::process::id()).unwrap() > 0);
+        assert!((1..=processors()).contains(&physical_cores()));
+    }
+}

@@ -1,0 +1,122 @@
+//! Tells the queen what this hive has: a whole snapshot at every interval and at once on change, so that a lost one
+//! does no harm and a restarted queen learns everything within one interval. Takes no orders from the answer but the
+//! time of the next contact.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadline_propagation::Deadline;
+use rbee_api::hive::HeartbeatReply;
+use rbee_home::Daemon;
+use rbee_http::{CallError, HopClient};
+use secrets_management::Secret;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::hive::Hive;
+
+/// A queen on the same machine answers within milliseconds, one elsewhere within a round trip.
+const CALL_LIMIT: Duration = Duration::from_secs(5);
+/// Pause before a queen that did not answer is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// Shortest time between two snapshots, however much changes in between.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// How the last contact went, so that a state is logged when it begins and not at every attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Contact {
+    None,
+    Made,
+    Lost,
+}
+
+/// Keeps the queen informed until `stop`.
+pub(crate) async fn keep(hive: Arc<Hive>, token: Arc<Secret>, stop: CancellationToken) {
+    let mut changes = hive.registry.changes();
+    let mut client: Option<HopClient> = None;
+    let mut contact = Contact::None;
+    let mut sequence = 0;
+    loop {
+        let count = *changes.borrow_and_update();
+        sequence += 1;
+        let wait = match tell(&hive, &mut client, &token, sequence).await {
+            Ok(Some(reply)) => {
+                if contact != Contact::Made {
+                    tracing::info!("queen reached");
+                }
+                contact = Contact::Made;
+                hive.registry.note_told(count);
+                due(&reply, hive.config.heartbeat_interval())
+            }
+            Ok(None) => RETRY,
+            Err(error) => {
+                if contact != Contact::Lost {
+                    tracing::warn!(error = %error, "queen not reached; trying again");
+                }
+                contact = Contact::Lost;
+                RETRY
+            }
+        };
+        let is_retry = contact != Contact::Made;
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(wait) => {}
+            // While nobody listens, a change is no reason to hurry.
+            changed = changes.changed(), if !is_retry => match changed {
+                Ok(()) => sleep(PAUSE).await,
+                Err(_) => return,
+            },
+        }
+    }
+}
+
+/// Sends one snapshot; `None` when no queen is known.
+async fn tell(
+    hive: &Hive,
+    client: &mut Option<HopClient>,
+    token: &Arc<Secret>,
+    sequence: u64,
+) -> Result<Option<HeartbeatReply>, CallError> {
+    let Some(url) = queen_url(hive) else { return Ok(None) };
+    let current = match client.take().filter(|client| client.base_url() == url) {
+        Some(current) => current,
+        None => HopClient::new(&url, Arc::clone(token))?,
+    };
+    let path = format!("/api/v1/hives/{}/heartbeat", hive.config.name);
+    let snapshot = hive.snapshot(sequence).await;
+    let answer = current.post(&path, &snapshot, Deadline::after(CALL_LIMIT)).await;
+    *client = Some(current);
+    answer.map(Some)
+}
+
+/// Returns the queen's address, without a slash at its end: the configured one, or that of the queen on this home.
+fn queen_url(hive: &Hive) -> Option<String> {
+    let url = match &hive.config.queen_url {
+        Some(url) => url.clone(),
+        None => hive.home.read_run_file(Daemon::Queen).ok()??.url,
+    };
+    Some(url.trim_end_matches('/').to_owned())
+}
+
+/// Returns when the next snapshot is due: when the queen says, and never later than configured.
+fn due(reply: &HeartbeatReply, interval: Duration) -> Duration {
+    match reply.interval_ms {
+        0 => interval,
+        asked => Duration::from_millis(asked).clamp(PAUSE, interval),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queen_can_ask_for_more_contact_but_not_for_less() {
+        let interval = Duration::from_secs(30);
+        for (interval_ms, expected) in
+            [(0, interval), (5_000, Duration::from_secs(5)), (90_000, interval), (1, PAUSE)]
+        {
+            assert_eq!(due(&HeartbeatReply { interval_ms }, interval), expected, "{interval_ms}");
+        }
+    }
+}

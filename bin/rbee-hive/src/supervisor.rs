@@ -1,0 +1,144 @@
+//! Carries out what admission decided: starts worker processes, watches them, stops them. The only place of this
+//! program where a process is started or signalled; chooses nothing.
+//!
+//! Every worker has a task that owns its process from the first moment to the last. Nobody else signals it, so that a
+//! signal can never reach a process that merely got the same number later.
+
+mod failure;
+mod life;
+mod port;
+mod process;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use auth_min::TokenDigest;
+use input_validation::{ModelRef, WorkerId};
+use model_catalog::Model;
+use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_api::worker::WorkerInfo;
+use rbee_http::ApiError;
+use secrets_management::Secret;
+use tokio::sync::{Mutex, oneshot};
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::admission::WorkerSize;
+use crate::models::Models;
+use crate::platform;
+use crate::registry::{Admitted, Registry, Wanted, WorkerSignals};
+
+pub(crate) use process::Launcher;
+
+/// Most workers, largest size, longest times: what every worker of this hive has in common.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    pub(crate) workers_max: u32,
+    pub(crate) slots: u32,
+    pub(crate) context_tokens: u32,
+    pub(crate) load_timeout: Duration,
+    pub(crate) stop_grace: Duration,
+}
+
+/// One worker to be started.
+#[derive(Debug)]
+struct Order {
+    id: WorkerId,
+    model: Model,
+    size: WorkerSize,
+    signals: WorkerSignals,
+    /// The hive shows this to the worker.
+    token: Secret,
+    /// The worker shows this to the hive.
+    callback: Secret,
+}
+
+/// Starts and owns the workers.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    registry: Arc<Registry>,
+    models: Arc<Models>,
+    launcher: Launcher,
+    rules: Rules,
+    lives: TaskTracker,
+    /// Held from measuring the memory to having a task that owns what took it.
+    admission: Mutex<()>,
+}
+
+impl Supervisor {
+    pub(crate) fn new(
+        registry: Arc<Registry>,
+        models: Arc<Models>,
+        launcher: Launcher,
+        rules: Rules,
+    ) -> Self {
+        let lives = TaskTracker::new();
+        Self { registry, models, launcher, rules, lives, admission: Mutex::new(()) }
+    }
+
+    /// Returns the worker of a model that is ready or starting, or starts one. Does not wait until it is ready. Once
+    /// begun, a start goes on even if the caller does not wait for the answer.
+    ///
+    /// # Errors
+    /// The reason why none may start, or why its process could not be started.
+    pub(crate) async fn ensure_worker(
+        self: &Arc<Self>,
+        reference: &ModelRef,
+    ) -> Result<WorkerInfo, ApiError> {
+        let model = self.models.find_usable(reference).await?;
+        let id = WorkerId::from_u128(Uuid::now_v7().as_u128());
+        let (token, callback) = (generate()?, generate()?);
+        let held = self.admission.lock().await;
+        let admitted = self.registry.admit(Wanted {
+            id: id.clone(),
+            callback: TokenDigest::of(callback.expose()),
+            model: model.as_ref(),
+            backend: self.launcher.engine,
+            workers_max: self.rules.workers_max,
+            memory_available_bytes: self.memory_available_bytes(),
+            slots: self.rules.slots,
+            context_tokens: self.rules.context_tokens,
+        })?;
+        let (size, signals, model) = match (admitted, model) {
+            (Admitted::Existing(info), _) => return Ok(*info),
+            (Admitted::New(size, signals), Some(model)) => (size, signals, model),
+            (Admitted::New(..), None) => return Err(lost_worker()),
+        };
+        let (started, outcome) = oneshot::channel();
+        let order = Order { id: id.clone(), model, size, signals, token, callback };
+        self.lives.spawn(Arc::clone(self).live(order, started));
+        drop(held);
+        outcome.await.map_err(|_| lost_worker())??;
+        self.registry.get(&id).ok_or_else(lost_worker)
+    }
+
+    /// Waits until no worker process is left. To be called after the registry has begun to drain.
+    pub(crate) async fn all_gone(&self) {
+        // Whoever was admitted before has its task by now, and nobody is admitted after.
+        drop(self.admission.lock().await);
+        self.lives.close();
+        self.lives.wait().await;
+    }
+
+    /// Returns what the kernel has to give, less what workers were granted and have not yet taken.
+    pub(crate) fn memory_available_bytes(&self) -> Option<u64> {
+        let available = platform::memory()?.available_bytes;
+        let to_come = self.registry.memory_grants().into_iter().map(|(pid, granted)| {
+            let taken = pid.and_then(platform::anonymous_bytes).unwrap_or(0);
+            granted.saturating_sub(taken)
+        });
+        Some(available.saturating_sub(to_come.fold(0, u64::saturating_add)))
+    }
+}
+
+fn generate() -> Result<Secret, ApiError> {
+    Secret::generate().map_err(|error| {
+        tracing::error!(error = %error, "cannot make a worker's secret");
+        ApiError::new(ErrorCode::InternalError, "cannot make a secret for the worker")
+    })
+}
+
+fn lost_worker() -> ApiError {
+    ErrorDetail::new(ErrorCode::WorkerStartFailed, "the worker ended while it was being started")
+        .into()
+}

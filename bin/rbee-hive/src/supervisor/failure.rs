@@ -1,0 +1,95 @@
+//! Why a worker is gone, told from the way its process ended. Reads nothing that the worker wrote.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+
+use rbee_api::error::{ErrorCode, ErrorDetail};
+use serde_json::json;
+
+/// How far a worker had come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It had not said that its model is loaded.
+    Loading,
+    /// It was serving.
+    Serving,
+}
+
+/// Exit code of a worker whose model file is not usable (`EX_DATAERR`).
+const EXIT_BAD_MODEL: i32 = 65;
+/// Exit code of a worker that cannot read its model file (`EX_NOINPUT`).
+const EXIT_NO_INPUT: i32 = 66;
+/// Exit code of a worker to which the system refused memory or threads (`EX_OSERR`).
+const EXIT_SYSTEM: i32 = 71;
+
+/// Describes the end of a worker that nobody asked for.
+pub(super) fn of_exit(phase: Phase, status: ExitStatus) -> ErrorDetail {
+    let during = match phase {
+        Phase::Loading => "while it loaded its model",
+        Phase::Serving => "while it was serving",
+    };
+    let code = match phase {
+        Phase::Loading => ErrorCode::WorkerStartFailed,
+        Phase::Serving => ErrorCode::WorkerFailed,
+    };
+    let logs = "`rbee logs` shows its log";
+    if let Some(signal) = status.signal() {
+        let message = format!("the worker was ended by signal {signal} {during}; {logs}");
+        return ErrorDetail::new(code, message).with_details(json!({"signal": signal}));
+    }
+    let exit_code = status.code().unwrap_or(-1);
+    let figures = json!({"exit_code": exit_code});
+    match (phase, exit_code) {
+        (Phase::Loading, EXIT_BAD_MODEL) => ErrorDetail::new(
+            ErrorCode::InvalidModelFile,
+            "the model file is not usable; remove it with `rbee rm` and pull it again, or pull another",
+        ),
+        (Phase::Loading, EXIT_NO_INPUT) => {
+            ErrorDetail::new(code, "the worker cannot read its model file; remove it with `rbee rm` and pull it again")
+        }
+        (Phase::Loading, EXIT_SYSTEM) => ErrorDetail::new(
+            code,
+            format!("the system refused the worker memory or threads {during}; stop another with `rbee stop`; {logs}"),
+        ),
+        _ => ErrorDetail::new(code, format!("the worker ended with exit code {exit_code} {during}; {logs}")),
+    }
+    .with_details(figures)
+}
+
+/// Describes a worker that did not load in time.
+pub(super) fn of_slow_load(limit: std::time::Duration) -> ErrorDetail {
+    let seconds = limit.as_secs();
+    let message = format!(
+        "the worker did not load its model within {seconds} s and was ended; raise load_timeout_seconds for a large \
+         model on a slow disk"
+    );
+    ErrorDetail::new(ErrorCode::WorkerStartFailed, message)
+        .with_details(json!({"load_timeout_seconds": seconds}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exited(code: i32) -> ExitStatus {
+        ExitStatus::from_raw(code << 8)
+    }
+
+    #[test]
+    fn the_way_a_process_ended_decides_the_code() {
+        for (phase, status, code, figure) in [
+            (Phase::Loading, exited(65), ErrorCode::InvalidModelFile, ("exit_code", 65)),
+            (Phase::Loading, exited(66), ErrorCode::WorkerStartFailed, ("exit_code", 66)),
+            (Phase::Loading, exited(71), ErrorCode::WorkerStartFailed, ("exit_code", 71)),
+            (Phase::Loading, exited(0), ErrorCode::WorkerStartFailed, ("exit_code", 0)),
+            (Phase::Loading, ExitStatus::from_raw(9), ErrorCode::WorkerStartFailed, ("signal", 9)),
+            (Phase::Serving, exited(65), ErrorCode::WorkerFailed, ("exit_code", 65)),
+            (Phase::Serving, exited(0), ErrorCode::WorkerFailed, ("exit_code", 0)),
+            (Phase::Serving, ExitStatus::from_raw(6), ErrorCode::WorkerFailed, ("signal", 6)),
+        ] {
+            let detail = of_exit(phase, status);
+            assert_eq!(detail.code, code, "{phase:?} {status}");
+            assert_eq!(detail.details.unwrap()[figure.0], figure.1, "{phase:?} {status}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Starts one worker process: its arguments, its environment, its socket, its secrets. Owns what a worker is given;
+//! never what becomes of it.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use command_fds::{CommandFdExt as _, FdMapping, FdMappingCollision};
+use process_wrap::tokio::{ChildWrapper, CommandWrap, ProcessSession};
+use rbee_api::worker::{Backend, WorkerSecrets};
+use rbee_home::{Daemon, Home, HomeError};
+use rbee_http::{CallError, HopClient};
+use tokio::io::AsyncWriteExt as _;
+
+use super::Order;
+use super::port::bind_free;
+
+/// The descriptor at which a worker finds its listener: the first one after the standard three.
+const LISTENER_FD: i32 = 3;
+/// Seconds that a worker goes on without a hive, so that one that restarts does not cut off answers.
+const LEASE_SECONDS: u64 = 900;
+
+/// What all workers of this hive are started with.
+#[derive(Debug)]
+pub(crate) struct Launcher {
+    pub(crate) program: PathBuf,
+    pub(crate) engine: Backend,
+    pub(crate) threads: u32,
+    pub(crate) port_first: u16,
+    pub(crate) heartbeat_seconds: u64,
+    pub(crate) stop_grace_seconds: u64,
+    /// Where workers reach this hive.
+    pub(crate) hive_url: String,
+    /// The whole environment of a worker, besides the descriptor count.
+    pub(crate) environment: Vec<(OsString, OsString)>,
+    pub(crate) home: Home,
+}
+
+/// A process that runs, and how to call it.
+#[derive(Debug)]
+pub(super) struct Spawned {
+    pub(super) process: Box<dyn ChildWrapper>,
+    pub(super) client: HopClient,
+}
+
+/// Says why a worker process could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SpawnError {
+    #[error("no free port for the worker")]
+    Port(#[source] io::Error),
+    #[error("cannot prepare the worker's log")]
+    Log(#[from] HomeError),
+    #[error("cannot hand the worker its listener")]
+    Listener(#[from] FdMappingCollision),
+    #[error("cannot run {}", program.display())]
+    Run { program: PathBuf, source: io::Error },
+    #[error("cannot write down the worker's secrets")]
+    Secrets(#[from] serde_json::Error),
+    #[error("cannot set up the client that calls the worker")]
+    Client(#[from] CallError),
+}
+
+impl Launcher {
+    /// Starts a worker. Its arguments and its environment can be seen by others and hold no secret: those go through
+    /// its standard input.
+    pub(super) async fn spawn(&self, order: &Order) -> Result<Spawned, SpawnError> {
+        let listener = bind_free(self.port_first).await.map_err(SpawnError::Port)?;
+        let address = listener.local_addr().map_err(SpawnError::Port)?;
+        let client = HopClient::new(&format!("http://{address}"), Arc::new(order.token.clone()))?;
+        let secrets = serde_json::to_vec(&WorkerSecrets {
+            token: order.token.expose().to_owned(),
+            callback_token: order.callback.expose().to_owned(),
+        })?;
+        let mut process = self
+            .command(order, listener)?
+            .spawn()
+            .map_err(|source| SpawnError::Run { program: self.program.clone(), source })?;
+        if let Some(mut input) = process.stdin().take()
+            && let Err(error) = input.write_all(&secrets).await
+        {
+            // It ended already; its exit code tells more.
+            tracing::debug!(worker_id = %order.id, error = %error, "worker did not take its secrets");
+        }
+        Ok(Spawned { process, client })
+    }
+
+    fn command(&self, order: &Order, listener: TcpListener) -> Result<CommandWrap, SpawnError> {
+        let log = self.home.open_worker_log(&order.id)?;
+        let log_too = log.try_clone().map_err(SpawnError::Port)?;
+        let mut command = CommandWrap::with_new(&self.program, |command| {
+            command
+                .args(self.arguments(order))
+                .env_clear()
+                .envs(self.environment.iter().map(|(name, value)| (name, value)))
+                .env("LISTEN_FDS", "1")
+                .current_dir(self.home.root())
+                .stdin(Stdio::piped())
+                .stdout(log)
+                .stderr(log_too);
+        });
+        let mapping = FdMapping { parent_fd: listener.into(), child_fd: LISTENER_FD };
+        command.command_mut().as_std_mut().fd_mappings(vec![mapping])?;
+        // A session of its own: a terminal's Ctrl-C does not reach it, and the whole group can be killed.
+        command.wrap(ProcessSession);
+        Ok(command)
+    }
+
+    fn arguments(&self, order: &Order) -> Vec<OsString> {
+        let engine = match self.engine {
+            Backend::Llama => "llama",
+            Backend::Echo => "echo",
+        };
+        let names = [
+            order.model.alias.as_ref().map(ToString::to_string),
+            Some(order.model.reference.to_string()),
+        ];
+        let mut arguments: Vec<OsString> = Vec::new();
+        let mut add = |name: &str, value: OsString| arguments.extend([name.into(), value]);
+        add("--worker-id", order.id.to_string().into());
+        add("--engine", engine.into());
+        add("--model", order.model.path.clone().into());
+        for name in names.into_iter().flatten() {
+            add("--model-name", name.into());
+        }
+        add("--hive-url", self.hive_url.clone().into());
+        add("--hive-run-file", self.home.run_path(Daemon::Hive).into());
+        add("--slots", order.size.slots.to_string().into());
+        add("--context", order.size.context_tokens.to_string().into());
+        add("--threads", self.threads.to_string().into());
+        add("--lease-seconds", LEASE_SECONDS.to_string().into());
+        add("--heartbeat-seconds", self.heartbeat_seconds.to_string().into());
+        add("--drain-seconds", self.stop_grace_seconds.to_string().into());
+        arguments
+    }
+}

@@ -1,0 +1,208 @@
+//! The logs of workers, as text for people. Owns where a log is begun to be read, how it is followed, and which old
+//! ones go; a worker's words are foreign text and leave here without control characters.
+
+use std::convert::Infallible;
+use std::fs;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use deadline_propagation::Deadline;
+use futures_util::Stream;
+use http::HeaderValue;
+use http::header::CONTENT_TYPE;
+use input_validation::{WorkerId, sanitize_for_log};
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+
+use crate::registry::Registry;
+
+/// Logs of workers that are kept when a hive starts, newest first.
+const LOGS_KEPT: usize = 20;
+/// Bytes looked at to find the beginning of the last lines.
+const TAIL_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Bytes read at once, and the longest line that is shown as one.
+const PIECE_BYTES: usize = 64 * 1024;
+/// How often a log that is followed is looked at.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How much of a log is to be shown.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extent {
+    /// The last lines to begin with.
+    pub(crate) lines: usize,
+    /// Whether to go on with what is written until the worker is gone.
+    pub(crate) follow: bool,
+    /// When to end at the latest.
+    pub(crate) deadline: Deadline,
+}
+
+/// Opens the log of a worker, dead or alive, as a response.
+///
+/// # Errors
+/// The operating system's reason, `NotFound` above all.
+pub(crate) async fn open(
+    registry: Arc<Registry>,
+    worker: WorkerId,
+    path: PathBuf,
+    extent: Extent,
+) -> io::Result<Response> {
+    let mut file = tokio::fs::File::open(&path).await?;
+    let found = tokio::task::spawn_blocking(move || start_of_last_lines(&path, extent.lines)).await;
+    let start = found.map_err(io::Error::other)??;
+    file.seek(SeekFrom::Start(start)).await?;
+    let reader = Reader { file, registry, worker, extent, rest: Vec::new() };
+    let mut response = Body::from_stream(text_of(reader)).into_response();
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    Ok(response)
+}
+
+struct Reader {
+    file: tokio::fs::File,
+    registry: Arc<Registry>,
+    worker: WorkerId,
+    extent: Extent,
+    /// The beginning of a line whose end has not come yet.
+    rest: Vec<u8>,
+}
+
+fn text_of(reader: Reader) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    futures_util::stream::unfold(reader, |mut reader| async move {
+        let text = reader.next().await?;
+        Some((Ok(text), reader))
+    })
+}
+
+impl Reader {
+    /// Returns the next whole lines, `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            // Asked before reading: what a worker wrote before it ended is read after it has.
+            let may_grow =
+                self.extent.follow && self.is_alive() && !self.extent.deadline.is_expired();
+            let mut piece = vec![0; PIECE_BYTES];
+            let count = match self.file.read(&mut piece).await {
+                Ok(count) => count,
+                Err(error) => {
+                    tracing::warn!(worker_id = %self.worker, error = %error, "cannot read a worker's log");
+                    return None;
+                }
+            };
+            self.rest.extend(piece.into_iter().take(count));
+            if let Some(lines) = self.take_lines(count == 0 && !may_grow) {
+                return Some(lines);
+            }
+            if count == 0 {
+                if !may_grow {
+                    return None;
+                }
+                tokio::time::sleep(FOLLOW_INTERVAL).await;
+            }
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        self.registry.get(&self.worker).is_some_and(|info| info.failure.is_none())
+    }
+
+    /// Takes the whole lines out, and at the end, or when a line is too long, the rest as well.
+    fn take_lines(&mut self, is_end: bool) -> Option<Bytes> {
+        let whole = self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let end = if is_end || (whole == 0 && self.rest.len() >= PIECE_BYTES) {
+            self.rest.len()
+        } else {
+            whole
+        };
+        if end == 0 {
+            return None;
+        }
+        let taken: Vec<u8> = self.rest.drain(..end).collect();
+        Some(printable(&taken).into())
+    }
+}
+
+/// Makes each line harmless for a log or a terminal, and ends it.
+fn printable(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.lines().flat_map(|line| [sanitize_for_log(line).into_owned(), "\n".to_owned()]).collect()
+}
+
+/// Finds where the last `lines` lines of a file begin.
+fn start_of_last_lines(path: &Path, lines: usize) -> io::Result<u64> {
+    let mut file = fs::File::open(path)?;
+    let size = file.metadata()?.len();
+    let first = size.saturating_sub(TAIL_BYTES_MAX);
+    file.seek(SeekFrom::Start(first))?;
+    let mut tail = Vec::new();
+    file.take(size - first).read_to_end(&mut tail)?;
+    let body = tail.strip_suffix(b"\n").unwrap_or(&tail);
+    if lines == 0 {
+        return Ok(size);
+    }
+    let ends = body.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
+    let start = ends.map(|(at, _)| at + 1).nth(lines - 1).unwrap_or(0);
+    Ok(first + start as u64)
+}
+
+/// Removes all but the newest logs of workers. Their names are ordered by time.
+pub(crate) fn remove_old(directory: &Path) -> io::Result<()> {
+    let mut logs: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("w-") && name.ends_with(".log") {
+            logs.push(path);
+        }
+    }
+    logs.sort_unstable_by(|left, right| right.cmp(left));
+    logs.iter().skip(LOGS_KEPT).try_for_each(fs::remove_file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_begin_where_they_should() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        for (content, lines, expected) in [
+            ("", 5, 0),
+            ("a\nb\nc\n", 1, 4),
+            ("a\nb\nc\n", 2, 2),
+            ("a\nb\nc\n", 3, 0),
+            ("a\nb\nc\n", 99, 0),
+            ("a\nb\nc", 1, 4),
+            ("a\nb\nc\n", 0, 6),
+            ("\n\n", 1, 1),
+        ] {
+            fs::write(&path, content).unwrap();
+            assert_eq!(start_of_last_lines(&path, lines).unwrap(), expected, "{content:?} {lines}");
+        }
+    }
+
+    #[test]
+    fn what_a_worker_writes_cannot_steer_a_terminal() {
+        assert_eq!(
+            printable(b"plain\n\x1b[2Jred\xff\r\nend"),
+            "plain\n\\u{1b}[2Jred\u{fffd}\nend\n"
+        );
+    }
+
+    #[test]
+    fn only_old_logs_of_workers_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("rbee-hive.log"), b"").unwrap();
+        for index in 0..LOGS_KEPT + 3 {
+            fs::write(dir.path().join(format!("w-{index:04}.log")), b"").unwrap();
+        }
+        remove_old(dir.path()).unwrap();
+        let left = |name: &str| dir.path().join(name).exists();
+        assert!(left("rbee-hive.log") && left("w-0003.log") && left("w-0022.log"));
+        assert!(!left("w-0000.log") && !left("w-0002.log"));
+    }
+}

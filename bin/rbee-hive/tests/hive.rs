@@ -1,0 +1,46 @@
+//! The real `rbee-hive` with real `llm-worker-rbee --engine echo` processes: what it answers, what it starts, and what
+//! is left when something dies.
+
+#[cfg(test)]
+#[path = "hive/fake_queen.rs"]
+mod fake_queen;
+#[cfg(test)]
+#[path = "hive/fake_worker.rs"]
+mod fake_worker;
+#[cfg(test)]
+#[path = "hive/gguf.rs"]
+mod gguf;
+#[cfg(test)]
+#[path = "hive/processes.rs"]
+mod processes;
+#[cfg(test)]
+#[path = "hive/program.rs"]
+mod program;
+#[cfg(test)]
+#[path = "hive/stream.rs"]
+mod stream;
+
+#[cfg(test)]
+#[path = "hive/contacts.rs"]
+mod contacts;
+#[cfg(test)]
+#[path = "hive/ending.rs"]
+mod ending;
+#[cfg(test)]
+#[path = "hive/faults.rs"]
+mod faults;
+#[cfg(test)]
+#[path = "hive/logs.rs"]
+mod logs;
+#[cfg(test)]
+#[path = "hive/models.rs"]
+mod models;
+#[cfg(test)]
+#[path = "hive/security.rs"]
+mod security;
+#[cfg(test)]
+#[path = "hive/start.rs"]
+mod start;
+#[cfg(test)]
+#[path = "hive/workers.rs"]
+mod workers;
