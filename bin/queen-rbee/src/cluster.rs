@@ -1,0 +1,105 @@
+//! One moment of the cluster, as the registry hands it out and placement reads
+//! it: machines, their models, their workers, and how busy each worker is.
+//! Plain values; never changes anything and never looks at a clock.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use input_validation::{ModelRef, NodeName, WorkerId};
+use rbee_api::error::ErrorDetail;
+use rbee_api::hive::HiveSnapshot;
+use rbee_api::model::ModelInfo;
+use rbee_api::worker::{WorkerInfo, WorkerState};
+use tokio::time::Instant;
+
+/// All that placement needs to know.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Cluster {
+    /// The machines, in order of name.
+    pub(crate) hives: Vec<HiveView>,
+    /// Requests that this queen is forwarding, by worker; an absent one has none.
+    pub(crate) load: BTreeMap<WorkerId, u32>,
+}
+
+/// One machine.
+#[derive(Debug, Clone)]
+pub(crate) struct HiveView {
+    pub(crate) name: NodeName,
+    pub(crate) reach: Reach,
+    /// What it reported last; nothing before its first report.
+    pub(crate) snapshot: Option<Arc<HiveSnapshot>>,
+    /// Workers it named in an answer and not yet in a report.
+    pub(crate) noted: Vec<WorkerInfo>,
+}
+
+/// Whether a machine can be given work.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Reach {
+    /// Yes.
+    Online,
+    /// It finishes what it has and takes nothing new.
+    Draining,
+    /// It is being started, found or checked; worth waiting for until then.
+    Awaited {
+        /// When waiting stops being worthwhile.
+        until: Instant,
+    },
+    /// No; and why.
+    Lost(ErrorDetail),
+}
+
+impl Cluster {
+    /// Returns the name under which metrics may count requests for `name`: that
+    /// of a model some machine has, so that clients cannot invent label values.
+    pub(crate) fn label(&self, name: &ModelRef) -> Option<String> {
+        self.hives.iter().find_map(|hive| hive.model(name)).map(ModelInfo::display_name)
+    }
+
+    /// Says whether no machine has reported yet and one is about to.
+    pub(crate) fn is_gathering(&self) -> bool {
+        let is_awaited = |hive: &HiveView| matches!(hive.reach, Reach::Awaited { .. });
+        self.hives.iter().all(|hive| hive.snapshot.is_none()) && self.hives.iter().any(is_awaited)
+    }
+
+    /// Returns how many requests this queen is forwarding to `worker`.
+    pub(crate) fn load_of(&self, worker: &WorkerId) -> u32 {
+        self.load.get(worker).copied().unwrap_or(0)
+    }
+}
+
+impl HiveView {
+    /// Returns its workers, the failed ones too.
+    pub(crate) fn workers(&self) -> impl Iterator<Item = &WorkerInfo> {
+        self.snapshot.iter().flat_map(|snapshot| &snapshot.workers).chain(&self.noted)
+    }
+
+    /// Returns its workers that answer to `name`.
+    pub(crate) fn workers_for(&self, name: &ModelRef) -> impl Iterator<Item = &WorkerInfo> {
+        self.workers().filter(move |worker| serves(worker, name))
+    }
+
+    /// Returns the model on its disk that `name` means there.
+    pub(crate) fn model(&self, name: &ModelRef) -> Option<&ModelInfo> {
+        let snapshot = self.snapshot.as_ref()?;
+        snapshot.models.iter().find(|model| model.answers_to(name))
+    }
+
+    /// Says whether it has `name`, on disk or already loaded.
+    pub(crate) fn knows(&self, name: &ModelRef) -> bool {
+        self.model(name).is_some() || self.workers_for(name).any(is_live)
+    }
+}
+
+/// Says whether a worker answers to `name`: its model's reference or short name.
+fn serves(worker: &WorkerInfo, name: &ModelRef) -> bool {
+    worker.model_ref == *name
+        || worker.alias.as_ref().is_some_and(|alias| alias.as_str() == name.as_str())
+}
+
+/// Says whether a worker takes requests now or soon.
+pub(crate) fn is_live(worker: &WorkerInfo) -> bool {
+    match worker.state {
+        WorkerState::Starting | WorkerState::Ready => true,
+        WorkerState::Stopping | WorkerState::Failed => false,
+    }
+}

@@ -1,0 +1,310 @@
+//! Carries out what `placement.rs` decides about a request: forwards it, has a
+//! worker started, waits, or refuses. Chooses nothing. Everything here ends
+//! when its future is dropped, which is what happens when a client leaves.
+
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use deadline_propagation::Deadline;
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use http::HeaderValue;
+use http::header::CONTENT_TYPE;
+use input_validation::{ModelRef, NodeName, RequestId, WorkerId};
+use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_http::{ApiError, CallError, HopClient, Relay, collect, relay_events};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use crate::app::{App, draining, out_of_time};
+use crate::cluster::Reach;
+use crate::placement::{Decision, Want, may_go_elsewhere, place};
+use crate::registry::Load;
+use crate::running::{Running, Watched};
+use crate::starts::Started;
+use crate::telemetry;
+
+/// What clients are told when a worker or its machine breaks off.
+const BROKE_OFF: &str = "the worker broke off before the reply was complete";
+
+/// Waiting for the first report ends by time as well as by change.
+const FIRST_REPORT_LOOK: Duration = Duration::from_secs(1);
+
+/// Which of OpenAI's operations a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Chat,
+    Completion,
+}
+
+impl Operation {
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Chat => "v1/chat/completions",
+            Self::Completion => "v1/completions",
+        }
+    }
+
+    /// The name OpenTelemetry has for it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Completion => "text_completion",
+        }
+    }
+}
+
+/// A checked request for tokens.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) id: RequestId,
+    pub(crate) operation: Operation,
+    pub(crate) model: ModelRef,
+    /// The client's body, as it came.
+    pub(crate) body: Bytes,
+    pub(crate) streams: bool,
+    pub(crate) deadline: Deadline,
+}
+
+/// Why an attempt failed before the first byte of a reply.
+struct Failure {
+    detail: ErrorDetail,
+    /// The worker did not fail; nobody answered at its machine's address.
+    machine_is_gone: bool,
+}
+
+/// Answers a request with the reply of a worker.
+///
+/// # Errors
+/// What placement or the worker refuses it with, `deadline_exceeded`, and
+/// `draining` for one that outlasts the queen.
+pub(crate) async fn forward(app: &App, call: Call) -> Result<Response, ApiError> {
+    let mut running = Running::begin(app.admit()?, call.operation.name(), call.deadline);
+    let work = place_and_forward(app, &call, &mut running);
+    let outcome = match app.cut.run_until_cancelled(work).await {
+        Some(outcome) => outcome,
+        None => Err(draining()),
+    };
+    match outcome {
+        Ok(Reply::Whole(response)) => {
+            running.completed();
+            Ok(response)
+        }
+        Ok(Reply::Events { events, load }) => {
+            let watched = Watched::new(events, running, load, app.cut.clone());
+            let relay = Relay {
+                request_id: call.id,
+                broken: ErrorCode::WorkerFailed,
+                message: BROKE_OFF,
+                deadline: call.deadline,
+                guard: (),
+            };
+            Ok(relay_events(watched, relay))
+        }
+        Err(error) => {
+            running.failed(error.code());
+            Err(error)
+        }
+    }
+}
+
+/// The reply of a worker, its first byte at hand.
+enum Reply {
+    Whole(Response),
+    Events { events: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>, load: Load },
+}
+
+async fn place_and_forward(
+    app: &App,
+    call: &Call,
+    running: &mut Running,
+) -> Result<Reply, ApiError> {
+    let mut changes = app.registry.subscribe();
+    let mut want = Want::new(call.model.clone());
+    loop {
+        changes.mark_unchanged();
+        let cluster = app.registry.view();
+        let decision = place(&cluster, &want, Instant::now());
+        telemetry::decided(&decision);
+        match decision {
+            Decision::Use { hive, worker } => {
+                running.placed(cluster.label(want.model()));
+                match attempt(app, call, running, &hive, &worker).await {
+                    Ok(reply) => return Ok(reply),
+                    Err(failure) => note_failure(app, &mut want, hive, worker, failure)?,
+                }
+            }
+            Decision::Start { hive, model } => {
+                want.started();
+                let join = app.starts.join(&hive, &model, &want);
+                let started = timeout_at(call.deadline.instant(), join).await;
+                let started = started.map_err(|_| still_loading(&call.model))?;
+                note_start(app, &mut want, hive, started);
+            }
+            Decision::Wait { worker, until } => {
+                worker.into_iter().for_each(|worker| want.awaits(worker));
+                wait(&mut changes, until, call).await?;
+            }
+            Decision::Refuse(detail) => {
+                if detail.code == ErrorCode::HiveUnreachable {
+                    app.registry.ask_for_check();
+                }
+                return Err(detail.into());
+            }
+        }
+    }
+}
+
+async fn wait(
+    changes: &mut watch::Receiver<()>,
+    until: Instant,
+    call: &Call,
+) -> Result<(), ApiError> {
+    // The registry outlives every request, so a change is the only good end of the inner wait.
+    let changed = timeout_at(until.min(call.deadline.instant()), changes.changed()).await;
+    if changed.is_err() && call.deadline.is_expired() {
+        return Err(still_loading(&call.model));
+    }
+    Ok(())
+}
+
+fn still_loading(model: &ModelRef) -> ApiError {
+    let message = format!(
+        "the time for this request is over and no worker for {model} is ready yet; \
+         X-Request-Timeout-Ms asks for more"
+    );
+    ApiError::new(ErrorCode::DeadlineExceeded, message)
+}
+
+/// Hands on what another worker would not do better, and notes the rest.
+fn note_failure(
+    app: &App,
+    want: &mut Want,
+    hive: NodeName,
+    worker: WorkerId,
+    failure: Failure,
+) -> Result<(), ApiError> {
+    let Failure { detail, machine_is_gone } = failure;
+    if !may_go_elsewhere(detail.code) {
+        return Err(detail.into());
+    }
+    telemetry::attempt_failed(detail.code.as_str());
+    tracing::warn!(%hive, worker_id = %worker, code = %detail.code, "attempt failed; placing again");
+    if machine_is_gone {
+        app.registry.suspect(&hive);
+    }
+    want.failed((!machine_is_gone).then_some(worker), detail, Instant::now());
+    Ok(())
+}
+
+fn note_start(app: &App, want: &mut Want, hive: NodeName, started: Option<Started>) {
+    match started {
+        Some(Started::Worker(worker)) => want.awaits(worker.id),
+        Some(Started::Refused(detail)) => want.refused(hive, *detail),
+        Some(Started::Unreachable(detail)) => {
+            app.registry.suspect(&hive);
+            want.failed(None, *detail, Instant::now());
+        }
+        None => {}
+    }
+}
+
+/// Forwards the request to one worker and waits for the first byte of its reply.
+async fn attempt(
+    app: &App,
+    call: &Call,
+    running: &Running,
+    hive: &NodeName,
+    worker: &WorkerId,
+) -> Result<Reply, Failure> {
+    let client = app.registry.client(hive).ok_or_else(machine_is_gone)?;
+    let load = app.registry.load(worker);
+    let path = format!("/api/v1/workers/{worker}/{}", call.operation.path());
+    let sent = client.forward(&path, call.body.clone(), &call.id, call.deadline).await;
+    let mut response = sent.map_err(|error| match error {
+        CallError::Unreachable(_) => machine_is_gone(),
+        error => broke_off(error),
+    })?;
+    if !call.streams {
+        let body = collect(response, call.deadline).await.map_err(broke_off)?;
+        running.first_byte();
+        return Ok(Reply::Whole(json_response(body)));
+    }
+    let first = timeout_at(call.deadline.instant(), response.chunk()).await;
+    let first = first
+        .map_err(|_| CallError::TimedOut)
+        .and_then(|chunk| chunk.map_err(CallError::Unreachable));
+    let first = first.map_err(broke_off)?.ok_or_else(|| broke_off_as(ErrorCode::WorkerFailed))?;
+    running.first_byte();
+    let rest = response.bytes_stream().map_err(io::Error::other);
+    let events = Box::pin(stream::iter([Ok(first)]).chain(rest));
+    Ok(Reply::Events { events, load })
+}
+
+fn machine_is_gone() -> Failure {
+    let message = "the machine that has the model does not answer";
+    let detail = ErrorDetail::new(ErrorCode::HiveUnreachable, message);
+    Failure { detail, machine_is_gone: true }
+}
+
+fn broke_off(error: CallError) -> Failure {
+    let detail = error.into_detail(ErrorCode::WorkerFailed, BROKE_OFF);
+    Failure { detail, machine_is_gone: false }
+}
+
+fn broke_off_as(code: ErrorCode) -> Failure {
+    Failure { detail: ErrorDetail::new(code, BROKE_OFF), machine_is_gone: false }
+}
+
+fn json_response(body: Bytes) -> Response {
+    let mut response = Body::from(body).into_response();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Returns the client for a machine once it can be given work.
+///
+/// # Errors
+/// `hive_unreachable`, `draining` and `deadline_exceeded`.
+pub(crate) async fn online_hive(
+    app: &App,
+    name: &NodeName,
+    deadline: Deadline,
+) -> Result<HopClient, ApiError> {
+    let mut changes = app.registry.subscribe();
+    loop {
+        changes.mark_unchanged();
+        let cluster = app.registry.view();
+        let hive = cluster.hives.into_iter().find(|hive| hive.name == *name);
+        let until = match hive.map(|hive| hive.reach) {
+            Some(Reach::Online) => match app.registry.client(name) {
+                Some(client) => return Ok(client),
+                None => return Err(machine_is_gone().detail.into()),
+            },
+            Some(Reach::Awaited { until }) => until,
+            Some(Reach::Draining) => return Err(draining()),
+            Some(Reach::Lost(reason)) => {
+                app.registry.ask_for_check();
+                return Err(reason.into());
+            }
+            None => return Err(machine_is_gone().detail.into()),
+        };
+        if deadline.is_expired() {
+            return Err(out_of_time());
+        }
+        // Whether it changed or not, the next round looks.
+        timeout_at(until.min(deadline.instant()), changes.changed()).await.ok();
+    }
+}
+
+/// Waits until some machine has told what it has, as long as one is about to.
+pub(crate) async fn first_report(app: &App, deadline: Deadline) {
+    let mut changes = app.registry.subscribe();
+    while app.registry.view().is_gathering() && !deadline.is_expired() {
+        let soon = Instant::now() + FIRST_REPORT_LOOK;
+        timeout_at(soon.min(deadline.instant()), changes.changed()).await.ok();
+    }
+}

@@ -1,0 +1,142 @@
+//! Why a queen cannot start, with the exit code and the way out of each. What
+//! goes wrong with a request is not here: that is an `ErrorDetail` of rbee-api.
+
+use std::io;
+use std::net::SocketAddr;
+
+use auth_min::BindError;
+use rbee_home::{ConfigError, ExitStatus, HomeError};
+use rbee_http::CallError;
+use secrets_management::SecretError;
+
+use crate::hives::HivesError;
+
+/// Says why the queen ends.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum QueenError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The home directory cannot be used.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// A token cannot be used.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The database of machines cannot be used.
+    #[error(transparent)]
+    Hives(#[from] HivesError),
+    /// The configuration opens the queen to the network without a good token.
+    #[error(transparent)]
+    Policy(#[from] BindError),
+    /// Somebody listens at the address already.
+    #[error("port {} is taken", address.port())]
+    PortTaken {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The operating system does not let this program listen at the address.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Logs, metrics, signals or threads could not be set up.
+    #[error("cannot set up {what}")]
+    Setup {
+        /// What it is.
+        what: &'static str,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The HTTP client for a hive could not be set up.
+    #[error("cannot set up the connection to a hive")]
+    Client(#[from] CallError),
+}
+
+impl QueenError {
+    pub(crate) fn setup<E>(what: &'static str) -> impl FnOnce(E) -> Self
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        move |source| Self::Setup { what, source: Box::new(source) }
+    }
+
+    /// Sorts the reason why `address` cannot be listened on.
+    pub(crate) fn listen(address: SocketAddr) -> impl FnOnce(io::Error) -> Self {
+        move |source| match source.kind() {
+            io::ErrorKind::AddrInUse => Self::PortTaken { address, source },
+            _ => Self::Listen { address, source },
+        }
+    }
+
+    /// Returns the exit code.
+    #[must_use]
+    pub fn exit_status(&self) -> ExitStatus {
+        match self {
+            Self::Config(error) => error.exit_status(),
+            Self::Home(error) => error.exit_status(),
+            Self::Secret(SecretError::Io { source, .. }) | Self::Listen { source, .. } => {
+                match source.kind() {
+                    io::ErrorKind::PermissionDenied => ExitStatus::NoPermission,
+                    io::ErrorKind::AddrNotAvailable => ExitStatus::Config,
+                    _ => ExitStatus::OsError,
+                }
+            }
+            Self::Secret(SecretError::WrongMode { .. } | SecretError::WrongOwner { .. }) => {
+                ExitStatus::NoPermission
+            }
+            Self::Secret(_) | Self::Policy(_) | Self::Hives(HivesError::Newer { .. }) => {
+                ExitStatus::Config
+            }
+            Self::Hives(HivesError::Database { source, .. }) => match source.sqlite_error_code() {
+                Some(
+                    rusqlite::ErrorCode::PermissionDenied
+                    | rusqlite::ErrorCode::ReadOnly
+                    | rusqlite::ErrorCode::CannotOpen,
+                ) => ExitStatus::NoPermission,
+                Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
+                    ExitStatus::TryAgain
+                }
+                _ => ExitStatus::OsError,
+            },
+            Self::Hives(HivesError::Stuck { .. }) => ExitStatus::OsError,
+            Self::PortTaken { .. } => ExitStatus::Unavailable,
+            Self::Hives(HivesError::Migration { .. }) | Self::Setup { .. } | Self::Client(_) => {
+                ExitStatus::Failure
+            }
+        }
+    }
+
+    /// Says what the user can do, where the message does not.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Config(error) => Some(error.hint()),
+            Self::Home(error) => Some(error.hint()),
+            Self::PortTaken { address, .. } => Some(format!(
+                "stop the program that listens on {address}, or choose another port with --bind {}:PORT",
+                address.ip()
+            )),
+            Self::Listen { .. } => Some("choose another address with --bind".to_owned()),
+            Self::Hives(HivesError::Newer { path }) => Some(format!(
+                "install the newer rbee again, or move {} away to start without its machines",
+                path.display()
+            )),
+            Self::Hives(
+                HivesError::Database { path, .. }
+                | HivesError::Stuck { path, .. }
+                | HivesError::Migration { path, .. },
+            ) => Some(format!(
+                "check the rights on {} and the room on its disk, or move it away",
+                path.display()
+            )),
+            Self::Secret(_) | Self::Policy(_) | Self::Setup { .. } | Self::Client(_) => None,
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! The hive of this machine: finds it, starts it where none runs, stops it with
+//! the queen. The only file of the queen that starts or signals a process, and
+//! the only owner of that process: it alone waits for it and signals it, so a
+//! signal cannot reach a stranger. Never starts a worker.
+
+mod error;
+mod launches;
+mod log_tail;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadline_propagation::Deadline;
+use input_validation::NodeName;
+use process_wrap::tokio::{ChildWrapper, CommandWrap, ProcessSession};
+use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_api::hive::{HiveSnapshot, HiveStatus};
+use rbee_api::model::ModelList;
+use rbee_api::queen::RunFile;
+use rbee_home::{Daemon, Home};
+use rbee_http::{CallError, HopClient};
+use secrets_management::Secret;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::registry::Registry;
+use crate::telemetry;
+
+use error::LaunchError;
+use launches::Launches;
+use log_tail::log_tail;
+
+/// How long a hive may take from its start to its first answer.
+const LAUNCH_LIMIT: Duration = Duration::from_secs(20);
+/// How often is looked whether a hive that is starting or stopping is there yet.
+const POLL: Duration = Duration::from_millis(10);
+/// How often a hive that works is asked whether it still does.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long a hive may take to answer that.
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
+/// Shortest time between two starts, however many requests ask for one.
+const LAUNCH_GAP: Duration = Duration::from_secs(1);
+/// A pause up to this is short enough for requests to wait through it.
+const PAUSE_WORTH_WAITING: Duration = Duration::from_secs(5);
+/// How long a hive may take to stop its workers and end.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// How long it has after a further SIGTERM.
+const KILL_AFTER: Duration = Duration::from_secs(10);
+
+const SIGTERM: i32 = 15;
+const SIGKILL: i32 = 9;
+
+/// What the launcher has to know.
+#[derive(Debug)]
+pub(crate) struct LauncherOptions {
+    pub(crate) home: Home,
+    /// The name under which the hive of this machine is known.
+    pub(crate) name: NodeName,
+    pub(crate) program: PathBuf,
+    /// The address of a hive that someone else starts and stops.
+    pub(crate) url: Option<String>,
+    pub(crate) may_start: bool,
+    pub(crate) token: Arc<Secret>,
+    pub(crate) registry: Arc<Registry>,
+}
+
+/// Finds, starts and stops the hive of this machine. One task owns it, so two
+/// starts at once cannot be.
+#[derive(Debug)]
+pub(crate) struct HiveLauncher {
+    options: LauncherOptions,
+    /// The process, if this queen started it and it has not been seen to end.
+    child: Option<Box<dyn ChildWrapper>>,
+    /// Whether the hive last found belongs to a queen and ends with it.
+    is_managed: bool,
+    launches: Launches,
+    last_report: Option<String>,
+}
+
+impl HiveLauncher {
+    pub(crate) fn new(options: LauncherOptions) -> Self {
+        Self {
+            options,
+            child: None,
+            is_managed: false,
+            launches: Launches::default(),
+            last_report: None,
+        }
+    }
+
+    /// Makes sure that a hive of this machine answers, and tells the registry
+    /// its address. Starts one if none runs and that is allowed; a start that
+    /// follows another too soon is put off. Safe to cancel.
+    ///
+    /// # Errors
+    /// [`LaunchError`]; the next call may well succeed.
+    pub(crate) async fn ensure_local_hive(&mut self) -> Result<(), LaunchError> {
+        let (client, status) = match self.find().await? {
+            Some(found) => found,
+            None if !self.options.may_start => return Err(LaunchError::NotRunning),
+            None => {
+                self.pause().await;
+                self.launch().await?
+            }
+        };
+        let told = self.ask_what_it_has(&client, status).await;
+        self.options.registry.answered(&self.options.name, client, told);
+        if self.last_report.take().is_some() {
+            tracing::info!(hive = %self.options.name, "the local hive answers again");
+        }
+        Ok(())
+    }
+
+    /// Returns when the hive's process has ended, when a request found it gone,
+    /// and from time to time. Cancel safe.
+    pub(crate) async fn until_a_look_is_due(&mut self) {
+        let registry = Arc::clone(&self.options.registry);
+        tokio::select! {
+            () = self.child_ends() => {}
+            () = registry.check_is_asked_for() => {}
+            () = sleep(LOOK_EVERY) => {}
+        }
+    }
+
+    /// Tells log and registry why there is no hive; the log only once in a row.
+    pub(crate) fn report(&mut self, error: &LaunchError) {
+        self.options.registry.lost(&self.options.name, error.detail());
+        let told = error.to_string();
+        if self.last_report.as_ref() != Some(&told) {
+            let source = std::error::Error::source(error).map(ToString::to_string);
+            tracing::error!(
+                hive = %self.options.name, error = %error, source,
+                "the local hive cannot be used; trying again"
+            );
+            self.last_report = Some(told);
+        }
+    }
+
+    /// Finds a hive that runs on this machine already and answers.
+    async fn find(&mut self) -> Result<Option<(HopClient, HiveStatus)>, LaunchError> {
+        if let Some(url) = self.options.url.clone() {
+            return self.probe(&url).await.map(Some);
+        }
+        let limit = Instant::now() + LAUNCH_LIMIT;
+        loop {
+            self.reap();
+            let (is_running, run) = look(&self.options.home).await?;
+            // Without the lock the run file is a dead one's, and a stranger may listen there.
+            if !is_running {
+                return Ok(None);
+            }
+            let problem = match run {
+                None => LaunchError::NoAddress,
+                Some(run) => match self.probe(&run.url).await {
+                    Ok(found) => return Ok(Some(found)),
+                    Err(error) => error,
+                },
+            };
+            if Instant::now() >= limit {
+                return Err(problem);
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// Asks for the status at `url` with our credential.
+    async fn probe(&mut self, url: &str) -> Result<(HopClient, HiveStatus), LaunchError> {
+        let known = self.options.registry.client(&self.options.name);
+        let client = match known.filter(|client| client.base_url() == url) {
+            Some(client) => client,
+            None => HopClient::new(url, Arc::clone(&self.options.token))?,
+        };
+        let deadline = Deadline::after(PROBE_LIMIT);
+        let status: HiveStatus = client.get("/api/v1/status", deadline).await?;
+        self.is_managed = status.managed;
+        if status.draining { Err(LaunchError::Draining) } else { Ok((client, status)) }
+    }
+
+    /// Asks a hive that has reported nothing yet what it has: one that ran
+    /// before this queen may report only when its interval is over.
+    async fn ask_what_it_has(
+        &self,
+        client: &HopClient,
+        status: HiveStatus,
+    ) -> Option<HiveSnapshot> {
+        if !self.options.registry.is_unheard(&self.options.name) {
+            return None;
+        }
+        let deadline = Deadline::after(PROBE_LIMIT);
+        match client.get::<ModelList>("/api/v1/models", deadline).await {
+            Ok(ModelList { models }) => Some(HiveSnapshot {
+                epoch: 0,
+                sequence: 0,
+                draining: status.draining,
+                resources: status.resources,
+                models,
+                workers: status.workers,
+            }),
+            Err(error) => {
+                tracing::debug!(hive = %self.options.name, error = %error, "it will report by itself");
+                None
+            }
+        }
+    }
+
+    /// Puts off a start that follows others too soon; a request that asks for
+    /// the hive shortens it.
+    async fn pause(&mut self) {
+        let now = Instant::now();
+        let due = self.launches.next_due(now);
+        let (registry, name) = (&self.options.registry, &self.options.name);
+        if due <= now + PAUSE_WORTH_WAITING {
+            registry.restarting(name, due + LAUNCH_LIMIT);
+        } else {
+            let message =
+                "the hive of the queen's machine ends again and again; rbee-hive.log says why";
+            registry.lost(name, ErrorDetail::new(ErrorCode::HiveUnreachable, message));
+        }
+        let asked = async {
+            registry.check_is_asked_for().await;
+            sleep_until(now + LAUNCH_GAP).await;
+        };
+        tokio::select! {
+            () = sleep_until(due) => {}
+            () = asked => {}
+        }
+    }
+
+    async fn launch(&mut self) -> Result<(HopClient, HiveStatus), LaunchError> {
+        let limit = Instant::now() + LAUNCH_LIMIT;
+        self.options.registry.restarting(&self.options.name, limit);
+        self.launches.begin(Instant::now());
+        telemetry::hive_started();
+        let log_start = self.spawn_hive()?;
+        loop {
+            let ended = match self.child.as_mut() {
+                Some(child) => timeout(POLL, child.wait()).await.ok(),
+                None => return Err(LaunchError::Silent),
+            };
+            if let Some(status) = ended {
+                self.child = None;
+                let tail = log_tail(&self.options.home, log_start).await;
+                let status = status.map_err(|source| self.spawn_error(source))?;
+                return Err(LaunchError::Ended { status, tail });
+            }
+            let pid = self.child.as_ref().and_then(|child| child.id());
+            let (_, run) = look(&self.options.home).await?;
+            if let Some(run) = run.filter(|run| Some(run.pid) == pid)
+                && let Ok(found) = self.probe(&run.url).await
+            {
+                tracing::info!(hive = %self.options.name, pid, "local hive started");
+                return Ok(found);
+            }
+            if Instant::now() >= limit {
+                self.kill().await;
+                return Err(LaunchError::Silent);
+            }
+        }
+    }
+
+    /// Starts the process in a session of its own, so that neither a terminal's
+    /// Ctrl-C nor its end reaches it. Returns where its part of the log begins.
+    fn spawn_hive(&mut self) -> Result<u64, LaunchError> {
+        let home = &self.options.home;
+        let log = home.open_daemon_log(Daemon::Hive)?;
+        let log_start = log.metadata().map_or(0, |metadata| metadata.len());
+        let errors = log.try_clone().map_err(|source| self.spawn_error(source))?;
+        let mut command = CommandWrap::with_new(&self.options.program, |command| {
+            command
+                .arg("--managed")
+                .arg("--home")
+                .arg(home.root())
+                // It names this program's config file, not the hive's.
+                .env_remove("RBEE_CONFIG")
+                .stdin(Stdio::null())
+                .stdout(log)
+                .stderr(errors);
+        });
+        command.wrap(ProcessSession);
+        self.child = Some(command.spawn().map_err(|source| self.spawn_error(source))?);
+        self.is_managed = true;
+        Ok(log_start)
+    }
+
+    fn spawn_error(&self, source: io::Error) -> LaunchError {
+        LaunchError::Spawn { program: self.options.program.clone(), source }
+    }
+
+    /// Stops the hive if this queen or an earlier one started it, and returns
+    /// when its process is gone: after at most half a minute if it behaves, by
+    /// force if it does not and is our own. `hurried` ends the patience early.
+    pub(crate) async fn stop_local_hive(mut self, hurried: &CancellationToken) {
+        self.reap();
+        let runs = self.child.is_some()
+            || look(&self.options.home).await.is_ok_and(|(is_running, _)| is_running);
+        if !runs || self.options.url.is_some() || !self.is_managed {
+            return;
+        }
+        if let Err(error) = self.ask_to_shut_down().await {
+            tracing::warn!(hive = %self.options.name, error = %error, "the hive was not told to stop");
+            self.signal(SIGTERM);
+        }
+        tokio::select! {
+            () = self.is_gone() => {}
+            () = sleep(STOP_LIMIT) => self.force().await,
+            () = hurried.cancelled() => self.force().await,
+        }
+    }
+
+    async fn ask_to_shut_down(&self) -> Result<(), CallError> {
+        let Some(client) = self.options.registry.client(&self.options.name) else {
+            return Err(CallError::TimedOut);
+        };
+        let deadline = Deadline::after(PROBE_LIMIT);
+        client.post_stream("/api/v1/shutdown", &(), deadline).await.map(drop)
+    }
+
+    async fn force(&mut self) {
+        self.signal(SIGTERM);
+        if timeout(KILL_AFTER, self.is_gone()).await.is_ok() {
+            return;
+        }
+        tracing::error!(hive = %self.options.name, "the hive does not end; its workers end with their lease");
+        self.kill().await;
+    }
+
+    /// Returns when the process of the hive is gone.
+    async fn is_gone(&mut self) {
+        if self.child.is_some() {
+            return self.child_ends().await;
+        }
+        while look(&self.options.home).await.is_ok_and(|(is_running, _)| is_running) {
+            sleep(POLL).await;
+        }
+    }
+
+    /// Returns when our own process has ended; never, without one.
+    async fn child_ends(&mut self) {
+        match self.child.as_mut() {
+            None => std::future::pending().await,
+            Some(child) => {
+                let status = child.wait().await;
+                self.child_ended(status);
+            }
+        }
+    }
+
+    /// Takes note of an end that nobody waited for, so that no zombie remains.
+    fn reap(&mut self) {
+        match self.child.as_mut().map(|child| child.try_wait()) {
+            None | Some(Ok(None)) => {}
+            Some(Ok(Some(status))) => self.child_ended(Ok(status)),
+            Some(Err(error)) => self.child_ended(Err(error)),
+        }
+    }
+
+    fn child_ended(&mut self, status: io::Result<ExitStatus>) {
+        self.child = None;
+        self.launches.ended(Instant::now());
+        match status {
+            Ok(status) => {
+                tracing::info!(hive = %self.options.name, %status, "local hive ended");
+            }
+            Err(error) => {
+                tracing::error!(hive = %self.options.name, error = %error, "lost the local hive");
+            }
+        }
+    }
+
+    fn signal(&self, signal: i32) {
+        if let Some(child) = &self.child
+            && let Err(error) = child.signal(signal)
+        {
+            tracing::warn!(hive = %self.options.name, signal, error = %error, "cannot signal the hive");
+        }
+    }
+
+    async fn kill(&mut self) {
+        self.signal(SIGKILL);
+        if self.child.is_some() {
+            self.child_ends().await;
+        }
+    }
+}
+
+/// Looks whether a hive holds the home directory, and where it says it listens.
+async fn look(home: &Home) -> Result<(bool, Option<RunFile>), LaunchError> {
+    let home = home.clone();
+    let looked = tokio::task::spawn_blocking(move || {
+        Ok((home.is_running(Daemon::Hive)?, home.read_run_file(Daemon::Hive)?))
+    });
+    // The closure does not panic; a runtime that shuts down finds no hive.
+    looked.await.unwrap_or(Ok((false, None)))
+}

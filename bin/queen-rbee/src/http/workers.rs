@@ -1,0 +1,108 @@
+//! Workers on all machines: listed, stopped, their logs read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use deadline_propagation::Deadline;
+use futures_util::StreamExt as _;
+use http::HeaderValue;
+use http::header::CONTENT_TYPE;
+use input_validation::WorkerId;
+use rbee_api::error::ErrorCode;
+use rbee_api::queen::{PlacedWorkerDetail, PlacedWorkerList, Removed};
+use rbee_http::{ApiError, CallError, HopClient};
+
+use crate::app::App;
+use crate::dispatch::online_hive;
+
+/// How long a machine may take to ask a worker about itself.
+const SHOW_LIMIT: Duration = Duration::from_secs(5);
+/// How long a machine may take to stop a worker: its drain and its end.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// How long a log can be followed with one request.
+const LOGS_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+/// Longest query that is handed on.
+const QUERY_BYTES_MAX: usize = 256;
+
+pub(super) async fn list(State(app): State<Arc<App>>) -> Json<PlacedWorkerList> {
+    Json(PlacedWorkerList { workers: app.workers() })
+}
+
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Json<PlacedWorkerDetail>, ApiError> {
+    let id: WorkerId = id.parse().map_err(|_| not_found())?;
+    let hive = app.registry.hive_of(&id).ok_or_else(not_found)?;
+    let deadline = Deadline::after(SHOW_LIMIT);
+    let client = online_hive(&app, &hive, deadline).await?;
+    let detail = client.get(&format!("/api/v1/workers/{id}"), deadline).await.map_err(no_answer)?;
+    Ok(Json(PlacedWorkerDetail { hive, detail }))
+}
+
+pub(super) async fn stop(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Json<Removed>, ApiError> {
+    let id: WorkerId = id.parse().map_err(|_| not_found())?;
+    let hive = app.registry.hive_of(&id).ok_or_else(not_found)?;
+    let deadline = Deadline::after(STOP_LIMIT);
+    let client = online_hive(&app, &hive, deadline).await?;
+    let removed = client.delete(&format!("/api/v1/workers/{id}"), deadline).await;
+    removed.map(Json).map_err(no_answer)
+}
+
+pub(super) async fn logs(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let id: WorkerId = id.parse().map_err(|_| not_found())?;
+    let query = query.filter(|query| query.len() <= QUERY_BYTES_MAX);
+    let query = query.map_or_else(String::new, |query| format!("?{query}"));
+    let path = format!("/api/v1/workers/{id}/logs{query}");
+    for hive in hives_to_ask(&app, &id) {
+        match hive.get_stream(&path, Deadline::after(LOGS_LIMIT)).await {
+            Ok(reply) => return Ok(text_response(&app, reply.bytes_stream())),
+            Err(CallError::Refused(detail)) if detail.code == ErrorCode::WorkerNotFound => {}
+            Err(error) => return Err(no_answer(error)),
+        }
+    }
+    Err(not_found())
+}
+
+/// The machine that names the worker; else all, since logs outlive workers.
+fn hives_to_ask(app: &App, id: &WorkerId) -> Vec<HopClient> {
+    let names = match app.registry.hive_of(id) {
+        Some(hive) => vec![hive],
+        None => app.registry.view().hives.into_iter().map(|hive| hive.name).collect(),
+    };
+    names.iter().filter_map(|name| app.registry.client(name)).collect()
+}
+
+/// A log that is followed has no end of its own: it ends when the queen is to stop.
+fn text_response<S, E>(app: &App, text: S) -> Response
+where
+    S: futures_util::Stream<Item = Result<bytes::Bytes, E>> + Send + 'static,
+    E: Into<axum::BoxError> + Send + 'static,
+{
+    let text = text.take_until(app.shutdown.asked().clone().cancelled_owned());
+    let mut response = Body::from_stream(text).into_response();
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+fn not_found() -> ApiError {
+    let message = "no machine has this worker; `rbee ps` shows those there are";
+    ApiError::new(ErrorCode::WorkerNotFound, message)
+}
+
+fn no_answer(error: CallError) -> ApiError {
+    let message = "the machine with the worker does not answer";
+    error.into_detail(ErrorCode::HiveUnreachable, message).into()
+}

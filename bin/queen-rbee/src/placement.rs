@@ -1,0 +1,291 @@
+//! Where a request runs: the queen's one decision, a pure function of the
+//! cluster, of what became of the request so far, and of the time. Carries
+//! nothing out and never waits; `dispatch.rs` does what is decided here.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use input_validation::{ModelRef, NodeName, WorkerId};
+use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_api::worker::{WorkerInfo, WorkerState};
+use tokio::time::Instant;
+
+use crate::cluster::{Cluster, HiveView, Reach, is_live};
+
+/// How often a request is tried again after it failed before the first byte of
+/// a reply: enough for one lost worker and its replacement, too few to let a
+/// request that kills workers go through a cluster.
+const RETRIES_MAX: usize = 2;
+/// How many workers one request may have started: more means that they vanish.
+const STARTS_MAX: usize = 3;
+/// How long the report of a worker's end may take once a request found it gone.
+const REPORT_TIME: Duration = Duration::from_secs(5);
+/// Longest wait before looking again, so that nothing hangs on one lost report.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// What to do with a request now.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Decision {
+    /// Forward it to this worker.
+    Use {
+        /// The machine.
+        hive: NodeName,
+        /// A ready worker on it.
+        worker: WorkerId,
+    },
+    /// Have the machine start a worker, then decide again.
+    Start {
+        /// The machine.
+        hive: NodeName,
+        /// The reference of the model on that machine.
+        model: ModelRef,
+    },
+    /// Decide again when the cluster changes, at the latest at `until`.
+    Wait {
+        /// The worker that is being waited for, where it is one.
+        worker: Option<WorkerId>,
+        /// When to look again without a change.
+        until: Instant,
+    },
+    /// Answer with this error.
+    Refuse(ErrorDetail),
+}
+
+impl Decision {
+    /// Returns the name of the kind, for the metrics.
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Use { .. } => "use",
+            Self::Start { .. } => "start",
+            Self::Wait { .. } => "wait",
+            Self::Refuse(_) => "refuse",
+        }
+    }
+}
+
+/// One request and what became of it so far.
+#[derive(Debug, Clone)]
+pub(crate) struct Want {
+    /// The model, as the client named it.
+    model: ModelRef,
+    /// Workers it waits for, because they were starting.
+    awaited: Vec<WorkerId>,
+    /// Workers that failed it, and when.
+    broken: Vec<(WorkerId, Instant)>,
+    /// Machines that refused to start a worker for it.
+    refused_by: Vec<NodeName>,
+    attempts_failed: usize,
+    starts: usize,
+    last_error: Option<ErrorDetail>,
+}
+
+impl Want {
+    /// A fresh request for `model`.
+    pub(crate) fn new(model: ModelRef) -> Self {
+        Self {
+            model,
+            awaited: Vec::new(),
+            broken: Vec::new(),
+            refused_by: Vec::new(),
+            attempts_failed: 0,
+            starts: 0,
+            last_error: None,
+        }
+    }
+
+    /// Returns the model, as the client named it.
+    pub(crate) fn model(&self) -> &ModelRef {
+        &self.model
+    }
+
+    /// Notes that it waits for `worker`: if that one fails to load, so does the request.
+    pub(crate) fn awaits(&mut self, worker: WorkerId) {
+        if !self.awaited.contains(&worker) {
+            self.awaited.push(worker);
+        }
+    }
+
+    /// Notes that a start was asked for.
+    pub(crate) fn started(&mut self) {
+        self.starts += 1;
+    }
+
+    /// Notes that a machine refused to start a worker.
+    pub(crate) fn refused(&mut self, hive: NodeName, reason: ErrorDetail) {
+        self.refused_by.push(hive);
+        self.last_error = Some(reason);
+    }
+
+    /// Notes that forwarding failed before the first byte of a reply; `worker`
+    /// is the one to blame, where it is not the way to it.
+    pub(crate) fn failed(&mut self, worker: Option<WorkerId>, reason: ErrorDetail, now: Instant) {
+        self.attempts_failed += 1;
+        self.broken.extend(worker.map(|worker| (worker, now)));
+        // The code is true between queen and hive, but a client named no worker.
+        self.last_error = Some(if reason.code == ErrorCode::WorkerNotFound {
+            let message = "the worker ended before it could take the request";
+            ErrorDetail::new(ErrorCode::WorkerFailed, message)
+        } else {
+            reason
+        });
+    }
+
+    /// Says whether `worker` has failed this request.
+    pub(crate) fn is_broken(&self, worker: &WorkerId) -> bool {
+        self.broken.iter().any(|(id, _)| id == worker)
+    }
+
+    fn can_use(&self, worker: &WorkerInfo) -> bool {
+        worker.state == WorkerState::Ready && !self.is_broken(&worker.id)
+    }
+}
+
+/// Says whether another worker might do better: the failure is the worker's or
+/// its machine's, not the request's.
+pub(crate) fn may_go_elsewhere(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::HiveUnreachable
+            | ErrorCode::WorkerFailed
+            | ErrorCode::WorkerNotFound
+            | ErrorCode::Draining
+            | ErrorCode::Loading
+    )
+}
+
+/// Decides what to do with a request: in this order, give up, use a ready
+/// worker, wait for one that is on its way, start one, wait for a machine,
+/// refuse.
+pub(crate) fn place(cluster: &Cluster, want: &Want, now: Instant) -> Decision {
+    too_many_failures(want)
+        .or_else(|| ready_worker(cluster, want))
+        .or_else(|| failed_load(cluster, want))
+        .or_else(|| worker_on_its_way(cluster, want, now))
+        .or_else(|| new_worker(cluster, want))
+        .or_else(|| machine_on_its_way(cluster, want, now))
+        .unwrap_or_else(|| Decision::Refuse(reason_to_refuse(cluster, want)))
+}
+
+fn too_many_failures(want: &Want) -> Option<Decision> {
+    (want.attempts_failed > RETRIES_MAX).then(|| Decision::Refuse(last_error(want)))
+}
+
+/// The one with the fewest requests of ours, the oldest of those.
+fn ready_worker(cluster: &Cluster, want: &Want) -> Option<Decision> {
+    online(cluster)
+        .flat_map(|hive| hive.workers_for(&want.model).map(move |worker| (hive, worker)))
+        .filter(|(_, worker)| want.can_use(worker))
+        .min_by_key(|(_, worker)| {
+            (cluster.load_of(&worker.id), worker.started_at_ms, worker.id.as_str())
+        })
+        .map(|(hive, worker)| Decision::Use { hive: hive.name.clone(), worker: worker.id.clone() })
+}
+
+/// A worker this request waited for could not load the model: so could no other.
+fn failed_load(cluster: &Cluster, want: &Want) -> Option<Decision> {
+    cluster
+        .hives
+        .iter()
+        .flat_map(HiveView::workers)
+        .filter(|worker| worker.state == WorkerState::Failed && want.awaited.contains(&worker.id))
+        .find(|worker| !want.is_broken(&worker.id))
+        .map(|worker| {
+            Decision::Refuse(worker.failure.clone().unwrap_or_else(|| {
+                let message = format!("the worker for {} ended while it was starting", want.model);
+                ErrorDetail::new(ErrorCode::WorkerStartFailed, message)
+            }))
+        })
+}
+
+/// A worker that is starting; or one that failed this request and whose machine
+/// has not yet said what became of it.
+fn worker_on_its_way(cluster: &Cluster, want: &Want, now: Instant) -> Option<Decision> {
+    let live = || {
+        online(cluster)
+            .flat_map(|hive| hive.workers_for(&want.model))
+            .filter(|worker| is_live(worker))
+    };
+    if let Some(worker) = live().find(|worker| !want.is_broken(&worker.id)) {
+        let until = now + LOOK_AGAIN;
+        return Some(Decision::Wait { worker: Some(worker.id.clone()), until });
+    }
+    let report_is_due = |worker: &WorkerInfo| {
+        let (_, since) = want.broken.iter().find(|(id, _)| *id == worker.id)?;
+        Some(*since + REPORT_TIME).filter(|until| *until > now)
+    };
+    live().find_map(report_is_due).map(|until| Decision::Wait { worker: None, until })
+}
+
+/// The machine with the most free memory among those that have the model.
+fn new_worker(cluster: &Cluster, want: &Want) -> Option<Decision> {
+    if want.starts >= STARTS_MAX {
+        return None;
+    }
+    online(cluster)
+        .filter(|hive| !want.refused_by.contains(&hive.name))
+        .filter_map(|hive| Some((hive, hive.snapshot.as_ref()?, hive.model(&want.model)?)))
+        .min_by_key(|(hive, snapshot, _)| {
+            (Reverse(snapshot.resources.memory_available_bytes), hive.name.as_str())
+        })
+        .map(|(hive, _, model)| Decision::Start {
+            hive: hive.name.clone(),
+            model: model.reference.clone(),
+        })
+}
+
+/// A machine that has the model, or may have it for all that is known.
+fn machine_on_its_way(cluster: &Cluster, want: &Want, now: Instant) -> Option<Decision> {
+    cluster
+        .hives
+        .iter()
+        .filter(|hive| hive.snapshot.is_none() || hive.knows(&want.model))
+        .filter_map(|hive| match hive.reach {
+            Reach::Awaited { until } if until > now => Some(until.min(now + LOOK_AGAIN)),
+            Reach::Awaited { .. } | Reach::Online | Reach::Draining | Reach::Lost(_) => None,
+        })
+        .min()
+        .map(|until| Decision::Wait { worker: None, until })
+}
+
+fn reason_to_refuse(cluster: &Cluster, want: &Want) -> ErrorDetail {
+    if want.last_error.is_some() || want.starts >= STARTS_MAX {
+        return last_error(want);
+    }
+    let model = &want.model;
+    let knows = cluster.hives.iter().find(|hive| hive.knows(model));
+    let nobody_reported = cluster.hives.iter().all(|hive| hive.snapshot.is_none());
+    match knows.or_else(|| cluster.hives.first().filter(|_| nobody_reported)) {
+        Some(hive) => match &hive.reach {
+            Reach::Lost(reason) => reason.clone(),
+            Reach::Draining => {
+                let message = format!("the machine that has {model} is shutting down");
+                ErrorDetail::new(ErrorCode::NoWorkerAvailable, message)
+            }
+            Reach::Online | Reach::Awaited { .. } => {
+                let message = format!("no machine can run {model} now; try again");
+                ErrorDetail::new(ErrorCode::NoWorkerAvailable, message)
+            }
+        },
+        None => {
+            let message = format!(
+                "no machine has the model {model}; `rbee list` shows the models there are, and \
+                 `rbee pull` fetches one"
+            );
+            ErrorDetail::new(ErrorCode::ModelNotFound, message).with_param("model")
+        }
+    }
+}
+
+fn last_error(want: &Want) -> ErrorDetail {
+    want.last_error.clone().unwrap_or_else(|| {
+        let message = format!("the workers for {} end before they can be used", want.model);
+        ErrorDetail::new(ErrorCode::NoWorkerAvailable, message)
+    })
+}
+
+fn online(cluster: &Cluster) -> impl Iterator<Item = &HiveView> {
+    cluster.hives.iter().filter(|hive| hive.reach == Reach::Online)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,338 @@
+//! What the queen knows of the cluster: one state behind one lock, snapshots
+//! out, a wake-up on every change. Fed by heartbeats, by the answers of hives
+//! and by the keeper of the local hive. Decides nothing and calls nobody.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use input_validation::{NodeName, WorkerId};
+use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_api::hive::{HiveInfo, HiveSnapshot, HiveState};
+use rbee_api::worker::WorkerInfo;
+use rbee_http::HopClient;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::cluster::{Cluster, HiveView, Reach, is_live};
+
+/// How long a machine that answers may take for its first report, and a machine
+/// of which nothing is known for its first sign of life.
+const REPORT_GRACE: Duration = Duration::from_secs(10);
+/// How long a machine that failed a call is waited for while it is checked.
+const CHECK_GRACE: Duration = Duration::from_secs(10);
+/// How long a worker named in an answer counts without a report that names it.
+const NOTED_MAX: Duration = Duration::from_secs(10);
+/// Silence of this many heartbeat intervals makes a machine unreachable.
+const SILENT_INTERVALS: u32 = 2;
+
+/// No such machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no such hive")]
+pub(crate) struct UnknownHive;
+
+/// Everything the queen knows of machines and workers.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    state: Mutex<State>,
+    changed: watch::Sender<()>,
+    check: Notify,
+    interval: Duration,
+}
+
+#[derive(Debug)]
+struct State {
+    hives: BTreeMap<NodeName, Entry>,
+    load: BTreeMap<WorkerId, u32>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// Whether it is found and checked by this queen, instead of known by its address.
+    is_local: bool,
+    client: Option<HopClient>,
+    contact: Contact,
+    snapshot: Option<Arc<HiveSnapshot>>,
+    /// When the last report of the process that is being talked to came.
+    heard_at: Option<Instant>,
+    noted: Vec<Noted>,
+}
+
+#[derive(Debug)]
+struct Noted {
+    worker: WorkerInfo,
+    at: Instant,
+}
+
+#[derive(Debug)]
+enum Contact {
+    Up,
+    Awaited { until: Instant },
+    Lost(ErrorDetail),
+}
+
+/// Counts one request for its worker until dropped.
+#[derive(Debug)]
+pub(crate) struct Load {
+    registry: Arc<Registry>,
+    worker: WorkerId,
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let mut state = self.registry.lock();
+        if let Some(count) = state.load.get_mut(&self.worker) {
+            *count -= 1;
+            if *count == 0 {
+                state.load.remove(&self.worker);
+            }
+        }
+    }
+}
+
+impl Registry {
+    /// Starts with the machine this queen runs on, and no other.
+    pub(crate) fn new(local: NodeName, interval: Duration) -> Self {
+        let state = State { hives: BTreeMap::new(), load: BTreeMap::new() };
+        let (changed, _) = watch::channel(());
+        let registry = Self { state: Mutex::new(state), changed, check: Notify::new(), interval };
+        registry.insert(local, true, None);
+        registry
+    }
+
+    /// Adds another machine, which is called at a fixed address.
+    pub(crate) fn add_remote(&self, name: NodeName, client: HopClient) {
+        self.insert(name, false, Some(client));
+    }
+
+    fn insert(&self, name: NodeName, is_local: bool, client: Option<HopClient>) {
+        let entry = Entry {
+            is_local,
+            client,
+            contact: Contact::Awaited { until: Instant::now() + REPORT_GRACE },
+            snapshot: None,
+            heard_at: None,
+            noted: Vec::new(),
+        };
+        self.lock().hives.insert(name, entry);
+    }
+
+    /// Returns what changes from now on can be waited for with.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Returns the cluster as it is known at this moment.
+    pub(crate) fn view(&self) -> Cluster {
+        let now = Instant::now();
+        let state = self.lock();
+        let hives = state.hives.iter().map(|(name, entry)| HiveView {
+            name: name.clone(),
+            reach: self.reach(entry, now),
+            snapshot: entry.snapshot.clone(),
+            noted: entry.noted_workers(now),
+        });
+        Cluster { hives: hives.collect(), load: state.load.clone() }
+    }
+
+    /// Returns the client for a machine, where its address is known.
+    pub(crate) fn client(&self, hive: &NodeName) -> Option<HopClient> {
+        self.lock().hives.get(hive)?.client.clone()
+    }
+
+    /// Takes a machine's report. One that is not newer than the last is ignored.
+    ///
+    /// # Errors
+    /// [`UnknownHive`] for a name that was never added.
+    pub(crate) fn heartbeat(
+        &self,
+        hive: &NodeName,
+        report: HiveSnapshot,
+    ) -> Result<(), UnknownHive> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let entry = state.hives.get_mut(hive).ok_or(UnknownHive)?;
+        let order = (report.epoch, report.sequence);
+        let last = entry.snapshot.as_ref().map(|last| (last.epoch, last.sequence));
+        if last.is_some_and(|last| order <= last) {
+            tracing::debug!(%hive, epoch = order.0, sequence = order.1, "late heartbeat ignored");
+            return Ok(());
+        }
+        let restarted = last.is_some_and(|(epoch, _)| epoch != 0 && epoch != report.epoch);
+        entry.noted.retain(|noted| {
+            !restarted && !report.workers.iter().any(|worker| worker.id == noted.worker.id)
+        });
+        entry.snapshot = Some(Arc::new(report));
+        entry.heard_at = Some(now);
+        let address_is_sure = entry.client.is_some() && !(restarted && entry.is_local);
+        if address_is_sure {
+            entry.contact = Contact::Up;
+        } else {
+            // The address comes from this machine's run file, never from the one who reports.
+            entry.contact = Contact::Awaited { until: now + CHECK_GRACE };
+            self.check.notify_one();
+        }
+        drop(state);
+        self.bump();
+        Ok(())
+    }
+
+    /// Says whether the process on a machine has told nothing yet.
+    pub(crate) fn is_unheard(&self, hive: &NodeName) -> bool {
+        self.lock().hives.get(hive).is_some_and(|entry| entry.heard_at.is_none())
+    }
+
+    /// Notes that a machine answered a question after our credential, through
+    /// `client`, and what it told. Its next report is newer in any case.
+    pub(crate) fn answered(&self, hive: &NodeName, client: HopClient, told: Option<HiveSnapshot>) {
+        let now = Instant::now();
+        let until = now + REPORT_GRACE;
+        self.change(hive, |entry| {
+            entry.client = Some(client);
+            if let (None, Some(told)) = (entry.heard_at, told) {
+                let before_any_report = HiveSnapshot { epoch: 0, sequence: 0, ..told };
+                entry.snapshot = Some(Arc::new(before_any_report));
+                entry.heard_at = Some(now);
+            }
+            entry.contact = match entry.heard_at {
+                Some(_) => Contact::Up,
+                None => Contact::Awaited { until },
+            };
+        });
+    }
+
+    /// Notes that the process on a machine is gone and another one is coming;
+    /// what the old one reported stays visible until then.
+    pub(crate) fn restarting(&self, hive: &NodeName, until: Instant) {
+        self.change(hive, |entry| {
+            entry.client = None;
+            entry.heard_at = None;
+            entry.noted.clear();
+            entry.contact = Contact::Awaited { until };
+        });
+    }
+
+    /// Notes that a machine cannot be used, and why.
+    pub(crate) fn lost(&self, hive: &NodeName, reason: ErrorDetail) {
+        self.change(hive, |entry| entry.contact = Contact::Lost(reason));
+    }
+
+    /// Notes that a call to a machine failed, and has the local one checked.
+    pub(crate) fn suspect(&self, hive: &NodeName) {
+        let until = Instant::now() + CHECK_GRACE;
+        self.change(hive, |entry| {
+            if matches!(entry.contact, Contact::Up) {
+                entry.contact = Contact::Awaited { until };
+            }
+        });
+        self.ask_for_check();
+    }
+
+    /// Has the local machine checked as soon as its keeper can.
+    pub(crate) fn ask_for_check(&self) {
+        self.check.notify_one();
+    }
+
+    /// Waits until somebody asks for a check of the local machine.
+    pub(crate) async fn check_is_asked_for(&self) {
+        self.check.notified().await;
+    }
+
+    /// Notes a worker that a machine named in an answer, until a report names it.
+    pub(crate) fn note_worker(&self, hive: &NodeName, worker: WorkerInfo) {
+        let at = Instant::now();
+        self.change(hive, |entry| {
+            let is_reported = entry.snapshot.as_ref().is_some_and(|snapshot| {
+                snapshot.workers.iter().any(|reported| reported.id == worker.id)
+            });
+            entry.noted.retain(|noted| noted.worker.id != worker.id && at < noted.at + NOTED_MAX);
+            if !is_reported {
+                entry.noted.push(Noted { worker, at });
+            }
+        });
+    }
+
+    /// Counts one more request for `worker` until the guard is dropped.
+    pub(crate) fn load(self: &Arc<Self>, worker: &WorkerId) -> Load {
+        *self.lock().load.entry(worker.clone()).or_insert(0) += 1;
+        Load { registry: Arc::clone(self), worker: worker.clone() }
+    }
+
+    /// Returns the machine that has named `worker`.
+    pub(crate) fn hive_of(&self, worker: &WorkerId) -> Option<NodeName> {
+        let cluster = self.view();
+        let hive = cluster.hives.iter().find(|hive| hive.workers().any(|w| w.id == *worker))?;
+        Some(hive.name.clone())
+    }
+
+    /// Returns the machines as listings show them.
+    pub(crate) fn hive_infos(&self) -> Vec<HiveInfo> {
+        let now = Instant::now();
+        let state = self.lock();
+        let infos = state.hives.iter().map(|(name, entry)| HiveInfo {
+            name: name.clone(),
+            url: entry.client.as_ref().map_or_else(String::new, |c| c.base_url().to_owned()),
+            state: match self.reach(entry, now) {
+                Reach::Online => HiveState::Online,
+                Reach::Draining => HiveState::Draining,
+                Reach::Awaited { .. } | Reach::Lost(_) => HiveState::Unreachable,
+            },
+            last_heartbeat_age_ms: entry.heard_at.map(|at| {
+                u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX)
+            }),
+            resources: entry.snapshot.as_ref().map(|snapshot| snapshot.resources.clone()),
+            workers: count(entry.snapshot.iter().flat_map(|s| &s.workers).filter(|w| is_live(w))),
+            models: count(entry.snapshot.iter().flat_map(|s| &s.models)),
+        });
+        infos.collect()
+    }
+
+    fn reach(&self, entry: &Entry, now: Instant) -> Reach {
+        let silence_max = self.interval * SILENT_INTERVALS;
+        match &entry.contact {
+            Contact::Lost(reason) => Reach::Lost(reason.clone()),
+            Contact::Awaited { until } if *until > now => Reach::Awaited { until: *until },
+            Contact::Awaited { .. } => Reach::Lost(unreachable("does not report to the queen")),
+            Contact::Up if entry.heard_at.is_none_or(|at| at + silence_max < now) => {
+                Reach::Lost(unreachable("has not been heard of for two heartbeat intervals"))
+            }
+            Contact::Up if entry.snapshot.as_ref().is_some_and(|s| s.draining) => Reach::Draining,
+            Contact::Up => Reach::Online,
+        }
+    }
+
+    fn change(&self, hive: &NodeName, with: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.lock().hives.get_mut(hive) {
+            with(entry);
+        }
+        self.bump();
+    }
+
+    fn bump(&self) {
+        self.changed.send_replace(());
+    }
+
+    /// A panic elsewhere leaves no state half-written: each change is one assignment after another.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn noted_workers(&self, now: Instant) -> Vec<WorkerInfo> {
+        let is_fresh = |noted: &&Noted| now < noted.at + NOTED_MAX;
+        self.noted.iter().filter(is_fresh).map(|noted| noted.worker.clone()).collect()
+    }
+}
+
+fn unreachable(what: &str) -> ErrorDetail {
+    let message = format!("the machine {what}; `rbee status` shows the machines");
+    ErrorDetail::new(ErrorCode::HiveUnreachable, message)
+}
+
+fn count<T>(items: impl Iterator<Item = T>) -> u32 {
+    u32::try_from(items.count()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+//! The queen's own metrics: every name, and what is recorded under it. Labels
+//! are bounded: a model is named only if some machine has it.
+
+use std::time::Duration;
+
+use crate::cluster::{Cluster, Reach};
+use crate::placement::Decision;
+
+/// Starts of the local hive's process.
+const HIVE_STARTS: &str = "rbee_queen_hive_starts_total";
+/// Machines by state.
+const HIVES: &str = "rbee_queen_hives";
+/// Decisions of placement by kind.
+const PLACEMENTS: &str = "rbee_queen_placements_total";
+/// Requests for tokens that are being placed or forwarded.
+const REQUESTS_RUNNING: &str = "rbee_queen_requests_running";
+/// Requests for tokens that ended, by model and outcome.
+const REQUESTS: &str = "rbee_queen_requests_total";
+/// Attempts that failed before the first byte of a reply, by code.
+const RETRIES: &str = "rbee_queen_failed_attempts_total";
+/// From the arrival of a request to the choice of its worker.
+const WAIT: &str = "rbee_queen_wait_seconds";
+/// From the arrival of a request to the first byte of the worker's reply.
+const FIRST_BYTE: &str = "rbee_queen_time_to_first_byte_seconds";
+/// From the arrival of a request to the first token of its stream.
+const FIRST_TOKEN: &str = "gen_ai_server_time_to_first_token_seconds";
+/// From the arrival of a request to its end.
+const DURATION: &str = "gen_ai_server_request_duration_seconds";
+
+/// Stands for every model that no machine has.
+const UNKNOWN_MODEL: &str = "unknown";
+
+/// What a finished request is counted under.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestLabels {
+    /// The model's name, once some machine was found to have it.
+    pub(crate) model: Option<String>,
+    /// The kind of request, as OpenTelemetry names it.
+    pub(crate) operation: &'static str,
+}
+
+impl RequestLabels {
+    fn model(&self) -> String {
+        self.model.clone().unwrap_or_else(|| UNKNOWN_MODEL.to_owned())
+    }
+}
+
+pub(crate) fn hive_started() {
+    metrics::counter!(HIVE_STARTS).increment(1);
+}
+
+pub(crate) fn decided(decision: &Decision) {
+    metrics::counter!(PLACEMENTS, "decision" => decision.kind()).increment(1);
+}
+
+pub(crate) fn attempt_failed(code: &'static str) {
+    metrics::counter!(RETRIES, "code" => code).increment(1);
+}
+
+pub(crate) fn request_began() {
+    metrics::gauge!(REQUESTS_RUNNING).increment(1.0);
+}
+
+pub(crate) fn placed(after: Duration) {
+    metrics::histogram!(WAIT).record(after.as_secs_f64());
+}
+
+pub(crate) fn first_byte(after: Duration) {
+    metrics::histogram!(FIRST_BYTE).record(after.as_secs_f64());
+}
+
+pub(crate) fn first_token(labels: &RequestLabels, after: Duration) {
+    metrics::histogram!(FIRST_TOKEN, "model" => labels.model(), "operation" => labels.operation)
+        .record(after.as_secs_f64());
+}
+
+pub(crate) fn request_ended(labels: &RequestLabels, code: &'static str, after: Duration) {
+    metrics::gauge!(REQUESTS_RUNNING).decrement(1.0);
+    metrics::counter!(REQUESTS, "model" => labels.model(), "code" => code).increment(1);
+    metrics::histogram!(DURATION, "model" => labels.model(), "operation" => labels.operation, "code" => code)
+        .record(after.as_secs_f64());
+}
+
+/// Sets the gauges that are read off the cluster; to be called at each scrape.
+pub(crate) fn cluster(cluster: &Cluster) {
+    let state = |reach: &Reach| match reach {
+        Reach::Online => "online",
+        Reach::Draining => "draining",
+        Reach::Awaited { .. } | Reach::Lost(_) => "unreachable",
+    };
+    for name in ["online", "draining", "unreachable"] {
+        let count = cluster.hives.iter().filter(|hive| state(&hive.reach) == name).count();
+        metrics::gauge!(HIVES, "state" => name).set(u32::try_from(count).unwrap_or(u32::MAX));
+    }
+}

@@ -1,0 +1,168 @@
+//! Requests that come before there is a worker for them.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_api::worker::WorkerState;
+use serde_json::json;
+
+use crate::daemon::{Queen, TestHome, error_of, eventually};
+use crate::fake_hive::Reply;
+use crate::pair::{ALIAS, Pair, REFERENCE};
+
+#[tokio::test]
+async fn requests_at_once_for_a_cold_model_cause_one_start_and_are_all_answered() {
+    let pair = Pair::cold("").await;
+    pair.hive.script([Reply::Json("{}")]);
+    pair.hive.start_gate.forget_permits(usize::MAX);
+    let requests =
+        (0..8).map(|n| pair.queen.chat(if n % 2 == 0 { ALIAS } else { REFERENCE }, false).send());
+    let worker = async {
+        eventually("all requests wait", async || {
+            let status = pair.queen.get_json("/api/v1/status").await;
+            (status["requests_running"] == 8 && pair.starts() > 0).then_some(())
+        })
+        .await;
+        pair.hive.start_gate.add_permits(8);
+        eventually("the worker is noted", async || {
+            (pair.queen.get_json("/api/v1/workers").await["workers"][0]["id"] == "w-1")
+                .then_some(())
+        })
+        .await;
+        assert_eq!(pair.hive.forwarded_count(), 0, "it is not ready");
+        pair.hive.set_worker("w-1", WorkerState::Ready);
+        pair.report().await;
+    };
+    let (replies, ()) = tokio::join!(join_all(requests), worker);
+    for reply in replies {
+        assert_eq!(reply.unwrap().status(), 200);
+    }
+    assert_eq!((pair.starts(), pair.hive.forwarded_count()), (1, 8));
+}
+
+#[tokio::test]
+async fn a_refused_start_is_the_answer() {
+    let pair = Pair::cold("").await;
+    *pair.hive.refuse_start.lock().unwrap() = Some(ErrorCode::InsufficientMemory);
+    let (status, error) = error_of(pair.queen.chat(ALIAS, true).send().await.unwrap()).await;
+    assert_eq!((status, &error["code"]), (503, &json!("insufficient_memory")));
+    assert_eq!(pair.starts(), 1);
+}
+
+#[tokio::test]
+async fn a_worker_that_fails_to_load_is_the_answer_and_is_not_started_again() {
+    let pair = Pair::cold("").await;
+    let failure = async {
+        eventually("the start", async || (pair.starts() == 1).then_some(())).await;
+        pair.hive
+            .fail_worker("w-1", ErrorDetail::new(ErrorCode::InvalidModelFile, "it is no model"));
+        pair.report().await;
+    };
+    let (reply, ()) = tokio::join!(pair.queen.chat(ALIAS, false).send(), failure);
+    let (status, error) = error_of(reply.unwrap()).await;
+    assert_eq!((status, &error["message"]), (400, &json!("it is no model")));
+    assert_eq!(pair.starts(), 1);
+}
+
+#[tokio::test]
+async fn the_deadline_ends_the_wait_for_a_worker() {
+    let pair = Pair::cold("").await;
+    let request = pair.queen.chat(ALIAS, true).header("x-request-timeout-ms", "300");
+    let (status, error) = error_of(request.send().await.unwrap()).await;
+    assert_eq!((status, &error["code"]), (504, &json!("deadline_exceeded")));
+    assert!(error["message"].as_str().unwrap().contains(ALIAS), "{error}");
+    assert_eq!((pair.starts(), pair.hive.forwarded_count()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_it_waits_leaves_the_start_going() {
+    let pair = Pair::cold("").await;
+    pair.hive.start_gate.forget_permits(usize::MAX);
+    let request = tokio::spawn(pair.queen.chat(ALIAS, false).send());
+    eventually("the start", async || (pair.starts() == 1).then_some(())).await;
+    request.abort();
+    assert!(request.await.is_err());
+    eventually("nobody waits", async || {
+        (pair.queen.get_json("/api/v1/status").await["requests_running"] == 0).then_some(())
+    })
+    .await;
+    pair.hive.start_gate.add_permits(1);
+    eventually("the worker is noted", async || {
+        (pair.queen.get_json("/api/v1/workers").await["workers"][0]["id"] == "w-1").then_some(())
+    })
+    .await;
+    assert_eq!((pair.starts(), pair.hive.forwarded_count()), (1, 0));
+}
+
+#[tokio::test]
+async fn an_unknown_model_is_refused_only_once_the_hive_has_reported() {
+    let pair = Pair::silent("").await;
+    pair.hive.script([Reply::Json("{}")]);
+    pair.hive.set_worker("w-1", WorkerState::Ready);
+    let known = pair.queen.chat(ALIAS, false).send();
+    let unknown = pair.queen.chat("other:1b", false).send();
+    let report = async {
+        eventually("both wait", async || {
+            let status = pair.queen.get_json("/api/v1/status").await;
+            (status["requests_running"] == 2).then_some(())
+        })
+        .await;
+        pair.report().await;
+    };
+    let (known, unknown, ()) = tokio::join!(known, unknown, report);
+    assert_eq!(known.unwrap().status(), 200);
+    let (status, error) = error_of(unknown.unwrap()).await;
+    assert_eq!(
+        (status, &error["code"], &error["param"]),
+        (404, &json!("model_not_found"), &json!("model"))
+    );
+    let message = error["message"].as_str().unwrap();
+    for part in ["other:1b", "rbee pull", "rbee list"] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_queen_that_is_started_again_asks_the_hive_instead_of_waiting_for_its_report() {
+    let mut pair = Pair::ready(&["w-1"]).await;
+    pair.hive.script([Reply::Json("{}")]);
+    pair.queen.signal(rustix::process::Signal::KILL);
+    pair.queen.ended().await;
+    pair.hive.tells_models.store(true, std::sync::atomic::Ordering::SeqCst);
+    let settings = format!("local_hive_url = '{}'", pair.hive.url);
+    let queen = Queen::start(&pair.home, &settings).await;
+    assert_eq!(queen.chat(ALIAS, false).send().await.unwrap().status(), 200);
+    assert_eq!(queen.get_json("/v1/models").await["data"][0]["id"], ALIAS);
+}
+
+#[tokio::test]
+async fn a_hive_that_cannot_be_started_is_told_without_paths() {
+    let home = TestHome::new();
+    for program in ["/nonexistent/rbee-hive", "/bin/false"] {
+        let queen = Queen::start(&home, &format!("hive_path = '{program}'")).await;
+        let reply = queen.chat(ALIAS, false).timeout(Duration::from_secs(60)).send().await.unwrap();
+        let (status, error) = error_of(reply).await;
+        assert_eq!((status, &error["code"]), (502, &json!("hive_unreachable")), "{error}");
+        let message = error["message"].as_str().unwrap();
+        assert!(!message.contains('/') && message.contains(".log"), "{message}");
+        let log = eventually("the reason is logged", async || {
+            Some(home.log()).filter(|log| log.contains("local hive cannot be used"))
+        })
+        .await;
+        assert!(log.contains(program) || log.contains("exit status: 1"), "{log}");
+        assert!(zombies(queen.pid()).is_empty(), "an ended hive is not waited for");
+    }
+}
+
+/// Returns the children of `parent` that ended and were not waited for.
+fn zombies(parent: u32) -> Vec<String> {
+    let stats = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("stat")).ok());
+    let is_zombie = |stat: &String| {
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[0] == "Z" && fields[1] == parent.to_string()
+    };
+    stats.filter(is_zombie).collect()
+}

@@ -1,0 +1,20 @@
+//! The real queen over real sockets, with a hive that does what the test says.
+
+// The attribute tells clippy that helpers are test code, too.
+#[cfg(test)]
+mod daemon;
+#[cfg(test)]
+mod fake_hive;
+#[cfg(test)]
+mod pair;
+
+#[cfg(test)]
+mod cold;
+#[cfg(test)]
+mod forwarding;
+#[cfg(test)]
+mod life;
+#[cfg(test)]
+mod local_hive;
+#[cfg(test)]
+mod surface;
