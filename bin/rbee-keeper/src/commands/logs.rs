@@ -1,0 +1,224 @@
+//! `rbee logs`: the last lines of a log, and with `-f` the ones to come. The logs of queen and hive are files of this
+//! computer; a worker's comes through the queen.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, pin_mut};
+use input_validation::WorkerId;
+use rbee_home::Daemon;
+
+use crate::cli::LogsArgs;
+use crate::error::KeeperError;
+use crate::keeper::Keeper;
+use crate::model_argument::parse;
+
+/// How often a followed file is looked at: at once, as a reader sees it.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// A file is searched backwards in blocks of this size.
+const BLOCK_BYTES: u64 = 64 * 1024;
+/// A line longer than this is shown in pieces.
+const LINE_BYTES_MAX: usize = 1024 * 1024;
+
+pub(super) async fn logs(keeper: &Keeper, args: LogsArgs) -> Result<(), KeeperError> {
+    match args.program.as_str() {
+        "queen" | "queen-rbee" => file(keeper, Daemon::Queen, &args).await,
+        "hive" | "rbee-hive" => file(keeper, Daemon::Hive, &args).await,
+        worker => {
+            let id: WorkerId = parse("the worker's id", worker)?;
+            from_queen(keeper, &id, &args).await
+        }
+    }
+}
+
+async fn file(keeper: &Keeper, daemon: Daemon, args: &LogsArgs) -> Result<(), KeeperError> {
+    if let Some(url) = &keeper.config.queen_url {
+        return Err(KeeperError::usage(
+            format!("the log of {daemon} lies on the machine behind {url}"),
+            "run `rbee logs` there, or leave --queen and RBEE_QUEEN_URL out for this computer's",
+        ));
+    }
+    let path = keeper.home()?.daemon_log(daemon);
+    let mut tail = Tail::open(&path, args.lines).map_err(failed(&path))?;
+    let mut lines = Lines::default();
+    loop {
+        for line in lines.take(&tail.read_new().map_err(failed(&path))?) {
+            keeper.output.line(&line)?;
+        }
+        if !args.follow {
+            return lines.rest().map_or(Ok(()), |line| keeper.output.line(&line));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+async fn from_queen(keeper: &Keeper, id: &WorkerId, args: &LogsArgs) -> Result<(), KeeperError> {
+    let pieces = keeper.running_queen().await?.worker_log(id, args.follow).await?;
+    pin_mut!(pieces);
+    let mut lines = Lines::default();
+    let mut last = VecDeque::new();
+    while let Some(piece) = pieces.next().await {
+        for line in lines.take(&piece?) {
+            if args.follow {
+                keeper.output.line(&line)?;
+            } else {
+                last.push_back(line);
+                if last.len() > args.lines {
+                    last.pop_front();
+                }
+            }
+        }
+    }
+    last.extend(lines.rest());
+    let surplus = last.len().saturating_sub(args.lines);
+    last.iter().skip(surplus).try_for_each(|line| keeper.output.line(line))
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> KeeperError {
+    let path = path.to_owned();
+    move |source| KeeperError::Log { path: path.clone(), source }
+}
+
+/// The end of a file that may grow, or begin anew.
+struct Tail {
+    path: PathBuf,
+    file: File,
+    position: u64,
+}
+
+impl Tail {
+    /// Opens the file at its last `lines` lines.
+    fn open(path: &Path, lines: usize) -> io::Result<Self> {
+        let mut file = File::open(path)?;
+        let position = start_of_last_lines(&mut file, lines)?;
+        Ok(Self { path: path.to_owned(), file, position })
+    }
+
+    /// Reads the next block of what has not been read yet, and more blocks as long as there are any.
+    fn read_new(&mut self) -> io::Result<Vec<u8>> {
+        if self.file.metadata()?.len() < self.position {
+            self.file = File::open(&self.path)?;
+            self.position = 0;
+        }
+        self.file.seek(SeekFrom::Start(self.position))?;
+        let mut bytes = Vec::new();
+        self.file.read_to_end(&mut bytes)?;
+        self.position += bytes.len() as u64;
+        Ok(bytes)
+    }
+}
+
+/// Searches backwards for the place where the last `lines` lines begin.
+fn start_of_last_lines(file: &mut File, lines: usize) -> io::Result<u64> {
+    let length = file.metadata()?.len();
+    if lines == 0 {
+        return Ok(length);
+    }
+    let mut left = lines;
+    let mut end = length;
+    while end > 0 {
+        let start = end.saturating_sub(BLOCK_BYTES);
+        file.seek(SeekFrom::Start(start))?;
+        let mut block = Vec::new();
+        file.by_ref().take(end - start).read_to_end(&mut block)?;
+        let breaks = block.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
+        for (index, _) in breaks {
+            let after = start + index as u64 + 1;
+            // The break that ends the file ends its last line; it begins none.
+            if after < length {
+                left -= 1;
+                if left == 0 {
+                    return Ok(after);
+                }
+            }
+        }
+        end = start;
+    }
+    Ok(0)
+}
+
+/// Bytes cut into lines.
+#[derive(Default)]
+struct Lines {
+    pending: Vec<u8>,
+}
+
+impl Lines {
+    /// Takes bytes in and gives whole lines out.
+    fn take(&mut self, bytes: &[u8]) -> Vec<String> {
+        self.pending.extend_from_slice(bytes);
+        let end = match self.pending.iter().rposition(|byte| *byte == b'\n') {
+            Some(index) => index + 1,
+            None if self.pending.len() > LINE_BYTES_MAX => self.pending.len(),
+            None => 0,
+        };
+        let whole: Vec<u8> = self.pending.drain(..end).collect();
+        String::from_utf8_lossy(&whole).lines().map(str::to_owned).collect()
+    }
+
+    /// Gives out the line that has no end.
+    fn rest(&mut self) -> Option<String> {
+        let rest = std::mem::take(&mut self.pending);
+        (!rest.is_empty()).then(|| String::from_utf8_lossy(&rest).into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn last(content: &str, lines: usize) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        std::fs::write(&path, content).unwrap();
+        String::from_utf8(Tail::open(&path, lines).unwrap().read_new().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_last_lines_are_found_whatever_the_end() {
+        for (content, lines, expected) in [
+            ("", 3, ""),
+            ("a\nb\nc\n", 2, "b\nc\n"),
+            ("a\nb\nc", 2, "b\nc"),
+            ("a\nb\n", 5, "a\nb\n"),
+            ("a\nb\n", 0, ""),
+            ("\n\n\n", 1, "\n"),
+        ] {
+            assert_eq!(last(content, lines), expected, "{content:?} {lines}");
+        }
+        let long = "x".repeat(50_000);
+        let content = format!("{long}1\n{long}2\n{long}3\n");
+        assert_eq!(last(&content, 2), format!("{long}2\n{long}3\n"));
+    }
+
+    #[test]
+    fn what_is_added_and_what_begins_anew_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        std::fs::write(&path, "old\nolder\n").unwrap();
+        let mut tail = Tail::open(&path, 1).unwrap();
+        assert_eq!(tail.read_new().unwrap(), b"older\n");
+        assert_eq!(tail.read_new().unwrap(), b"");
+        File::options().append(true).open(&path).unwrap().write_all(b"new\n").unwrap();
+        assert_eq!(tail.read_new().unwrap(), b"new\n");
+        std::fs::write(&path, "again\n").unwrap();
+        assert_eq!(tail.read_new().unwrap(), b"again\n");
+    }
+
+    #[test]
+    fn lines_are_whole_however_the_bytes_are_cut() {
+        let text = "grün\nß\r\nend";
+        for size in 1..text.len() {
+            let mut lines = Lines::default();
+            let mut seen: Vec<String> =
+                text.as_bytes().chunks(size).flat_map(|piece| lines.take(piece)).collect();
+            seen.extend(lines.rest());
+            assert_eq!(seen, ["grün", "ß", "end"], "cut every {size} bytes");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! `rbee status`: the queen, the machines, the workers.
+
+use std::time::Duration;
+
+use rbee_api::hive::{HiveInfo, HiveState};
+use rbee_home::ExitStatus;
+use serde_json::{Value, json};
+
+use super::ps;
+use crate::error::KeeperError;
+use crate::figures;
+use crate::keeper::Keeper;
+
+pub(super) async fn status(keeper: &Keeper) -> Result<ExitStatus, KeeperError> {
+    let Some(queen) = keeper.find_queen().await? else {
+        return not_running(keeper);
+    };
+    let status = queen.status().await?;
+    let output = &keeper.output;
+    if output.is_json() {
+        output.json(&with_address(&status, queen.url())?)?;
+        return Ok(ExitStatus::Success);
+    }
+    let uptime = figures::lasting(Duration::from_millis(status.uptime_ms));
+    let state = if status.draining { "shutting down" } else { "running" };
+    output.line(&format!(
+        "queen {} at {}, {state} for {uptime} (process {}), requests: {}",
+        status.version,
+        queen.url(),
+        status.pid,
+        status.requests_running
+    ))?;
+    output.line("")?;
+    output.table(
+        ["MACHINE", "STATE", "WORKERS", "MODELS", "MEMORY FREE", "CORES"],
+        status.hives.iter().map(hive_row),
+    )?;
+    if !status.workers.is_empty() {
+        output.line("")?;
+        ps::table(keeper, &status.workers)?;
+    }
+    Ok(ExitStatus::Success)
+}
+
+/// Says that no queen runs, which is an answer and not a failure, but has an exit code of its own.
+pub(super) fn not_running(keeper: &Keeper) -> Result<ExitStatus, KeeperError> {
+    let output = &keeper.output;
+    if output.is_json() {
+        output.json(&json!({ "running": false }))?;
+    } else {
+        output.line("no queen runs on this computer")?;
+        output.note("`rbee queen start` starts one, and so does `rbee run`");
+    }
+    Ok(ExitStatus::Unavailable)
+}
+
+/// Adds to what the queen says where she was asked.
+pub(super) fn with_address<T: serde::Serialize>(
+    status: &T,
+    url: &str,
+) -> Result<Value, KeeperError> {
+    let mut value = serde_json::to_value(status).map_err(KeeperError::Garbled)?;
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("running".to_owned(), json!(true));
+        fields.insert("url".to_owned(), json!(url));
+    }
+    Ok(value)
+}
+
+fn hive_row(hive: &HiveInfo) -> [String; 6] {
+    let state = match hive.state {
+        HiveState::Online => "online",
+        HiveState::Unreachable => "unreachable",
+        HiveState::Draining => "shutting down",
+    };
+    let (memory, cores) = hive.resources.as_ref().map_or_else(
+        || ("-".to_owned(), "-".to_owned()),
+        |resources| {
+            let free = figures::bytes(resources.memory_available_bytes);
+            let total = figures::bytes(resources.memory_total_bytes);
+            (format!("{free} of {total}"), resources.cores.to_string())
+        },
+    );
+    [
+        hive.name.to_string(),
+        state.to_owned(),
+        hive.workers.to_string(),
+        hive.models.to_string(),
+        memory,
+        cores,
+    ]
+}

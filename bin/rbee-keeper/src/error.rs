@@ -1,0 +1,416 @@
+//! Why a command failed: the words, the hint, the exit code and the JSON form. Decides by who must act; prints nothing.
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+
+use input_validation::ValidationError;
+use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_home::{ConfigError, ExitStatus, HomeError};
+use rbee_http::CallError;
+use secrets_management::SecretError;
+use serde_json::{Value, json};
+
+use crate::interrupt::Stop;
+
+/// Says why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeeperError {
+    /// What was typed cannot be meant.
+    #[error("{message}")]
+    Usage {
+        /// What is wrong.
+        message: String,
+        /// What to type instead.
+        hint: String,
+    },
+    /// Something typed has the wrong form.
+    #[error("{what} cannot be used")]
+    Invalid {
+        /// What was typed, as the user knows it.
+        what: String,
+        /// What is wrong with it.
+        #[source]
+        source: ValidationError,
+    },
+    /// The file to add is not there.
+    #[error("there is no file {}", path.display())]
+    NoFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// No queen runs, and the command does not start one.
+    #[error("no queen runs on this computer")]
+    NoQueen,
+    /// Nothing runs that could be stopped.
+    #[error("no worker and no model in memory is called {target}")]
+    NoSuchWorker {
+        /// What was typed.
+        target: String,
+    },
+    /// The queen, or what stands behind it, refused.
+    #[error("{}", .0.message)]
+    Refused(Box<ErrorDetail>),
+    /// Nobody answers at the queen's address.
+    #[error("cannot reach the queen at {url}: {reason}")]
+    Unreachable {
+        /// The address.
+        url: String,
+        /// The operating system's words.
+        reason: String,
+    },
+    /// The queen took too long.
+    #[error("no answer within {seconds} s")]
+    TimedOut {
+        /// How long it was given.
+        seconds: u64,
+    },
+    /// Something else answers at the queen's address.
+    #[error("what answers at {url} is not a queen")]
+    Foreign {
+        /// The address.
+        url: String,
+        /// What it said.
+        #[source]
+        source: CallError,
+    },
+    /// A stream ended before its end.
+    #[error("the answer broke off")]
+    BrokenOff,
+    /// The answer is not what this program knows.
+    #[error("cannot understand the answer")]
+    Garbled(#[source] serde_json::Error),
+    /// The HTTP client could not be set up.
+    #[error("cannot set up the connection")]
+    Client(#[source] CallError),
+    /// The queen's program is not where it belongs.
+    #[error("cannot find {}", path.display())]
+    QueenMissing {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// The queen's program could not be started.
+    #[error("cannot start queen-rbee")]
+    QueenSpawn(#[source] io::Error),
+    /// The queen ended while it was being waited for.
+    #[error("queen-rbee could not start: {reason}")]
+    QueenDied {
+        /// The last words in its log.
+        reason: String,
+        /// What its log says to do.
+        hint: String,
+        /// Its exit code, where that says something.
+        status: ExitStatus,
+    },
+    /// The queen did not get ready, or did not end.
+    #[error("queen-rbee {verb} for {seconds} s and is not done")]
+    QueenSlow {
+        /// What it does.
+        verb: &'static str,
+        /// How long it was given.
+        seconds: u64,
+    },
+    /// The home directory cannot be used.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The settings cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The token cannot be used.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// A log file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Log {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Standard input cannot be read.
+    #[error("cannot read standard input")]
+    Input(#[source] io::Error),
+    /// Standard output cannot be written.
+    #[error("cannot write to standard output")]
+    Output(#[source] io::Error),
+    /// The process cannot be set up.
+    #[error("cannot {action}")]
+    Setup {
+        /// What was being done, as a verb.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// A signal asked to stop.
+    #[error("{0}")]
+    Stopped(Stop),
+}
+
+impl KeeperError {
+    pub(crate) fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Usage { message: message.into(), hint: hint.into() }
+    }
+
+    /// Takes over why a call to the queen at `url` failed; `seconds` is the time it was given.
+    pub(crate) fn from_call(error: CallError, url: &str, seconds: u64) -> Self {
+        let url = url.to_owned();
+        match error {
+            CallError::Refused(detail) => Self::Refused(detail),
+            CallError::Unreachable(source) => {
+                Self::Unreachable { url, reason: root_cause(&source) }
+            }
+            CallError::TimedOut => Self::TimedOut { seconds },
+            CallError::Foreign { .. } => Self::Foreign { url, source: error },
+            CallError::Setup(_) => Self::Client(error),
+        }
+    }
+
+    /// Answers whether the reader of standard output has gone, of which nobody wants to hear.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// Returns the exit code.
+    pub(crate) fn exit_code(&self) -> u8 {
+        let status = match self {
+            Self::Usage { .. } | Self::Invalid { .. } => ExitStatus::Usage,
+            Self::NoQueen
+            | Self::Unreachable { .. }
+            | Self::Foreign { .. }
+            | Self::QueenMissing { .. }
+            | Self::QueenSlow { .. } => ExitStatus::Unavailable,
+            Self::Refused(detail) => refused_status(detail.code),
+            Self::QueenDied { status, .. } => *status,
+            Self::Home(error) => home_status(error),
+            Self::Config(error) => error.exit_status(),
+            Self::Secret(SecretError::NotFound { .. }) => ExitStatus::Config,
+            Self::Secret(_) => ExitStatus::NoPermission,
+            Self::Stopped(stop) => return stop.exit_code(),
+            Self::NoFile { .. }
+            | Self::NoSuchWorker { .. }
+            | Self::TimedOut { .. }
+            | Self::BrokenOff
+            | Self::Garbled(_)
+            | Self::Client(_)
+            | Self::QueenSpawn(_)
+            | Self::Log { .. }
+            | Self::Input(_)
+            | Self::Output(_)
+            | Self::Setup { .. } => ExitStatus::Failure,
+        };
+        status.code()
+    }
+
+    /// Names the error for programs; stable.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Usage { .. } | Self::Invalid { .. } => "usage",
+            Self::NoFile { .. } => "file_not_found",
+            Self::NoQueen => "queen_not_running",
+            Self::NoSuchWorker { .. } => "worker_not_found",
+            Self::Refused(detail) => detail.code.as_str(),
+            Self::Unreachable { .. } => "queen_unreachable",
+            Self::TimedOut { .. } => "deadline_exceeded",
+            Self::Foreign { .. } => "not_a_queen",
+            Self::BrokenOff => "stream_broken",
+            Self::Garbled(_) => "answer_not_understood",
+            Self::QueenMissing { .. }
+            | Self::QueenSpawn(_)
+            | Self::QueenDied { .. }
+            | Self::QueenSlow { .. } => "queen_start_failed",
+            Self::Home(_) => "home_unusable",
+            Self::Config(_) => "config_invalid",
+            Self::Secret(_) => "token_unusable",
+            Self::Stopped(_) => "stopped",
+            Self::Client(_)
+            | Self::Log { .. }
+            | Self::Input(_)
+            | Self::Output(_)
+            | Self::Setup { .. } => "io_error",
+        }
+    }
+
+    /// Says what the user can do.
+    pub(crate) fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Usage { hint, .. } | Self::QueenDied { hint, .. } => hint.clone(),
+            Self::Invalid { .. } => return None,
+            Self::NoFile { .. } => {
+                "a file on another machine is written file:/absolute/path".to_owned()
+            }
+            Self::NoQueen => "start one with `rbee queen start`".to_owned(),
+            Self::NoSuchWorker { .. } => "`rbee ps` lists the workers".to_owned(),
+            // The queen's own words may name the command already.
+            Self::Refused(detail) if detail.message.contains("`rbee ") => return None,
+            Self::Refused(detail) => return refused_hint(detail.code).map(str::to_owned),
+            Self::Unreachable { .. } => {
+                "check the address, and that queen-rbee runs there".to_owned()
+            }
+            Self::TimedOut { .. } => {
+                "see `rbee status`; `rbee run` takes more time with --timeout".to_owned()
+            }
+            Self::Foreign { .. } => "check the address".to_owned(),
+            Self::BrokenOff => "see `rbee status` and `rbee logs queen`".to_owned(),
+            Self::Garbled(_) => "use rbee and queen-rbee of the same version".to_owned(),
+            Self::QueenMissing { .. } => "install queen-rbee beside rbee".to_owned(),
+            Self::QueenSpawn(_) | Self::QueenSlow { .. } => "see `rbee logs queen`".to_owned(),
+            Self::Home(error) => error.hint(),
+            Self::Config(ConfigError::Value { .. }) => return None,
+            Self::Config(ConfigError::Content { path, suggestion: None, .. }) => {
+                format!("correct {}; its keys are home, queen_url and token_file", path.display())
+            }
+            Self::Config(error) => error.hint(),
+            Self::Secret(_) => {
+                "name the file with the queen's token with --token-file or RBEE_TOKEN_FILE"
+                    .to_owned()
+            }
+            Self::Log { .. } => "the program may never have been started from here".to_owned(),
+            Self::Client(_)
+            | Self::Input(_)
+            | Self::Output(_)
+            | Self::Setup { .. }
+            | Self::Stopped(_) => return None,
+        };
+        Some(hint)
+    }
+
+    /// Returns the error as it is printed with `--json`.
+    pub(crate) fn to_json(&self) -> Value {
+        let mut error = json!({
+            "message": chain(self),
+            "code": self.code(),
+            "hint": self.hint(),
+            "exit_code": self.exit_code(),
+        });
+        if let (Self::Refused(detail), Some(fields)) = (self, error.as_object_mut()) {
+            fields.insert("type".to_owned(), json!(detail.kind));
+            fields.insert("param".to_owned(), json!(detail.param));
+            fields.insert("request_id".to_owned(), json!(detail.request_id));
+            fields.insert("retryable".to_owned(), json!(detail.retryable));
+            fields.insert("details".to_owned(), json!(detail.details));
+        }
+        json!({ "error": error })
+    }
+}
+
+/// A path that leads nowhere is a wrong setting; scripts that know this program's table need no code beyond it.
+fn home_status(error: &HomeError) -> ExitStatus {
+    match (error, error.exit_status()) {
+        (HomeError::Io { source, .. }, ExitStatus::OsError) => match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ExitStatus::Config,
+            _ => ExitStatus::Failure,
+        },
+        (_, status) => status,
+    }
+}
+
+fn refused_status(code: ErrorCode) -> ExitStatus {
+    match code.status() {
+        401 | 403 => ExitStatus::NoPermission,
+        429 | 503 => ExitStatus::TryAgain,
+        _ => ExitStatus::Failure,
+    }
+}
+
+fn refused_hint(code: ErrorCode) -> Option<&'static str> {
+    match code {
+        ErrorCode::ModelNotFound => {
+            Some("`rbee list` shows the models, `rbee pull FILE --name NAME` adds one")
+        }
+        ErrorCode::Unauthorized | ErrorCode::Forbidden => {
+            Some("name the file with the queen's token with --token-file or RBEE_TOKEN_FILE")
+        }
+        ErrorCode::ContextLengthExceeded => Some("shorten the prompt, or ask for fewer tokens"),
+        ErrorCode::PayloadTooLarge => Some("shorten the prompt"),
+        ErrorCode::InvalidModelFile | ErrorCode::ChecksumMismatch => {
+            Some("fetch the file again; it must be a whole GGUF model")
+        }
+        ErrorCode::AliasTaken => {
+            Some("choose another --name, or remove the other model with `rbee rm`")
+        }
+        ErrorCode::ModelInUse => Some("stop its workers first with `rbee stop`"),
+        ErrorCode::HiveUnreachable => Some("see `rbee status` and `rbee logs hive`"),
+        ErrorCode::WorkerFailed | ErrorCode::WorkerStartFailed => {
+            Some("`rbee ps` names the worker, `rbee logs WORKER` says more")
+        }
+        ErrorCode::InsufficientMemory => {
+            Some("free memory with `rbee stop`, or take a smaller model")
+        }
+        ErrorCode::InsufficientDisk => Some("make room, or remove a model with `rbee rm`"),
+        ErrorCode::WorkerLimitReached => Some("stop a worker with `rbee stop`"),
+        ErrorCode::QueueFull
+        | ErrorCode::NoWorkerAvailable
+        | ErrorCode::AllSlotsBusy
+        | ErrorCode::Loading
+        | ErrorCode::Draining => Some("try again in a moment; `rbee ps` shows what runs"),
+        ErrorCode::WorkerNotFound => Some("`rbee ps` lists the workers"),
+        ErrorCode::InternalError => Some("`rbee logs queen` says more"),
+        ErrorCode::DeadlineExceeded => Some("give it more time with --timeout"),
+        ErrorCode::ValidationFailed
+        | ErrorCode::UnsupportedParameter
+        | ErrorCode::RouteNotFound
+        | ErrorCode::FileNotFound
+        | ErrorCode::HiveNotFound
+        | ErrorCode::MethodNotAllowed
+        | ErrorCode::RequestTimeout
+        | ErrorCode::RequestNotFound
+        | ErrorCode::RequestCancelled
+        | ErrorCode::UnsupportedMediaType => None,
+    }
+}
+
+/// Joins an error and its sources.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Returns the innermost source, which is the operating system's word on the matter.
+fn root_cause(error: &dyn Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_ends_with_the_exit_code_of_its_status() {
+        for (code, expected) in [
+            (ErrorCode::ModelNotFound, 1),
+            (ErrorCode::ContextLengthExceeded, 1),
+            (ErrorCode::Unauthorized, 77),
+            (ErrorCode::Forbidden, 77),
+            (ErrorCode::QueueFull, 75),
+            (ErrorCode::InsufficientMemory, 75),
+            (ErrorCode::WorkerFailed, 1),
+        ] {
+            let error = KeeperError::Refused(Box::new(ErrorDetail::new(code, "no")));
+            assert_eq!(error.exit_code(), expected, "{code}");
+            assert_eq!(error.code(), code.as_str());
+        }
+    }
+
+    #[test]
+    fn the_json_form_keeps_what_the_queen_said() {
+        let detail =
+            ErrorDetail::new(ErrorCode::ModelNotFound, "no such model").with_param("model");
+        let error = KeeperError::Refused(Box::new(detail)).to_json();
+        assert_eq!(error["error"]["message"], "no such model");
+        assert_eq!(error["error"]["param"], "model");
+        assert_eq!(error["error"]["exit_code"], 1);
+        assert!(error["error"]["hint"].as_str().unwrap().contains("rbee list"));
+    }
+}

@@ -1,0 +1,78 @@
+//! What the queen of the tests knows: one machine, one model, two workers.
+
+use serde_json::{Value, json};
+
+const DIGEST: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
+
+pub(crate) fn model() -> Value {
+    json!({
+        "reference": "file:/data/smollm2.gguf",
+        "alias": "smollm2:135m",
+        "size_bytes": 98_362_432_u64,
+        "sha256": DIGEST,
+        "architecture": "llama",
+        "quantisation": "Q4_1",
+        "context_length": 8192,
+        "parameters": 134_515_008_u64,
+        "added_at_ms": 1_000,
+    })
+}
+
+pub(crate) fn models() -> Value {
+    let mut model = model();
+    model["hives"] = json!(["local"]);
+    json!({ "models": [model] })
+}
+
+fn worker(id: &str, state: &str, failure: Value) -> Value {
+    json!({
+        "hive": "local",
+        "id": id,
+        "model_ref": "file:/data/smollm2.gguf",
+        "alias": "smollm2:135m",
+        "backend": "llama",
+        "device": "cpu",
+        "url": "http://127.0.0.1:8081",
+        "state": state,
+        "slots_total": 4,
+        "slots_available": 3,
+        "pid": 4242,
+        "started_at_ms": 1_000,
+        "last_heartbeat_ms": null,
+        "failure": failure,
+    })
+}
+
+pub(crate) fn workers() -> Value {
+    let failure = json!({
+        "message": "the model file is damaged", "type": "invalid_request_error",
+        "code": "invalid_model_file", "param": null, "request_id": null, "retryable": false,
+        "details": null,
+    });
+    json!({ "workers": [worker("w-1", "ready", Value::Null), worker("w-2", "failed", failure)] })
+}
+
+pub(crate) fn status() -> Value {
+    json!({
+        "version": "0.1.0",
+        "pid": 77,
+        "draining": false,
+        "uptime_ms": 180_000,
+        "requests_running": 1,
+        "hives": [{
+            "name": "local",
+            "url": "http://127.0.0.1:9200",
+            "state": "online",
+            "last_heartbeat_age_ms": 10,
+            "resources": {
+                "memory_total_bytes": 16_000_000_000_u64,
+                "memory_available_bytes": 9_000_000_000_u64,
+                "cores": 8,
+                "workers_max": 4,
+            },
+            "workers": 2,
+            "models": 1,
+        }],
+        "workers": workers()["workers"],
+    })
+}
