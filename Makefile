@@ -1,0 +1,51 @@
+# Two commands matter: `make run` and `make test`. Both install what they need.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PROMPT ?= What is the capital of France? Answer in one sentence.
+MODEL := smollm2:135m
+BIN := target/release
+export CARGO_TERM_COLOR ?= auto
+
+.PHONY: help run test build model check unit e2e bench clean-home
+
+help: ## Shows this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+run: ## Builds, fetches the starter model, and answers PROMPT="…" through all four programs
+	@scripts/system-packages build
+	@scripts/build
+	@scripts/starter-model
+	@scripts/import-starter-model $(BIN)/rbee $(MODEL)
+	@$(BIN)/rbee run -m $(MODEL) --temperature 0 -p "$$PROMPT"
+	@scripts/say "the daemons keep running for the next prompt; '$(BIN)/rbee queen stop' stops them"
+run: export PROMPT := $(PROMPT)
+
+test: ## Installs what it needs and runs every check and test
+	@scripts/system-packages build test
+	@$(MAKE) --no-print-directory check build model unit e2e
+
+build: ## Builds the four programs
+	@scripts/build
+
+model: ## Fetches the starter model into target/rbee-test/models
+	@scripts/starter-model
+
+check: ## Format and lints
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+
+unit: ## Unit and integration tests of all crates, and the repository rules
+	cargo test --release --workspace --exclude e2e
+	cargo test --release -p e2e --test tidy
+
+e2e: ## Real programs end to end, with echo and with the real model, and the official OpenAI clients
+	@scripts/conformance-clients
+	cargo test --release -p e2e --test cluster
+
+bench: ## Speed against a llama-server: make bench PEER=/path/to/llama-server
+	@test -n "$(PEER)" || { echo 'usage: make bench PEER=/path/to/llama-server' >&2; exit 2; }
+	@scripts/build
+	@scripts/starter-model
+	python3 scripts/bench.py --peer "$(PEER)" --bin $(BIN)

@@ -1,0 +1,95 @@
+// The official OpenAI Node client, unmodified, against a running cluster.
+// Environment as in conformance.py. Run with the folder of the client's node_modules as NODE_CLIENT.
+import assert from "node:assert/strict";
+import { createRequire } from "node:module";
+
+const require = createRequire(process.env.NODE_CLIENT + "/");
+const OpenAI = require("openai").default;
+const client = new OpenAI({ maxRetries: 0, timeout: 60_000 });
+
+const user = (content) => [{ role: "user", content }];
+const check = async (name, run) => {
+  await run();
+  console.log(`node ok: ${name}`);
+};
+const collect = async (stream) => {
+  const chunks = [];
+  for await (const chunk of stream) chunks.push(chunk);
+  return chunks;
+};
+const text = (chunks) => chunks.flatMap((c) => c.choices).map((c) => c.delta.content ?? "").join("");
+const rejected = async (kind, request) => {
+  const error = await client.chat.completions.create(request).then(
+    () => assert.fail(`${kind.name} was not thrown`),
+    (error) => error,
+  );
+  assert(error instanceof kind, `${error}`);
+  return error;
+};
+
+async function real(model) {
+  await check("the model is listed and can be retrieved", async () => {
+    const ids = (await client.models.list()).data.map((card) => card.id);
+    assert(ids.includes(model));
+    assert.equal((await client.models.retrieve(model)).id, model);
+  });
+  await check("chat, whole and streamed, is the same text", async () => {
+    const request = { model, messages: user("What is the capital of France? Answer in one sentence."), temperature: 0, max_tokens: 30 };
+    const whole = await client.chat.completions.create(request);
+    assert.match(whole.choices[0].message.content, /Paris/);
+    const options = { stream: true, stream_options: { include_usage: true } };
+    const chunks = await collect(await client.chat.completions.create({ ...request, ...options }));
+    assert.equal(text(chunks), whole.choices[0].message.content);
+    assert.deepEqual(chunks.at(-1).usage, whole.usage);
+    assert.equal(chunks.at(-2).choices[0].finish_reason, whole.choices[0].finish_reason);
+  });
+  await check("a text completion continues its prompt", async () => {
+    const request = { model, prompt: "The capital of France is", max_tokens: 8, temperature: 0 };
+    assert.match((await client.completions.create(request)).choices[0].text, /Paris/);
+  });
+  await check("a prompt that does not fit is refused", async () => {
+    const messages = user("word ".repeat(40_000));
+    const error = await rejected(OpenAI.BadRequestError, { model, messages, max_tokens: 4 });
+    assert.equal(error.code, "context_length_exceeded");
+  });
+}
+
+async function echo(model) {
+  await check("stop strings and whole characters in a stream", async () => {
+    const said = "bees 🐝🐝 美味しい 蜂蜜 STOP never";
+    const chunks = await collect(
+      await client.chat.completions.create({ model, messages: user(said), stop: " STOP", stream: true }),
+    );
+    assert.equal(text(chunks), "bees 🐝🐝 美味しい 蜂蜜");
+    assert.equal(chunks.at(-1).choices[0].finish_reason, "stop");
+  });
+  await check("an aborted stream leaves the cluster usable", async () => {
+    const stream = await client.chat.completions.create({
+      model, messages: user("[[tokens=100000 delay_ms=5]] x"), stream: true,
+    });
+    for await (const _ of stream) break;
+    stream.controller.abort();
+    const reply = await client.chat.completions.create({ model, messages: user("one two") });
+    assert.equal(reply.choices[0].message.content.trim(), "one two");
+  });
+}
+
+async function errors(model) {
+  await check("error classes: 401, 404, 400", async () => {
+    const stranger = new OpenAI({ apiKey: "wrong", maxRetries: 0 });
+    await assert.rejects(() => stranger.models.list(), OpenAI.AuthenticationError);
+    const missing = await rejected(OpenAI.NotFoundError, { model: "no-such-model", messages: user("hi") });
+    assert.equal(missing.code, "model_not_found");
+    const unsupported = await rejected(OpenAI.BadRequestError, { model, messages: user("hi"), n: 3 });
+    assert.deepEqual([unsupported.code, unsupported.param], ["unsupported_parameter", "n"]);
+  });
+}
+
+if (process.env.MODEL) {
+  await real(process.env.MODEL);
+  await errors(process.env.MODEL);
+}
+if (process.env.ECHO) {
+  await echo(process.env.ECHO);
+  await errors(process.env.ECHO);
+}

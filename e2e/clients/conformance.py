@@ -1,0 +1,212 @@
+"""The official OpenAI Python client, unmodified, against a running cluster.
+
+OPENAI_BASE_URL and OPENAI_API_KEY come from `rbee env`. MODEL is the starter
+model on llama.cpp, ECHO a model on the echo engine; either may be absent, and
+then its checks are not run. Prints one line a check; exits 1 at the first failure.
+"""
+
+import asyncio
+import json
+import os
+import time
+import urllib.request
+
+import openai
+
+client = openai.OpenAI(max_retries=0, timeout=60)
+BASE = os.environ["OPENAI_BASE_URL"]
+
+
+def check(name):
+    def run(function):
+        function()
+        print(f"python ok: {name}", flush=True)
+
+    return run
+
+
+def user(text):
+    return [{"role": "user", "content": text}]
+
+
+def raises(kind, **arguments):
+    try:
+        client.chat.completions.create(**arguments)
+    except kind as error:
+        return error
+    raise AssertionError(f"{kind.__name__} was not raised")
+
+
+def real(model):
+    @check("the model is listed and can be retrieved")
+    def _():
+        assert model in [card.id for card in client.models.list().data]
+        assert client.models.retrieve(model).id == model
+
+    @check("a chat is answered, with usage")
+    def _():
+        reply = client.chat.completions.create(
+            model=model, messages=user("What is the capital of France? Answer in one sentence."), temperature=0, max_tokens=40
+        )
+        choice = reply.choices[0]
+        assert "Paris" in choice.message.content, choice
+        assert choice.finish_reason in ("stop", "length") and choice.message.role == "assistant"
+        usage = reply.usage
+        assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+        assert 0 < usage.completion_tokens <= 40
+
+    @check("a streamed chat is the same text, in one role chunk, deltas and one end")
+    def _():
+        arguments = dict(
+            model=model, messages=user("Count from one to five."), temperature=0, max_tokens=30
+        )
+        whole = client.chat.completions.create(**arguments)
+        chunks = list(
+            client.chat.completions.create(
+                **arguments, stream=True, stream_options={"include_usage": True}
+            )
+        )
+        assert chunks[0].choices[0].delta.role == "assistant"
+        text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+        assert text == whole.choices[0].message.content, (text, whole)
+        ends = [c.choices[0].finish_reason for c in chunks if c.choices]
+        assert [e for e in ends if e] == [whole.choices[0].finish_reason] and ends[-1]
+        assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+        assert len({c.id for c in chunks}) == 1 and len({c.created for c in chunks}) == 1
+
+    @check("a text completion continues its prompt")
+    def _():
+        reply = client.completions.create(
+            model=model, prompt="The capital of France is", max_tokens=8, temperature=0
+        )
+        assert "Paris" in reply.choices[0].text, reply
+        streamed = client.completions.create(
+            model=model, prompt="The capital of France is", max_tokens=8, temperature=0, stream=True
+        )
+        assert "".join(c.choices[0].text for c in streamed) == reply.choices[0].text
+
+    @check("a seed makes a warm answer repeatable")
+    def _():
+        arguments = dict(model=model, messages=user("Tell me a story."), temperature=1.0, seed=7)
+        texts = {
+            client.chat.completions.create(**arguments, max_tokens=24).choices[0].message.content
+            for _ in range(2)
+        }
+        assert len(texts) == 1, texts
+
+    @check("a prompt that does not fit is refused with the context length")
+    def _():
+        error = raises(
+            openai.BadRequestError, model=model, messages=user("word " * 40_000), max_tokens=4
+        )
+        assert error.code == "context_length_exceeded", error
+
+
+def echo(model):
+    @check("a stop string ends the text before it, also across chunks")
+    def _():
+        for stream in (False, True):
+            reply = client.chat.completions.create(
+                model=model, messages=user("alpha beta gamma delta"), stop=["ta gam"], stream=stream
+            )
+            if stream:
+                chunks = list(reply)
+                text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+                reason = chunks[-1].choices[0].finish_reason
+            else:
+                text, reason = reply.choices[0].message.content, reply.choices[0].finish_reason
+            assert (text, reason) == ("alpha be", "stop"), (text, reason)
+
+    @check("emoji and CJK arrive whole in every delta")
+    def _():
+        said = "bees 🐝🐝 sind 美味しい 蜂蜜 👩‍👩‍👧 ende"
+        chunks = list(client.chat.completions.create(model=model, messages=user(said), stream=True))
+        deltas = [c.choices[0].delta.content or "" for c in chunks if c.choices]
+        assert "".join(deltas).strip() == said, deltas
+        assert not any("\ufffd" in delta for delta in deltas)
+
+    @check("content may come in parts, and a developer is heard")
+    def _():
+        reply = client.chat.completions.create(
+            model=model,
+            messages=[
+                {"role": "developer", "content": "be brief"},
+                {"role": "user", "content": [{"type": "text", "text": "one two"}]},
+            ],
+        )
+        assert reply.choices[0].message.content.strip() == "one two", reply
+
+    @check("max_tokens ends with length")
+    def _():
+        reply = client.chat.completions.create(
+            model=model, messages=user("a b c d e f"), max_completion_tokens=3
+        )
+        assert reply.choices[0].finish_reason == "length" and reply.usage.completion_tokens == 3
+
+    @check("eight asynchronous streams at once are not mixed up")
+    def _():
+        async def one(number):
+            chunks = await asynchronous.chat.completions.create(
+                model=model, messages=user(f"[[tokens=40 delay_ms=5]] s{number}"), stream=True
+            )
+            return "".join([c.choices[0].delta.content or "" async for c in chunks if c.choices])
+
+        async def everyone():
+            return await asyncio.gather(*(one(number) for number in range(8)))
+
+        asynchronous = openai.AsyncOpenAI(max_retries=0, timeout=60)
+        for number, text in enumerate(asyncio.run(everyone())):
+            assert set(text.split()) == {f"s{number}"} and len(text.split()) == 40, text
+
+    @check("a client that leaves frees its slot within 250 ms")
+    def _():
+        def busy():
+            request = urllib.request.Request(
+                BASE.removesuffix("/v1") + "/api/v1/status",
+                headers={"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"},
+            )
+            return json.load(urllib.request.urlopen(request))["requests_running"]
+
+        stream = client.chat.completions.create(
+            model=model, messages=user("[[tokens=100000 delay_ms=5]] x"), stream=True
+        )
+        for _, _chunk in zip(range(5), stream):
+            pass
+        assert busy() == 1
+        stream.close()
+        left = time.monotonic()
+        while busy():
+            assert time.monotonic() - left < 0.25, "still busy after 250 ms"
+
+
+def errors(model):
+    @check("a wrong key is an AuthenticationError")
+    def _():
+        stranger = openai.OpenAI(api_key="wrong", max_retries=0)
+        try:
+            stranger.models.list()
+        except openai.AuthenticationError as error:
+            assert error.code == "unauthorized", error
+        else:
+            raise AssertionError("a wrong key was let in")
+
+    @check("an unknown model is a NotFoundError")
+    def _():
+        error = raises(openai.NotFoundError, model="no-such-model", messages=user("hi"))
+        assert error.code == "model_not_found" and error.type == "not_found_error", error
+
+    @check("what is not supported is a BadRequestError that names it")
+    def _():
+        error = raises(openai.BadRequestError, model=model, messages=user("hi"), n=3)
+        assert (error.code, error.param) == ("unsupported_parameter", "n"), error
+        error = raises(openai.BadRequestError, model=model, messages=user("hi"), temperature=9)
+        assert (error.code, error.param) == ("validation_failed", "temperature"), error
+        assert error.response.headers["x-request-id"]
+
+
+if real_model := os.environ.get("MODEL"):
+    real(real_model)
+    errors(real_model)
+if echo_model := os.environ.get("ECHO"):
+    echo(echo_model)
+    errors(echo_model)

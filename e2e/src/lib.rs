@@ -1,0 +1,22 @@
+//! The cluster harness: starts the real programs in a throw-away home and looks
+//! at them from outside, as a user, a client and an operator would. Owns no
+//! knowledge of how the programs work inside.
+
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a harness that cannot go on has to fail the test that uses it"
+)]
+
+mod cluster;
+mod gguf;
+mod http;
+mod process;
+mod wait;
+
+pub use cluster::{Cluster, Finished, STARTER_MODEL, bin, starter_model_file};
+pub use gguf::tiny_gguf;
+pub use http::{Http, Reply, Sse};
+pub use process::{Process, processes_of};
+pub use wait::{wait_for, wait_until};
