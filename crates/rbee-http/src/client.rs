@@ -16,6 +16,8 @@ use secrets_management::Secret;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::request::current_request_id;
+
 /// How long a connection may take to be made; everything here is near.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an idle connection is kept for the next call.
@@ -155,9 +157,8 @@ impl HopClient {
         deadline: Deadline,
     ) -> Result<Response, CallError> {
         let request = self
-            .request(Method::POST, path, deadline)
+            .request_for(Some(id), Method::POST, path, deadline)
             .header(CONTENT_TYPE, "application/json")
-            .header(headers::REQUEST_ID, id.as_ref())
             .body(body);
         self.open(request, deadline).await
     }
@@ -183,11 +184,27 @@ impl HopClient {
         self.open(self.request(Method::POST, path, deadline).json(body), deadline).await
     }
 
+    /// Prepares a call; what is asked on behalf of a request goes under that request's id.
     fn request(&self, method: Method, path: &str, deadline: Deadline) -> RequestBuilder {
-        self.http
+        self.request_for(current_request_id().as_ref(), method, path, deadline)
+    }
+
+    fn request_for(
+        &self,
+        id: Option<&RequestId>,
+        method: Method,
+        path: &str,
+        deadline: Deadline,
+    ) -> RequestBuilder {
+        let request = self
+            .http
             .request(method, format!("{}{path}", self.base_url))
             .bearer_auth(self.token.expose())
-            .header(headers::REQUEST_TIMEOUT_MS, deadline.header_value())
+            .header(headers::REQUEST_TIMEOUT_MS, deadline.header_value());
+        match id {
+            Some(id) => request.header(headers::REQUEST_ID, id.as_ref()),
+            None => request,
+        }
     }
 
     async fn open(
