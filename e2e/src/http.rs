@@ -71,18 +71,7 @@ impl Http {
     /// When there is no reply.
     #[must_use]
     pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Reply {
-        let response = self.send(method, path, body).expect("a reply");
-        let status = response.status().as_u16();
-        let headers = response
-            .headers()
-            .iter()
-            .map(|(name, value)| {
-                (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
-            })
-            .collect();
-        let mut body = String::new();
-        response.into_body().into_reader().read_to_string(&mut body).expect("a text body");
-        Reply { status, headers, body }
+        read(self.send(method, path, body).expect("a reply"))
     }
 
     /// Gets a path.
@@ -95,6 +84,15 @@ impl Http {
     #[must_use]
     pub fn post(&self, path: &str, body: &Value) -> Reply {
         self.call("POST", path, Some(body))
+    }
+
+    /// Posts text that claims to be JSON.
+    ///
+    /// # Panics
+    /// When there is no reply.
+    #[must_use]
+    pub fn post_text(&self, path: &str, text: &str) -> Reply {
+        read(self.send_text("POST", path, Some(text.to_owned())).expect("a reply"))
     }
 
     /// Says whether anything answers at the path.
@@ -120,6 +118,15 @@ impl Http {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Response<ureq::Body>, ureq::Error> {
+        self.send_text(method, path, body.map(ToString::to_string))
+    }
+
+    fn send_text(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<Response<ureq::Body>, ureq::Error> {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base_url));
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
@@ -128,10 +135,22 @@ impl Http {
             None => self.agent.run(request.body(())?),
             Some(json) => {
                 request = request.header("content-type", "application/json");
-                self.agent.run(request.body(json.to_string())?)
+                self.agent.run(request.body(json)?)
             }
         }
     }
+}
+
+/// Reads a reply whole.
+fn read(response: Response<ureq::Body>) -> Reply {
+    let status = response.status().as_u16();
+    let header = |(name, value): (&ureq::http::HeaderName, &ureq::http::HeaderValue)| {
+        (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    let headers = response.headers().iter().map(header).collect();
+    let mut body = String::new();
+    response.into_body().into_reader().read_to_string(&mut body).expect("a text body");
+    Reply { status, headers, body }
 }
 
 /// A reply read event by event; dropping it closes the connection.

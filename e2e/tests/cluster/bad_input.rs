@@ -104,6 +104,10 @@ fn empty_huge_and_garbage_requests_are_refused_by_name() {
         assert_eq!((reply.status, reply.code().as_str()), (status, code), "{}", reply.body);
         assert!(reply.json()["error"]["message"].as_str().is_some_and(|m| m.len() > 10));
     }
+    for garbage in ["", "{", "not json", "{\"model\": tiny}", "\u{0}"] {
+        let reply = queen.post_text(CHAT, garbage);
+        assert_eq!((reply.status, reply.code().as_str()), (400, "validation_failed"), "{garbage}");
+    }
     assert_eq!(queen.post(CHAT, &with("still here")).status, 200);
 }
 
