@@ -3,7 +3,6 @@
 //! itself.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use deadline_propagation::Deadline;
@@ -38,8 +37,6 @@ pub(crate) struct Contact {
     pub(crate) worker_id: WorkerId,
     pub(crate) interval: Duration,
     pub(crate) lease: Duration,
-    /// Whether the last attempt was answered.
-    reached: AtomicBool,
 }
 
 /// What one attempt came to.
@@ -58,15 +55,6 @@ enum Next {
 }
 
 impl Contact {
-    pub(crate) fn new(
-        hive: HopClient,
-        worker_id: WorkerId,
-        interval: Duration,
-        lease: Duration,
-    ) -> Self {
-        Self { hive, worker_id, interval, lease, reached: AtomicBool::new(true) }
-    }
-
     /// Runs until the worker is orphaned; drop it to end it before.
     pub(crate) async fn keep(
         &mut self,
@@ -75,12 +63,16 @@ impl Contact {
     ) -> Orphaned {
         let mut last_answer = Instant::now();
         let mut sequence = 0;
+        let mut reached = true;
         loop {
-            let outcome = if sequence == 0 {
+            let sent = if sequence == 0 {
                 self.send("ready", ready).await
             } else {
                 self.send("heartbeat", &heartbeat(sequence)).await
             };
+            let outcome = outcome_of(&sent);
+            log_change(reached, &sent);
+            reached = outcome != Outcome::Failed;
             match outcome {
                 Outcome::Answered => {
                     last_answer = Instant::now();
@@ -116,25 +108,31 @@ impl Contact {
         }
     }
 
-    async fn send<T: serde::Serialize + Sync>(&self, what: &'static str, body: &T) -> Outcome {
+    async fn send<T: serde::Serialize + Sync>(
+        &self,
+        what: &str,
+        body: &T,
+    ) -> Result<IgnoredAny, CallError> {
         let path = format!("/api/v1/workers/{}/{what}", self.worker_id);
-        let deadline = Deadline::after(ANSWER_TIME);
-        match self.hive.post::<T, IgnoredAny>(&path, body, deadline).await {
-            Ok(IgnoredAny) => {
-                self.reached.store(true, Ordering::Relaxed);
-                Outcome::Answered
-            }
-            Err(CallError::Refused(detail)) if means_disowned(detail.code) => Outcome::Unknown,
-            Err(error) => {
-                // An attempt a second would fill the log with one and the same line.
-                if self.reached.swap(false, Ordering::Relaxed) {
-                    tracing::warn!(what, %error, "the hive is not reached; trying on");
-                } else {
-                    tracing::debug!(what, %error, "the hive is not reached");
-                }
-                Outcome::Failed
-            }
-        }
+        self.hive.post(&path, body, Deadline::after(ANSWER_TIME)).await
+    }
+}
+
+/// Logs when the hive falls silent and when it answers again: a line for each
+/// attempt would fill the log.
+fn log_change(reached: bool, sent: &Result<IgnoredAny, CallError>) {
+    match sent {
+        Err(error) if reached => tracing::warn!(%error, "the hive is not reached; trying on"),
+        Ok(IgnoredAny) if !reached => tracing::info!("the hive is reached again"),
+        Ok(IgnoredAny) | Err(_) => {}
+    }
+}
+
+fn outcome_of(sent: &Result<IgnoredAny, CallError>) -> Outcome {
+    match sent {
+        Ok(IgnoredAny) => Outcome::Answered,
+        Err(CallError::Refused(detail)) if means_disowned(detail.code) => Outcome::Unknown,
+        Err(_) => Outcome::Failed,
     }
 }
 
@@ -156,9 +154,13 @@ mod tests {
     #[test]
     fn only_an_unknown_worker_and_a_lease_that_is_over_end_the_contact() {
         let token = Arc::new(Secret::from_bytes(b"token", "test").unwrap());
-        let hive = HopClient::new("http://127.0.0.1:1", token).unwrap();
-        let (interval, lease) = (Duration::from_secs(30), Duration::from_secs(900));
-        let contact = Contact::new(hive, "w-1".parse().unwrap(), interval, lease);
+        let contact = Contact {
+            hive: HopClient::new("http://127.0.0.1:1", token).unwrap(),
+            hive_run_file: None,
+            worker_id: "w-1".parse().unwrap(),
+            interval: Duration::from_secs(30),
+            lease: Duration::from_secs(900),
+        };
         let seconds = Duration::from_secs;
         for (outcome, silence, next) in [
             (Outcome::Answered, 0, Next::Wait(seconds(30))),

@@ -245,3 +245,6 @@ impl EngineThread {
         Runner::new(backend, slots, control, self.stats).run()
     }
 }
+
+#[cfg(test)]
+mod tests;

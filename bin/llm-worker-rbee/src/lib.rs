@@ -1,6 +1,6 @@
 //! The worker: one loaded model behind HTTP. `run` is its whole life: start the
-//! engine, serve, keep contact with the hive, drain, end. The program is in
-//! `main.rs`; tests of the engine use what is public here.
+//! engine, serve, keep contact with the hive, drain, end. `launch` is the way
+//! into it from the command line.
 
 mod config;
 mod contact;
@@ -71,8 +71,13 @@ async fn run(
     let (engine, mut engine_end) =
         engine::start(loader(config.engine, ignore_sigterm), config.queue_max)
             .map_err(|error| setup("the engine thread", error.into()))?;
-    let contact =
-        Contact::new(hive, config.worker_id.clone(), config.heartbeat_interval, config.lease);
+    let contact = Contact {
+        hive,
+        hive_run_file: config.hive_run_file,
+        worker_id: config.worker_id.clone(),
+        interval: config.heartbeat_interval,
+        lease: config.lease,
+    };
     let app =
         App::new(config.worker_id, backend, config.model_names, engine, shutdown.clone(), metrics);
     let serving = CancellationToken::new();

@@ -57,11 +57,25 @@ impl Sampler {
     }
 }
 
-/// The position of the largest number, the first of several.
+/// Numbers looked at together where most of them do not matter.
+const BLOCK: usize = 64;
+
+/// The position of the largest number, the first of several; 0 where there is
+/// no number at all.
 fn argmax(logits: &[f32]) -> Option<u32> {
     let max = maximum(logits);
-    let index = logits.iter().position(|logit| *logit >= max).or((!logits.is_empty()).then_some(0));
-    index.and_then(|index| u32::try_from(index).ok())
+    let mut blocks = (0..).step_by(BLOCK).zip(logits.chunks(BLOCK));
+    let found = blocks.find(|(_, block)| any_in(block, |logit| logit >= max));
+    let found = found.and_then(|(first, block)| {
+        (first..).zip(block).find(|(_, logit)| **logit >= max).map(|(token, _)| token)
+    });
+    found.or((!logits.is_empty()).then_some(0))
+}
+
+/// Looks at every number, since stopping at the first hit would keep the
+/// processor from looking at many at once.
+fn any_in(block: &[f32], wanted: impl Fn(f32) -> bool) -> bool {
+    block.iter().fold(false, |found, logit| found | wanted(*logit))
 }
 
 /// The largest number, minus infinity for none. Written in lanes, because one

@@ -4,7 +4,7 @@
 use rbee_api::openai::Sampling;
 
 use super::random::Random;
-use super::{argmax, maximum};
+use super::{BLOCK, any_in, argmax, maximum};
 
 /// A token that may be drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -13,8 +13,6 @@ struct Candidate {
     token: u32,
 }
 
-/// Logits looked at together while most of them are too small to matter.
-const BLOCK: usize = 64;
 /// Likely tokens sorted first when only top-p bounds their number.
 const NUCLEUS_FIRST: usize = 256;
 
@@ -33,13 +31,15 @@ impl Candidates {
         settings: &Sampling,
         random: &mut Random,
     ) -> Option<u32> {
-        let max = maximum(logits);
         let top_k = settings.top_k as usize;
-        if top_k > 0 && top_k < logits.len() {
+        let max = if top_k > 0 && top_k < logits.len() {
             self.select_top_k(logits, top_k);
+            let max = self.list.first().map_or(f32::NEG_INFINITY, |best| best.logit);
             self.cut_top_p(settings.top_p, self.weight_sum(max));
             self.cut_min_p(max, settings.min_p);
+            max
         } else {
+            let max = maximum(logits);
             // Min-p only drops what top-p would rank last, so it may come
             // first, as long as top-p measures against the whole vocabulary.
             self.select_min_p(logits, max, settings.min_p);
@@ -48,7 +48,8 @@ impl Candidates {
                 self.sort_nucleus(settings.top_p, max, sum);
                 self.cut_top_p(settings.top_p, sum);
             }
-        }
+            max
+        };
         // A row without numbers has no candidates.
         self.draw_one(max, settings.temperature, random).or_else(|| argmax(logits))
     }
@@ -61,7 +62,7 @@ impl Candidates {
         // smallest of the best k so far is passed over, a block at a time.
         let mut threshold = f32::NEG_INFINITY;
         for (first, block) in (0..).step_by(BLOCK).zip(logits.chunks(BLOCK)) {
-            if maximum(block) > threshold || self.list.len() < k {
+            if any_in(block, |logit| logit > threshold) || self.list.len() < k {
                 for (token, logit) in (first..).zip(block) {
                     if *logit > threshold || self.list.len() < k {
                         self.list.push(Candidate { logit: *logit, token });

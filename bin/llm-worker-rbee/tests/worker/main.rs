@@ -5,6 +5,7 @@
 mod client;
 mod hive;
 mod life;
+mod llama;
 mod process;
 mod replies;
 mod slots;

@@ -76,10 +76,15 @@ pub(crate) fn run(command: Command, input: &[u8]) -> Output {
 impl Worker {
     /// Starts an echo worker and waits until it has reported to its hive.
     pub(crate) async fn start(arguments: &[&str]) -> Self {
+        Self::start_engine(&[&["--engine=echo"], arguments].concat()).await
+    }
+
+    /// Starts a worker and waits until it has reported to its hive.
+    pub(crate) async fn start_engine(arguments: &[&str]) -> Self {
         let hive = FakeHive::start().await;
         let mut command = program();
         command
-            .args(["--engine=echo", "--worker-id", WORKER_ID, "--model-name", MODEL])
+            .args(["--worker-id", WORKER_ID, "--model-name", MODEL])
             .args(["--model-name", "file:/models/echo.gguf", "--hive-url", &hive.url])
             .args(arguments)
             .stderr(Stdio::null());
