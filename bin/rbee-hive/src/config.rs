@@ -10,7 +10,7 @@ use clap::Parser;
 use input_validation::{NodeName, in_range};
 use rbee_api::worker::Backend;
 use rbee_home::{ConfigError, ConfigSearch, Daemon, Home, load_toml};
-use rbee_http::LogFormat;
+use rbee_http::{LogFormat, check_log_filter};
 use serde::Deserialize;
 
 use crate::error::HiveError;
@@ -286,6 +286,8 @@ impl Config {
         if let Some(url) = &self.queen_url {
             check_url(url)?;
         }
+        check_log_filter(&self.log.level)
+            .map_err(|error| ConfigError::Value { key: "log.level", reason: error.to_string() })?;
         for root in self.import_roots.iter().flatten() {
             if !root.is_absolute() {
                 let reason = "must hold absolute paths".to_owned();

@@ -18,7 +18,9 @@ pub use digest::Sha256Hex;
 pub use error::ValidationError;
 pub use model_alias::{MODEL_ALIAS_PART_MAX, ModelAlias};
 pub use model_ref::{HfModel, MODEL_REF_MAX, ModelRef, ModelTarget, Provider};
-pub use names::{NODE_NAME_MAX, NodeName, REQUEST_ID_MAX, RequestId, WORKER_ID_MAX, WorkerId};
+pub use names::{
+    NODE_NAME_MAX, NodeName, REQUEST_ID_MAX, RequestId, WORKER_ID_MAX, WORKER_ID_PREFIX, WorkerId,
+};
 pub use prompt::validate_prompt;
 pub use range::in_range;
 pub use safe_path::SafePath;

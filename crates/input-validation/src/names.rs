@@ -9,6 +9,9 @@ pub const NODE_NAME_MAX: usize = 63;
 /// Longest worker id: room for a prefix and a UUID, and still one table column.
 pub const WORKER_ID_MAX: usize = 64;
 
+/// How the ids that we make begin, which sets a worker's files apart from those of other programs.
+pub const WORKER_ID_PREFIX: &str = "w-";
+
 /// Longest request id echoed from a client: enough for every tracing scheme in use, short enough for a log field.
 pub const REQUEST_ID_MAX: usize = 128;
 
@@ -58,7 +61,7 @@ impl WorkerId {
     /// Makes the id of a new worker from a number that its maker knows to be fresh, such as a UUID.
     #[must_use]
     pub fn from_u128(fresh: u128) -> Self {
-        Self { text: format!("w-{fresh:032x}") }
+        Self { text: format!("{WORKER_ID_PREFIX}{fresh:032x}") }
     }
 }
 

@@ -5,7 +5,7 @@ const DISTANCE_MAX: usize = 3;
 
 /// Returns the candidate with the fewest changed characters, where that is few enough to be a misspelling.
 pub(crate) fn nearest<'a>(typed: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    let most = DISTANCE_MAX.min(typed.chars().count() / 2);
+    let most = DISTANCE_MAX.min(typed.chars().count() / 3);
     candidates
         .iter()
         .map(|candidate| (distance(typed, candidate), *candidate))
@@ -47,6 +47,7 @@ mod tests {
             ("queen_ur1", Some("queen_url")),
             ("colour", None),
             ("x", None),
+            ("nope", None),
         ] {
             assert_eq!(nearest(typed, &keys), expected, "{typed}");
         }

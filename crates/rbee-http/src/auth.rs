@@ -105,7 +105,7 @@ fn presented(headers: &HeaderMap) -> Result<TokenDigest, String> {
 
 fn unauthorized(reason: &str) -> ApiError {
     let message = format!(
-        "{reason}; send `Authorization: Bearer TOKEN`, where `rbee env --shell` prints the token"
+        "{reason}; send `Authorization: Bearer TOKEN` (`rbee env --shell` prints the one for the queen)"
     );
     ApiError::new(ErrorCode::Unauthorized, message)
 }

@@ -27,4 +27,4 @@ pub use request::{RequestContext, new_request_id};
 pub use routes::{RouteSpec, RouteTable};
 pub use server::{Server, bind};
 pub use sse::{DONE_EVENT, event, event_stream_response, json_event};
-pub use telemetry::{LogError, LogFormat, init_logs};
+pub use telemetry::{LogError, LogFormat, check_log_filter, init_logs};

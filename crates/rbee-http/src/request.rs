@@ -95,6 +95,10 @@ pub(crate) async fn outermost(
 fn log_outcome(route: &str, response: &Response, duration_ms: u64) {
     let status = response.status().as_u16();
     match response.extensions().get::<ErrorCode>() {
+        // Whoever waits for a start asks for it many times a second.
+        Some(code @ ErrorCode::Loading) => {
+            tracing::debug!(route, status, duration_ms, %code, "not ready yet");
+        }
         Some(code) if code.status() == 500 => {
             tracing::error!(route, status, duration_ms, %code, "request failed");
         }

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// The form of log lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +23,7 @@ pub enum LogFormat {
 /// # Errors
 /// Fails if the filter cannot be parsed or logging runs already.
 pub fn init_logs(format: LogFormat, filter: &str) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(filter).map_err(LogError::Filter)?;
+    let filter = parse(filter)?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -34,9 +35,35 @@ pub fn init_logs(format: LogFormat, filter: &str) -> Result<(), LogError> {
     .map_err(|source| LogError::Running { source })
 }
 
+/// Says whether a filter would be taken.
+///
+/// # Errors
+/// [`LogError::Level`] and [`LogError::Filter`].
+pub fn check_log_filter(filter: &str) -> Result<(), LogError> {
+    parse(filter).map(drop)
+}
+
+/// A word alone is a level. `tracing` would take a misspelt one for the name of
+/// a module, and log nothing.
+fn parse(filter: &str) -> Result<EnvFilter, LogError> {
+    let words = filter.split(',').map(str::trim).filter(|word| !word.contains(['=', '[']));
+    for word in words {
+        if word.parse::<LevelFilter>().is_err() {
+            return Err(LogError::Level { word: word.to_owned() });
+        }
+    }
+    EnvFilter::try_new(filter).map_err(LogError::Filter)
+}
+
 /// Logging could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
+    /// A word is no level.
+    #[error("{word:?} is not a log level; there are error, warn, info, debug, trace and off")]
+    Level {
+        /// The word.
+        word: String,
+    },
     /// The filter is not one.
     #[error("the log filter is not understood")]
     Filter(#[source] tracing_subscriber::filter::ParseError),
@@ -46,4 +73,19 @@ pub enum LogError {
         /// Where it says so.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_level_is_refused_and_directives_are_not() {
+        for good in ["info", "OFF", "debug,hyper=warn", "info, rbee_hive[request]=trace"] {
+            assert!(check_log_filter(good).is_ok(), "{good}");
+        }
+        for bad in ["loud", "", "info,", "info,rbee_hive", "rbee_hive=loud"] {
+            assert!(check_log_filter(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -200,7 +200,7 @@ impl Context {
         }
         let n_tokens = i32::try_from(batch.len()).unwrap_or(i32::MAX);
         let mut error = ShimString::null();
-        let (code, reason) = log::with_first_error(|| {
+        let decode = || {
             // SAFETY: the context is valid; all four arrays hold `n_tokens`
             // entries (`check` has kept that below n_batch, a u32 that fits);
             // tokens, positions and sequences are u32 that `check` has found to
@@ -216,7 +216,8 @@ impl Context {
                     error.as_out(),
                 )
             }
-        });
+        };
+        let (code, reason) = log::with_abort(&self.abort, || log::with_first_error(decode));
         match code {
             0 => {
                 self.rows.extend_from_slice(batch.outputs());

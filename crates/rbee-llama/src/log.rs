@@ -7,6 +7,8 @@
 
 use std::cell::RefCell;
 use std::ffi::{c_char, c_void};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use llama_cpp_sys_2 as sys;
 
@@ -20,7 +22,8 @@ struct Line {
     text: String,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// From the gravest down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
     Error,
     Warn,
@@ -33,6 +36,7 @@ thread_local! {
     // A line is begun and finished by the same thread.
     static LINE: RefCell<Line> = RefCell::default();
     static FIRST_ERROR: RefCell<Option<String>> = const { RefCell::new(None) };
+    static ABORT: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
 }
 
 /// Sends everything llama.cpp and ggml log from now on to `tracing`.
@@ -49,6 +53,22 @@ pub(crate) fn with_first_error<T>(call: impl FnOnce() -> T) -> (T, Option<String
     FIRST_ERROR.take();
     let result = call();
     (result, FIRST_ERROR.take())
+}
+
+/// Runs `call`, which `abort` may break off. What llama.cpp then calls an error
+/// is what was wanted.
+pub(crate) fn with_abort<T>(abort: &Arc<AtomicBool>, call: impl FnOnce() -> T) -> T {
+    ABORT.set(Some(Arc::clone(abort)));
+    let result = call();
+    ABORT.take();
+    result
+}
+
+fn is_aborting() -> bool {
+    let asked = |abort: &RefCell<Option<Arc<AtomicBool>>>| {
+        abort.borrow().as_ref().is_some_and(|abort| abort.load(Ordering::Relaxed))
+    };
+    ABORT.try_with(asked).unwrap_or(false)
 }
 
 unsafe extern "C" fn receive(level: sys::ggml_log_level, text: *const c_char, _: *mut c_void) {
@@ -99,6 +119,7 @@ impl Line {
 }
 
 fn emit(level: Level, line: &str) {
+    let level = if is_aborting() { level.max(Level::Debug) } else { level };
     match level {
         Level::Error => {
             FIRST_ERROR

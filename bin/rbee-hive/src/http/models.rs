@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::response::Response;
 use http::HeaderMap;
 use input_validation::ModelRef;
+use model_catalog::Model;
 use rbee_api::error::ErrorCode;
 use rbee_api::model::{ModelList, PullRequest};
 use rbee_api::queen::Removed;
@@ -31,8 +32,8 @@ pub(super) async fn pull(
     let registry = Arc::clone(&hive.registry);
     let stop = hive.shutdown.stop.clone();
     let context = ImportContext { deadline: deadline(&headers)?, stop, tasks: &hive.tasks };
-    let registered = move || {
-        registry.touch();
+    let registered = move |model: &Model| {
+        registry.retire_renamed(model);
         Handle::current().block_on(registry.queen_told());
     };
     hive.models.import(request, context, registered).await

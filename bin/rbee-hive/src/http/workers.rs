@@ -8,7 +8,7 @@ use axum::extract::{Query, State};
 use axum::response::Response;
 use deadline_propagation::Deadline;
 use http::HeaderMap;
-use input_validation::WorkerId;
+use input_validation::{WORKER_ID_PREFIX, WorkerId};
 use rbee_api::error::ErrorCode;
 use rbee_api::queen::Removed;
 use rbee_api::worker::{StartWorker, WorkerDetail, WorkerInfo, WorkerList};
@@ -110,6 +110,10 @@ pub(super) async fn logs(
 ) -> Result<Response, ApiError> {
     let deadline = deadline_within(&headers, LOG_FOLLOW_MAX, LOG_FOLLOW_MAX)?;
     let extent = Extent { lines: query.lines.min(LOG_LINES_MAX), follow: query.follow, deadline };
+    // The daemons' own logs lie beside those of the workers.
+    if !id.as_str().starts_with(WORKER_ID_PREFIX) {
+        return Err(no_such_worker());
+    }
     let path = hive.home.worker_log(&id);
     let opened = worker_logs::open(Arc::clone(&hive.registry), id, path, extent).await;
     opened.map_err(|error| match error.kind() {

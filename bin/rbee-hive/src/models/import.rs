@@ -10,7 +10,7 @@ use bytes::Bytes;
 use deadline_propagation::Deadline;
 use futures_util::Stream;
 use input_validation::{ModelTarget, SafePath, ValidationError};
-use model_catalog::{ImportRequest, Progress};
+use model_catalog::{ImportRequest, Model, Progress};
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::model::{PullEvent, PullRequest};
 use rbee_http::{ApiError, event_stream_response, json_event};
@@ -45,7 +45,7 @@ impl Models {
         &self,
         request: PullRequest,
         context: ImportContext<'_>,
-        on_done: impl FnOnce() + Send + 'static,
+        on_done: impl FnOnce(&Model) + Send + 'static,
     ) -> Result<Response, ApiError> {
         let source = self.source_of(&request)?;
         let turn = Arc::clone(&self.imports).acquire_owned();
@@ -72,7 +72,7 @@ impl Models {
             let last = match result {
                 Ok(model) => {
                     tracing::info!(model = %model.reference, size_bytes = model.size_bytes, "model imported");
-                    on_done();
+                    on_done(&model);
                     PullEvent::Done { model: describe(&model) }
                 }
                 Err(error) => PullEvent::Failed { error: detail_of(&error) },

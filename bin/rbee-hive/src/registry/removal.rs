@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use input_validation::ModelRef;
+use model_catalog::Model;
 use rbee_api::error::ErrorCode;
 use rbee_api::worker::WorkerState;
 use rbee_http::ApiError;
@@ -62,6 +63,24 @@ impl Registry {
         drop(state);
         self.touch();
         Ok(Removal { registry: Arc::clone(self), reference: reference.clone(), ending })
+    }
+}
+
+impl Registry {
+    /// Asks the workers to end that know a model by a name it no longer has: what they are to answer to was fixed
+    /// when they were started. They finish what they are answering.
+    pub(crate) fn retire_renamed(&self, model: &Model) {
+        let mut state = self.lock();
+        for worker in &mut state.workers {
+            let is_renamed =
+                worker.info.model_ref == model.reference && worker.info.alias != model.alias;
+            if is_renamed && worker.is_alive() {
+                tracing::info!(worker_id = %worker.info.id, model = %model.reference, "model renamed; worker ends");
+                worker.stop();
+            }
+        }
+        drop(state);
+        self.touch();
     }
 }
 
