@@ -8,6 +8,7 @@ use http::HeaderMap;
 use input_validation::NodeName;
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::queen::{PlacedWorker, QueenStatus};
+use rbee_api::worker::WorkerInfo;
 use rbee_http::{ApiError, Metrics};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -79,8 +80,13 @@ impl App {
             .hives
             .iter()
             .flat_map(|hive| {
-                let place = |worker| PlacedWorker { hive: hive.name.clone(), worker };
-                hive.workers().cloned().map(place)
+                hive.workers().map(|worker| PlacedWorker {
+                    hive: hive.name.clone(),
+                    worker: WorkerInfo {
+                        slots_available: cluster.slots_available(worker),
+                        ..worker.clone()
+                    },
+                })
             })
             .collect();
         workers.sort_by_key(|placed| placed.worker.started_at_ms);

@@ -58,7 +58,21 @@ impl Cluster {
     /// Says whether no machine has reported yet and one is about to.
     pub(crate) fn is_gathering(&self) -> bool {
         let is_awaited = |hive: &HiveView| matches!(hive.reach, Reach::Awaited { .. });
-        self.hives.iter().all(|hive| hive.snapshot.is_none()) && self.hives.iter().any(is_awaited)
+        !self.has_reports() && self.hives.iter().any(is_awaited)
+    }
+
+    /// Says whether some machine has told what it has.
+    pub(crate) fn has_reports(&self) -> bool {
+        self.hives.iter().any(|hive| hive.snapshot.is_some())
+    }
+
+    /// Returns how many more requests `worker` could decode now. The queen
+    /// counts what it forwards, since a report is half a minute old at worst.
+    pub(crate) fn slots_available(&self, worker: &WorkerInfo) -> u32 {
+        match worker.state {
+            WorkerState::Ready => worker.slots_total.saturating_sub(self.load_of(&worker.id)),
+            WorkerState::Starting | WorkerState::Stopping | WorkerState::Failed => 0,
+        }
     }
 
     /// Returns how many requests this queen is forwarding to `worker`.

@@ -10,7 +10,7 @@ use clap::Parser;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use deadline_propagation::{DEADLINE_CAP, DEADLINE_DEFAULT};
 use rbee_home::{ConfigError, ConfigSearch, Daemon, Home, Loaded, load_toml};
-use rbee_http::LogFormat;
+use rbee_http::{LogFormat, check_log_filter};
 use serde::Deserialize;
 
 use crate::error::QueenError;
@@ -126,7 +126,7 @@ pub enum Command {
     Serve(Box<Config>),
     /// Print the table of routes.
     PrintRoutes,
-    /// Say that the configuration is good.
+    /// Say that the configuration is valid.
     ValidateConfig,
 }
 
@@ -199,6 +199,10 @@ impl Settings {
                 return Err(ConfigError::Value { key, reason });
             }
         }
+        check_log_filter(&self.log.level).map_err(|error| {
+            let reason = format!("(or RBEE_LOG, or --log-level) cannot be used: {error}");
+            ConfigError::Value { key: "log.level", reason }
+        })?;
         match self.local_hive_url.as_deref().map(is_base_url) {
             Some(false) => {
                 let reason = "must be like http://127.0.0.1:9200".to_owned();
@@ -271,6 +275,7 @@ mod tests {
             ("local_hive_url = 'http://127.0.0.1:9200/'", "local_hive_url"),
             ("local_hive_url = 'http://127.0.0.1'", "local_hive_url"),
             ("local_hive_url = '127.0.0.1:9200'", "local_hive_url"),
+            ("[log]\nlevel = 'inof'", "log.level"),
         ] {
             let error = with_file(file, &[]).unwrap_err();
             assert!(error.to_string().contains(key), "{file}: {error}");

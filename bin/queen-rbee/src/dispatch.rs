@@ -20,15 +20,16 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::app::{App, draining, out_of_time};
-use crate::cluster::Reach;
+use crate::cluster::{Cluster, Reach};
 use crate::placement::{Decision, Want, may_go_elsewhere, place};
 use crate::registry::Load;
 use crate::running::{Running, Watched};
 use crate::starts::Started;
 use crate::telemetry;
 
-/// What clients are told when a worker or its machine breaks off.
-const BROKE_OFF: &str = "the worker broke off before the reply was complete";
+/// What clients are told when a machine breaks off. The end of a worker is told
+/// by its machine, and passed on.
+const BROKE_OFF: &str = "the machine broke off before the reply was complete";
 
 /// Waiting for the first report ends by time as well as by change.
 const FIRST_REPORT_LOOK: Duration = Duration::from_secs(1);
@@ -94,15 +95,17 @@ pub(crate) async fn forward(app: &App, call: Call) -> Result<Response, ApiError>
             Ok(response)
         }
         Ok(Reply::Events { events, load }) => {
-            let watched = Watched::new(events, running, load, app.cut.clone());
             let relay = Relay {
-                request_id: call.id,
-                broken: ErrorCode::WorkerFailed,
+                request_id: call.id.clone(),
+                broken: ErrorCode::HiveUnreachable,
                 message: BROKE_OFF,
                 deadline: call.deadline,
-                guard: (),
+                guard: load,
             };
-            Ok(relay_events(watched, relay))
+            let (head, whole_events) = relay_events(events, relay).into_parts();
+            let events = whole_events.into_data_stream();
+            let watched = Watched::new(events, running, call.id, app.cut.clone());
+            Ok(Response::from_parts(head, Body::from_stream(watched)))
         }
         Err(error) => {
             running.failed(error.code());
@@ -237,7 +240,7 @@ async fn attempt(
     let first = first
         .map_err(|_| CallError::TimedOut)
         .and_then(|chunk| chunk.map_err(CallError::Unreachable));
-    let first = first.map_err(broke_off)?.ok_or_else(|| broke_off_as(ErrorCode::WorkerFailed))?;
+    let first = first.map_err(broke_off)?.ok_or_else(nothing_came)?;
     running.first_byte();
     let rest = response.bytes_stream().map_err(io::Error::other);
     let events = Box::pin(stream::iter([Ok(first)]).chain(rest));
@@ -251,12 +254,13 @@ fn machine_is_gone() -> Failure {
 }
 
 fn broke_off(error: CallError) -> Failure {
-    let detail = error.into_detail(ErrorCode::WorkerFailed, BROKE_OFF);
+    let detail = error.into_detail(ErrorCode::HiveUnreachable, BROKE_OFF);
     Failure { detail, machine_is_gone: false }
 }
 
-fn broke_off_as(code: ErrorCode) -> Failure {
-    Failure { detail: ErrorDetail::new(code, BROKE_OFF), machine_is_gone: false }
+fn nothing_came() -> Failure {
+    let detail = ErrorDetail::new(ErrorCode::HiveUnreachable, BROKE_OFF);
+    Failure { detail, machine_is_gone: false }
 }
 
 fn json_response(body: Bytes) -> Response {
@@ -301,10 +305,25 @@ pub(crate) async fn online_hive(
 }
 
 /// Waits until some machine has told what it has, as long as one is about to.
-pub(crate) async fn first_report(app: &App, deadline: Deadline) {
+///
+/// # Errors
+/// `hive_unreachable` if none has: nothing is known then, which is not the same as nothing.
+pub(crate) async fn first_report(app: &App, deadline: Deadline) -> Result<(), ApiError> {
     let mut changes = app.registry.subscribe();
     while app.registry.view().is_gathering() && !deadline.is_expired() {
         let soon = Instant::now() + FIRST_REPORT_LOOK;
         timeout_at(soon.min(deadline.instant()), changes.changed()).await.ok();
     }
+    let cluster = app.registry.view();
+    if cluster.has_reports() { Ok(()) } else { Err(no_machine_answers(&cluster).into()) }
+}
+
+fn no_machine_answers(cluster: &Cluster) -> ErrorDetail {
+    let why = cluster.hives.iter().find_map(|hive| match &hive.reach {
+        Reach::Lost(reason) => Some(reason.message.as_str()),
+        Reach::Online | Reach::Draining | Reach::Awaited { .. } => None,
+    });
+    let why = why.unwrap_or("the queen still waits for the first one");
+    let message = format!("no machine answers; {why}; `rbee logs hive` shows the log of the hive");
+    ErrorDetail::new(ErrorCode::HiveUnreachable, message)
 }

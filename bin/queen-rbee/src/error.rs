@@ -120,10 +120,14 @@ impl QueenError {
             Self::Config(error) => Some(error.hint()),
             Self::Home(error) => Some(error.hint()),
             Self::PortTaken { address, .. } => Some(format!(
-                "stop the program that listens on {address}, or choose another port with --bind {}:PORT",
-                address.ip()
+                "stop the program that listens on {address}, or choose another port: `queen-rbee --bind {ip}:PORT`, or \
+                 RBEE_QUEEN_BIND={ip}:PORT in the environment",
+                ip = address.ip()
             )),
-            Self::Listen { .. } => Some("choose another address with --bind".to_owned()),
+            Self::Listen { .. } => Some(
+                "choose another address: `queen-rbee --bind ADDRESS:PORT`, or RBEE_QUEEN_BIND in the environment"
+                    .to_owned(),
+            ),
             Self::Hives(HivesError::Newer { path }) => Some(format!(
                 "install the newer rbee again, or move {} away to start without its machines",
                 path.display()

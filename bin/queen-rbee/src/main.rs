@@ -23,7 +23,7 @@ fn obey(command: Command) -> Result<(), QueenError> {
     let text = match command {
         Command::Serve(config) => return queen_rbee::serve(*config),
         Command::PrintRoutes => queen_rbee::route_listing(),
-        Command::ValidateConfig => "the configuration is good\n".to_owned(),
+        Command::ValidateConfig => "the configuration is valid\n".to_owned(),
     };
     // A reader that goes away early has what it wanted.
     std::io::stdout().write_all(text.as_bytes()).ok();

@@ -1,21 +1,21 @@
 //! One request from its arrival to its end: counted, timed, and written into
 //! the metrics exactly once, however it ends. Watches a stream of tokens go by
-//! and changes nothing in it.
+//! and changes nothing in it but its end, when the queen cannot wait for it.
 
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use deadline_propagation::Deadline;
 use futures_util::Stream;
-use rbee_api::error::ErrorCode;
-use rbee_http::DONE_EVENT;
+use input_validation::RequestId;
+use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_http::{DONE_EVENT, error_event};
+use serde::Deserialize;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::registry::Load;
 use crate::telemetry::{self, RequestLabels};
 
 /// The outcome of a request that ended well.
@@ -87,77 +87,112 @@ impl Drop for Running {
     }
 }
 
-/// A stream of events on its way to the client.
+/// What clients are told whose stream outlasts the drain time.
+const CUT_OFF: &str = "the queen shut down before the reply was complete";
+
+/// The beginning of the event that ends a stream that is not whole.
+const ERROR_EVENT: &[u8] = b"data: {\"error\":";
+
+/// Whole events on their way to the client.
 pub(crate) struct Watched<S> {
     upstream: S,
     running: Running,
-    /// The worker's count, for as long as it works on this request.
-    _load: Load,
+    request_id: RequestId,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     token_seen: bool,
-    /// The last bytes that went by, as many as `DONE_EVENT` has.
-    tail: Vec<u8>,
+    /// The last event has gone by, and nothing may follow it.
+    has_ended: bool,
+    /// The queen cut the stream off.
+    is_cut: bool,
 }
 
 impl<S> Watched<S> {
-    /// `cut` ends the stream early, for a queen that cannot wait any longer.
-    pub(crate) fn new(upstream: S, running: Running, load: Load, cut: CancellationToken) -> Self {
+    /// Watches `upstream`, whose pieces are whole events. `cut` ends the stream
+    /// early with an error event, for a queen that cannot wait any longer.
+    pub(crate) fn new(
+        upstream: S,
+        running: Running,
+        request_id: RequestId,
+        cut: CancellationToken,
+    ) -> Self {
         Self {
             upstream,
             running,
-            _load: load,
+            request_id,
             cut: Box::pin(cut.cancelled_owned()),
             token_seen: false,
-            tail: Vec::with_capacity(2 * DONE_EVENT.len()),
+            has_ended: false,
+            is_cut: false,
         }
     }
 
-    fn see(&mut self, bytes: &[u8]) {
-        if !self.token_seen && has_token(bytes) {
+    fn see(&mut self, events: &[u8]) {
+        if !self.token_seen && has_token(events) {
             self.token_seen = true;
             telemetry::first_token(&self.running.labels, self.running.started.elapsed());
         }
-        let kept = bytes.len().saturating_sub(DONE_EVENT.len());
-        self.tail.extend_from_slice(bytes.get(kept..).unwrap_or_default());
-        let excess = self.tail.len().saturating_sub(DONE_EVENT.len());
-        self.tail.drain(..excess);
-        if self.tail == DONE_EVENT {
+        if events.ends_with(DONE_EVENT) {
+            self.has_ended = true;
             self.running.completed();
+        } else if let Some(code) = last_error(events) {
+            self.has_ended = true;
+            self.running.failed(code);
         }
     }
 
-    /// Notes that nothing more comes, which is only right after the last event.
-    fn end(&mut self) {
-        if self.tail != DONE_EVENT {
-            self.running.failed(ErrorCode::WorkerFailed);
+    /// Returns the event that ends the stream, where none has yet.
+    fn cut_off(&mut self) -> Option<Bytes> {
+        self.is_cut = true;
+        if self.has_ended {
+            return None;
         }
+        self.running.failed(ErrorCode::Draining);
+        let mut detail = ErrorDetail::new(ErrorCode::Draining, CUT_OFF);
+        detail.request_id = Some(self.request_id.to_string());
+        Some(error_event(detail))
     }
 }
 
-impl<S: Stream<Item = io::Result<Bytes>> + Unpin> Stream for Watched<S> {
-    type Item = io::Result<Bytes>;
+impl<S, E> Stream for Watched<S>
+where
+    S: Stream<Item = Result<Bytes, E>> + Unpin,
+{
+    type Item = Result<Bytes, E>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
+        if this.is_cut {
+            return Poll::Ready(None);
+        }
         if this.cut.as_mut().poll(cx).is_ready() {
-            this.running.failed(ErrorCode::Draining);
-            return Poll::Ready(Some(Err(io::Error::other("the queen is shutting down"))));
+            return Poll::Ready(this.cut_off().map(Ok));
         }
-        match ready!(Pin::new(&mut this.upstream).poll_next(cx)) {
-            Some(Ok(bytes)) => {
-                this.see(&bytes);
-                Poll::Ready(Some(Ok(bytes)))
-            }
-            Some(Err(error)) => {
-                this.end();
-                Poll::Ready(Some(Err(error)))
-            }
-            None => {
-                this.end();
-                Poll::Ready(None)
-            }
+        let next = ready!(Pin::new(&mut this.upstream).poll_next(cx));
+        if let Some(Ok(events)) = &next {
+            this.see(events);
         }
+        Poll::Ready(next)
     }
+}
+
+/// Returns the code of the error event that `events` end with, if they do.
+fn last_error(events: &[u8]) -> Option<ErrorCode> {
+    #[derive(Deserialize)]
+    struct Event {
+        error: Coded,
+    }
+    #[derive(Deserialize)]
+    struct Coded {
+        code: ErrorCode,
+    }
+
+    let body = events.strip_suffix(b"\n\n")?;
+    let start = body.windows(2).rposition(|pair| pair == b"\n\n").map_or(0, |end| end + 2);
+    let event = body.get(start..).filter(|event| event.starts_with(ERROR_EVENT))?;
+    let json = event.strip_prefix(b"data: ")?;
+    // One that cannot be read is an error all the same.
+    let code = serde_json::from_slice::<Event>(json).map(|event| event.error.code);
+    Some(code.unwrap_or(ErrorCode::InternalError))
 }
 
 /// Says whether events hold a token: a delta with text, after the one that only
@@ -187,6 +222,23 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(has_token(event.as_bytes()), expected, "{event}");
+        }
+    }
+
+    #[test]
+    fn the_last_event_tells_how_a_stream_ended() {
+        let error = r#"data: {"error":{"message":"m","code":"worker_failed"}}"#;
+        for (events, expected) in [
+            (format!("{error}\n\n"), Some(ErrorCode::WorkerFailed)),
+            (format!("data: {{\"a\":1}}\n\n{error}\n\n"), Some(ErrorCode::WorkerFailed)),
+            (format!("{error}\n\ndata: {{\"a\":1}}\n\n"), None),
+            (
+                "data: {\"error\":{\"code\":\"strange\"}}\n\n".to_owned(),
+                Some(ErrorCode::InternalError),
+            ),
+            ("data: [DONE]\n\n".to_owned(), None),
+        ] {
+            assert_eq!(last_error(events.as_bytes()), expected, "{events}");
         }
     }
 }

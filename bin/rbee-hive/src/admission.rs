@@ -42,9 +42,20 @@ pub(crate) enum Admission {
     Refuse(ErrorDetail),
 }
 
+/// Whether a worker has the processor to itself when it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Company {
+    /// No other worker lives.
+    Alone,
+    /// Others live, and may compute at the same time.
+    Beside,
+}
+
 /// How large a worker is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WorkerSize {
+    /// Whether it has to leave the processor to others while it waits.
+    pub(crate) company: Company,
     /// Requests decoded at once.
     pub(crate) slots: u32,
     /// Tokens of context each.
@@ -78,7 +89,9 @@ pub(crate) fn decide(facts: Facts<'_>) -> Admission {
         return refuse(ErrorCode::WorkerLimitReached, message, Some(figures));
     }
     let context_tokens = facts.context_tokens.min(header.context_length).max(1);
+    let company = if facts.workers == 0 { Company::Alone } else { Company::Beside };
     let size = |slots| WorkerSize {
+        company,
         slots,
         context_tokens,
         memory_bytes: memory_bytes(header, slots, context_tokens),
@@ -170,6 +183,14 @@ mod tests {
             Admission::Start(size) => size,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_worker_is_told_whether_it_has_the_processor_to_itself() {
+        let header = header();
+        let with = |workers| Facts { workers, workers_max: 8, ..facts(&header) };
+        assert_eq!(started(decide(with(0))).company, Company::Alone);
+        assert_eq!(started(decide(with(1))).company, Company::Beside);
     }
 
     #[test]

@@ -25,8 +25,9 @@ Examples:
   eval \"$(rbee env --shell)\"                     point OpenAI's clients at this computer
 
 Exit codes:
-  0 done   1 failed   2 wrong usage   69 not running or not reachable   75 busy, try again
-  77 not allowed   78 wrong configuration   130 Ctrl-C   143 terminated
+  0 done   1 failed   2 wrong usage   69 not running, not reachable, or a port is taken
+  71 the operating system refused something   75 busy, try again   77 not allowed
+  78 wrong configuration   130 Ctrl-C   143 terminated
 
 Data goes to standard output, everything else to standard error. With --json, an error is
 one line {\"error\":{\"message\",\"code\",\"hint\",\"exit_code\",…}} on standard error.";
@@ -190,7 +191,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N")]
     pub(crate) top_k: Option<u32>,
     /// Stop before this text; up to four times
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = stop_sequence)]
     pub(crate) stop: Vec<String>,
     /// Give up after this many seconds, loading included
     #[arg(long, value_name = "SECS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -314,6 +315,14 @@ fn number(text: &str, min: f32, max: f32) -> Result<f32, String> {
     }
 }
 
+fn stop_sequence(text: &str) -> Result<String, String> {
+    if (1..=limits::STOP_BYTES_MAX).contains(&text.len()) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("it must have 1 to {} bytes", limits::STOP_BYTES_MAX))
+    }
+}
+
 fn lines(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count) if count <= LINES_MAX => Ok(count),
@@ -341,6 +350,8 @@ mod tests {
             ["--max-tokens", "0"],
             ["--timeout", "0"],
             ["--top-k", "-1"],
+            ["--stop", ""],
+            ["--stop", &"x".repeat(257)],
         ] {
             let typed = ["rbee", "run", "m"].into_iter().chain(args);
             let error = Cli::try_parse_from(typed).unwrap_err();

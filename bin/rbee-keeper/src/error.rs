@@ -39,6 +39,12 @@ pub(crate) enum KeeperError {
         /// The file.
         path: PathBuf,
     },
+    /// What is to be added as a file is something else.
+    #[error("{} is not a regular file", path.display())]
+    NotAFile {
+        /// What it is called.
+        path: PathBuf,
+    },
     /// No queen runs, and the command does not start one.
     #[error("no queen runs on this computer")]
     NoQueen,
@@ -153,6 +159,16 @@ impl KeeperError {
         Self::Usage { message: message.into(), hint: hint.into() }
     }
 
+    /// Takes over what clap says about the arguments: a paragraph of what is wrong, then perhaps tips.
+    pub(crate) fn from_arguments(text: &str) -> Self {
+        let wrong: Vec<&str> =
+            text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+        let message = wrong.join(" ");
+        let message = message.strip_prefix("error: ").unwrap_or(&message);
+        let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+        Self::usage(message, tip.unwrap_or("`rbee --help` tells what can be typed"))
+    }
+
     /// Takes over why a call to the queen at `url` failed; `seconds` is the time it was given.
     pub(crate) fn from_call(error: CallError, url: &str, seconds: u64) -> Self {
         let url = url.to_owned();
@@ -189,6 +205,7 @@ impl KeeperError {
             Self::Secret(_) => ExitStatus::NoPermission,
             Self::Stopped(stop) => return stop.exit_code(),
             Self::NoFile { .. }
+            | Self::NotAFile { .. }
             | Self::NoSuchWorker { .. }
             | Self::TimedOut { .. }
             | Self::BrokenOff
@@ -206,8 +223,9 @@ impl KeeperError {
     /// Names the error for programs; stable.
     pub(crate) fn code(&self) -> &'static str {
         match self {
-            Self::Usage { .. } | Self::Invalid { .. } => "usage",
+            Self::Usage { .. } | Self::Invalid { .. } => "validation_failed",
             Self::NoFile { .. } => "file_not_found",
+            Self::NotAFile { .. } => "invalid_model_file",
             Self::NoQueen => "queen_not_running",
             Self::NoSuchWorker { .. } => "worker_not_found",
             Self::Refused(detail) => detail.code.as_str(),
@@ -240,6 +258,7 @@ impl KeeperError {
             Self::NoFile { .. } => {
                 "a file on another machine is written file:/absolute/path".to_owned()
             }
+            Self::NotAFile { .. } => "name the GGUF file itself".to_owned(),
             Self::NoQueen => "start one with `rbee queen start`".to_owned(),
             Self::NoSuchWorker { .. } => "`rbee ps` lists the workers".to_owned(),
             // The queen's own words may name the command already.
@@ -307,9 +326,9 @@ fn home_status(error: &HomeError) -> ExitStatus {
 }
 
 fn refused_status(code: ErrorCode) -> ExitStatus {
-    match code.status() {
-        401 | 403 => ExitStatus::NoPermission,
-        429 | 503 => ExitStatus::TryAgain,
+    match (code, code.status()) {
+        (_, 401 | 403) => ExitStatus::NoPermission,
+        (ErrorCode::ModelInUse, _) | (_, 429 | 503) => ExitStatus::TryAgain,
         _ => ExitStatus::Failure,
     }
 }
@@ -395,12 +414,25 @@ mod tests {
             (ErrorCode::Forbidden, 77),
             (ErrorCode::QueueFull, 75),
             (ErrorCode::InsufficientMemory, 75),
+            (ErrorCode::ModelInUse, 75),
+            (ErrorCode::AliasTaken, 1),
             (ErrorCode::WorkerFailed, 1),
         ] {
             let error = KeeperError::Refused(Box::new(ErrorDetail::new(code, "no")));
             assert_eq!(error.exit_code(), expected, "{code}");
             assert_eq!(error.code(), code.as_str());
         }
+    }
+
+    #[test]
+    fn what_clap_says_becomes_one_line_and_its_tip_the_hint() {
+        let error = KeeperError::from_arguments(
+            "error: these are missing:\n  <A>\n  <B>\n\n  tip: type them\n\nUsage: rbee\n",
+        );
+        assert_eq!(error.to_string(), "these are missing: <A> <B>");
+        assert_eq!(error.hint().as_deref(), Some("type them"));
+        let error = KeeperError::from_arguments("error: no\n\nUsage: rbee\n");
+        assert!(error.hint().unwrap().contains("rbee --help"));
     }
 
     #[test]

@@ -20,6 +20,8 @@ use crate::queen_client::{Budget, QueenClient};
 
 /// A wait shorter than this is not worth a word.
 const PATIENCE: Duration = Duration::from_millis(400);
+/// Nor is one shorter than this, where nothing is being loaded.
+const PATIENCE_WITHOUT_LOADING: Duration = Duration::from_secs(1);
 /// How often the queen is asked what the wait is for.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -278,6 +280,7 @@ impl Wait {
         output: &Output,
         model: &ModelRef,
     ) -> Infallible {
+        let mut idle_since = Instant::now();
         tokio::time::sleep(PATIENCE).await;
         loop {
             let loading = queen.workers().await.is_ok_and(|list| {
@@ -286,7 +289,11 @@ impl Wait {
                     worker.state == WorkerState::Starting && (named || worker.model_ref == *model)
                 })
             });
-            if self.shown != Some(loading) {
+            if loading {
+                idle_since = Instant::now();
+            }
+            let is_worth_a_word = loading || idle_since.elapsed() >= PATIENCE_WITHOUT_LOADING;
+            if is_worth_a_word && self.shown != Some(loading) {
                 drop(self.activity.take());
                 let message = if loading {
                     format!("loading {model}")

@@ -35,8 +35,11 @@ use rbee_home::ExitStatus;
 /// # Errors
 /// The exit code, with help, version or usage error shown.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, ExitCode> {
-    Cli::try_parse_from(args).map_err(|text| {
-        output::show_usage(&text);
+    let args: Vec<OsString> = args.collect();
+    Cli::try_parse_from(&args).map_err(|text| {
+        // Arguments that cannot be parsed are searched: after `--` come only values.
+        let json = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
+        output::show_usage(&text, json);
         if text.use_stderr() { ExitStatus::Usage.into() } else { ExitStatus::Success.into() }
     })
 }

@@ -27,7 +27,7 @@ pub(crate) fn known_model(typed: &str) -> Result<ModelRef, KeeperError> {
 /// Reads where a new model is to come from. The name of a file that exists is enough.
 ///
 /// # Errors
-/// As [`known_model`], and [`KeeperError::NoFile`].
+/// As [`known_model`], [`KeeperError::NoFile`] and [`KeeperError::NotAFile`].
 pub(crate) fn model_source(typed: &str) -> Result<ModelRef, KeeperError> {
     if typed.is_empty() {
         return Err(KeeperError::usage("the reference is empty", FORM));
@@ -38,7 +38,12 @@ pub(crate) fn model_source(typed: &str) -> Result<ModelRef, KeeperError> {
     }
     if looks_like_path(typed) || typed.to_ascii_lowercase().ends_with(".gguf") && !has_scheme(typed)
     {
-        return Err(KeeperError::NoFile { path: path.to_owned() });
+        let path = path.to_owned();
+        return Err(if path.exists() {
+            KeeperError::NotAFile { path }
+        } else {
+            KeeperError::NoFile { path }
+        });
     }
     let reference: ModelRef = parse("the reference", typed)?;
     if reference.provider() == Provider::Alias {
@@ -125,6 +130,15 @@ mod tests {
         for typed in ["./no-such.gguf", "no-such.gguf", "/no/such/file"] {
             let error = model_source(typed).unwrap_err();
             assert!(matches!(error, KeeperError::NoFile { .. }), "{typed}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_there_but_no_file_is_said_to_be_so() {
+        for typed in ["/", "./", "/dev/zero"] {
+            let error = model_source(typed).unwrap_err();
+            assert_eq!(error.to_string(), format!("{typed} is not a regular file"));
+            assert_eq!(error.exit_code(), 1);
         }
     }
 }

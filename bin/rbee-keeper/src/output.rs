@@ -43,10 +43,13 @@ pub(crate) struct Output {
     stderr_is_terminal: bool,
 }
 
-/// Shows clap's own text: help and version on standard output, a usage error on standard error.
-pub(crate) fn show_usage(text: &clap::Error) {
+/// Shows clap's own text: help and version on standard output, a usage error on standard error, with `json` as one line.
+pub(crate) fn show_usage(text: &clap::Error, json: bool) {
     let rendered = text.render();
-    if text.use_stderr() {
+    if text.use_stderr() && json {
+        let error = KeeperError::from_arguments(&rendered.to_string());
+        writeln!(io::stderr(), "{}", error.to_json()).ok();
+    } else if text.use_stderr() {
         write!(anstream::stderr(), "{}", rendered.ansi()).ok();
     } else {
         write!(anstream::stdout(), "{}", rendered.ansi()).ok();
@@ -275,8 +278,8 @@ impl Drop for Progress {
     }
 }
 
-/// A model's reply on its way to standard output, piece by piece. However it ends, the terminal is left at the
-/// beginning of a line.
+/// A model's reply on its way to standard output, piece by piece. However it ends, what comes after it begins on a
+/// line of its own, on a terminal and in a pipe or file; where nothing came, nothing is printed.
 #[derive(Debug)]
 pub(crate) struct Reply<'o> {
     output: &'o Output,
@@ -284,7 +287,7 @@ pub(crate) struct Reply<'o> {
 }
 
 impl Reply<'_> {
-    /// Prints one piece at once. To a pipe or file it goes as it came.
+    /// Prints one piece at once. To a pipe or file its bytes go as they came.
     pub(crate) fn write(&mut self, piece: &str) -> Result<(), KeeperError> {
         if !piece.is_empty() {
             self.at_line_start = piece.ends_with('\n');
@@ -296,8 +299,8 @@ impl Reply<'_> {
 
 impl Drop for Reply<'_> {
     fn drop(&mut self) {
-        if self.output.stdout_is_terminal && !self.at_line_start {
-            // The terminal may be gone; then there is no line to end.
+        if !self.at_line_start {
+            // The reader may be gone; then there is no line to end.
             write_data(b"\n").ok();
         }
     }

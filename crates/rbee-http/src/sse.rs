@@ -32,7 +32,8 @@ pub fn json_event<T: Serialize>(value: &T) -> Result<Bytes, serde_json::Error> {
 }
 
 /// Frames the event that ends a stream that is not whole.
-pub(crate) fn error_event(detail: ErrorDetail) -> Bytes {
+#[must_use]
+pub fn error_event(detail: ErrorDetail) -> Bytes {
     // Serialising a struct of strings cannot fail.
     event(&serde_json::to_vec(&ErrorBody { error: detail }).unwrap_or_default())
 }

@@ -85,3 +85,14 @@ fn models_can_be_listed_stopped_and_removed() {
     let files = std::fs::read_dir(cluster.home().join("models")).expect("a folder").count();
     assert_eq!(files, 0, "the file is gone too");
 }
+
+#[test]
+fn a_model_pulled_under_another_name_answers_to_that_name() {
+    let cluster = Cluster::echo();
+    cluster.import_tiny("tiny");
+    drop(cluster.rbee(&["infer", "-m", "tiny", "-p", "x"]).ok());
+    let file = cluster.home().parent().expect("a folder").join("tiny.gguf");
+    drop(cluster.rbee(&["pull", file.to_str().expect("UTF-8"), "--name", "renamed"]).ok());
+    assert_eq!(cluster.rbee(&["infer", "-m", "renamed", "-p", "new name"]).ok().trim(), "new name");
+    assert_eq!(cluster.rbee(&["infer", "-m", "tiny", "-p", "x"]).code, 1);
+}

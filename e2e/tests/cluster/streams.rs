@@ -135,3 +135,35 @@ fn more_requests_than_slots_wait_their_turn() {
         assert_eq!(words, vec![format!("n{n}"); 10]);
     }
 }
+
+#[test]
+fn two_models_on_the_same_cores_do_not_starve_each_other() {
+    let cluster = Cluster::llama();
+    cluster.import_starter();
+    let copy = cluster.home().join("copy.gguf");
+    std::fs::copy(e2e::starter_model_file(), &copy).expect("a second model");
+    drop(cluster.rbee(&["pull", copy.to_str().expect("UTF-8"), "--name", "second"]).ok());
+    for model in [STARTER_MODEL, "second"] {
+        drop(cluster.rbee(&["run", "-m", model, "-p", "hi", "--max-tokens", "1"]).ok());
+    }
+    let options = json!({"temperature": 0, "max_tokens": 32});
+    let queen = cluster.queen();
+    let texts = std::thread::scope(|scope| {
+        let both = [STARTER_MODEL, "second"].map(|model| {
+            let (queen, options) = (&queen, &options);
+            scope.spawn(move || text_of(queen.stream(CHAT, &chat(model, "Name a river.", options))))
+        });
+        both.map(|stream| stream.join().expect("a stream"))
+    });
+    assert_eq!(texts[0], texts[1], "the same weights and one stream each say the same");
+    let workers = cluster.processes().into_iter().filter(|p| p.program == "llm-worker-rbee");
+    let limited = workers.filter(|worker| {
+        let environment = std::fs::read(format!("/proc/{}/environ", worker.pid)).expect("readable");
+        String::from_utf8_lossy(&environment).contains("GOMP_SPINCOUNT=")
+    });
+    assert_eq!(
+        limited.count(),
+        1,
+        "the worker that came second leaves the processor when it waits"
+    );
+}

@@ -42,9 +42,9 @@ pub(super) fn known_models(app: &App) -> Vec<PlacedModel> {
     models
 }
 
-pub(super) async fn list(State(app): State<Arc<App>>) -> Json<PlacedModelList> {
-    first_report(&app, Deadline::after(LISTING_PATIENCE)).await;
-    Json(PlacedModelList { models: known_models(&app) })
+pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Json<PlacedModelList>, ApiError> {
+    first_report(&app, Deadline::after(LISTING_PATIENCE)).await?;
+    Ok(Json(PlacedModelList { models: known_models(&app) }))
 }
 
 pub(super) async fn pull(
@@ -66,7 +66,7 @@ pub(super) async fn remove(
     State(app): State<Arc<App>>,
     Path(reference): Path<String>,
 ) -> Result<Json<Removed>, ApiError> {
-    first_report(&app, Deadline::after(LISTING_PATIENCE)).await;
+    first_report(&app, Deadline::after(LISTING_PATIENCE)).await?;
     let name: ModelRef = reference.parse().map_err(|_| not_found())?;
     let known = known_models(&app).into_iter().find(|placed| placed.model.answers_to(&name));
     let placed = known.ok_or_else(not_found)?;

@@ -47,17 +47,17 @@ pub(super) async fn completion(
     forward(&app, Call { id, operation, model, body, streams, deadline }).await
 }
 
-pub(super) async fn models(State(app): State<Arc<App>>) -> Json<ModelCardList> {
-    first_report(&app, Deadline::after(LISTING_PATIENCE)).await;
+pub(super) async fn models(State(app): State<Arc<App>>) -> Result<Json<ModelCardList>, ApiError> {
+    first_report(&app, Deadline::after(LISTING_PATIENCE)).await?;
     let data = known_models(&app).into_iter().map(|placed| card(&placed.model)).collect();
-    Json(ModelCardList { object: "list".to_owned(), data })
+    Ok(Json(ModelCardList { object: "list".to_owned(), data }))
 }
 
 pub(super) async fn model(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
 ) -> Result<Json<ModelCard>, ApiError> {
-    first_report(&app, Deadline::after(LISTING_PATIENCE)).await;
+    first_report(&app, Deadline::after(LISTING_PATIENCE)).await?;
     let name: ModelRef = id.parse().map_err(|_| not_found())?;
     let known = known_models(&app).into_iter().find(|placed| placed.model.answers_to(&name));
     known.map(|placed| Json(card(&placed.model))).ok_or_else(not_found)

@@ -14,6 +14,7 @@ use http::header::CONTENT_TYPE;
 use input_validation::WorkerId;
 use rbee_api::error::ErrorCode;
 use rbee_api::queen::{PlacedWorkerDetail, PlacedWorkerList, Removed};
+use rbee_api::worker::WorkerDetail;
 use rbee_http::{ApiError, CallError, HopClient};
 
 use crate::app::App;
@@ -40,7 +41,9 @@ pub(super) async fn show(
     let hive = app.registry.hive_of(&id).ok_or_else(not_found)?;
     let deadline = Deadline::after(SHOW_LIMIT);
     let client = online_hive(&app, &hive, deadline).await?;
-    let detail = client.get(&format!("/api/v1/workers/{id}"), deadline).await.map_err(no_answer)?;
+    let detail = client.get(&format!("/api/v1/workers/{id}"), deadline).await;
+    let mut detail: WorkerDetail = detail.map_err(no_answer)?;
+    detail.worker.slots_available = app.registry.view().slots_available(&detail.worker);
     Ok(Json(PlacedWorkerDetail { hive, detail }))
 }
 

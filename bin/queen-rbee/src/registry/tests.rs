@@ -43,6 +43,22 @@ fn worker(id: &str) -> WorkerInfo {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn slots_are_free_but_for_the_requests_that_are_being_forwarded() {
+    let registry = registry();
+    let busy = |id, state| WorkerInfo { state, slots_total: 2, slots_available: 0, ..worker(id) };
+    let ready = busy("w-1", WorkerState::Ready);
+    for (forwarded, expected) in [(0, 2), (1, 1), (2, 0), (3, 0)] {
+        let load: Vec<_> = (0..forwarded).map(|_| registry.load(&ready.id)).collect();
+        assert_eq!(registry.view().slots_available(&ready), expected, "{forwarded}");
+        drop(load);
+    }
+    for state in [WorkerState::Starting, WorkerState::Stopping, WorkerState::Failed] {
+        let other = busy("w-2", state);
+        assert_eq!(registry.view().slots_available(&other), 0, "{state:?}");
+    }
+}
+
 fn reach(registry: &Registry) -> Reach {
     registry.view().hives[0].reach.clone()
 }

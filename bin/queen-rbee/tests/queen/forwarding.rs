@@ -91,7 +91,8 @@ async fn a_stream_that_breaks_ends_with_one_error_event() {
         assert_eq!(got.len(), 2, "{got:?}");
         assert_eq!(got[0], token("a"));
         let error = error_event(&got[1]);
-        assert_eq!(error["code"], "worker_failed");
+        assert_eq!(error["code"], "hive_unreachable");
+        assert_eq!(error["message"], "the machine broke off before the reply was complete");
         assert!(error["request_id"].is_string());
     }
     assert_eq!(pair.hive.forwarded_count(), 4, "nothing is tried again after the first byte");
@@ -249,4 +250,15 @@ async fn requests_are_spread_over_the_workers() {
         pair.hive.forwarded.lock().unwrap().iter().map(|sent| sent.worker.clone()).collect();
     workers.sort();
     assert_eq!(workers, ["w-1", "w-1", "w-2", "w-2"]);
+    let free = async || {
+        let list = pair.queen.get_json("/api/v1/workers").await;
+        let list = list["workers"].as_array().unwrap();
+        list.iter().map(|worker| worker["slots_available"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(free().await, [2, 2]);
+    drop(open);
+    eventually("the slots are free without a report", async || {
+        (free().await == [4, 4]).then_some(())
+    })
+    .await;
 }

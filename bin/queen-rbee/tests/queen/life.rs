@@ -16,6 +16,8 @@ const TOKEN: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
 
 /// A setting for queens that are to find no hive and to start none.
 const NO_HIVE: &str = "local_hive = false\n";
+/// A setting for queens whose hive cannot be started.
+const MISSING_HIVE: &str = "hive_path = '/no/such/program'\n";
 
 fn told(output: &std::process::Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
@@ -81,6 +83,7 @@ async fn configuration_is_checked_before_anything_happens() {
         ("bnd = '127.0.0.1:1'", 78, "did you mean `bind`?"),
         ("threads = 0", 78, "threads"),
         ("[log]\nformat = 'xml'", 78, "xml"),
+        ("[log]\nlevel = 'inof'", 78, "log.level (or RBEE_LOG"),
     ] {
         let output = home.run(settings, &["--validate-config"]);
         assert_eq!(output.status.code(), Some(code), "{settings}");
@@ -137,6 +140,10 @@ async fn a_queen_that_stops_takes_no_new_work_and_finishes_what_runs() {
     let rest = running.text().await.unwrap();
     assert!(rest.starts_with("data: {\"error\":") && rest.ends_with("\n\n"), "{rest:?}");
     assert_eq!(rest.matches("data:").count(), 1);
+    let last: Value = serde_json::from_str(rest.strip_prefix("data: ").unwrap()).unwrap();
+    assert_eq!(last["error"]["code"], "draining");
+    assert_eq!(last["error"]["message"], "the queen shut down before the reply was complete");
+    assert!(last["error"]["request_id"].is_string());
     assert_eq!(pair.queen.ended().await.code(), Some(0));
 }
 
@@ -169,6 +176,21 @@ async fn requests_that_outlast_the_drain_time_are_told() {
     let (status, error) = error_of(waiting.await.unwrap().unwrap()).await;
     assert_eq!((status, &error["code"]), (503, &json!("draining")));
     assert_eq!(pair.queen.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn without_any_machine_a_listing_is_an_error_and_not_empty() {
+    for (settings, why) in [(NO_HIVE, "local_hive is off"), (MISSING_HIVE, "cannot be started")] {
+        let home = TestHome::new();
+        let queen = Queen::start(&home, settings).await;
+        for path in ["/api/v1/models", "/v1/models", "/v1/models/any:1b"] {
+            let (status, error) = error_of(queen.get(path).await).await;
+            assert_eq!((status, &error["code"]), (502, &json!("hive_unreachable")), "{path}");
+            let message = error["message"].as_str().unwrap();
+            assert!(message.starts_with("no machine answers; "), "{message}");
+            assert!(message.contains(why) && message.contains("`rbee logs hive`"), "{message}");
+        }
+    }
 }
 
 #[tokio::test]

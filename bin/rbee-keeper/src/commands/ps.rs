@@ -1,7 +1,7 @@
 //! `rbee ps`: the workers. Also owns how a worker is shown anywhere else.
 
 use rbee_api::queen::{PlacedWorker, PlacedWorkerList};
-use rbee_api::worker::WorkerState;
+use rbee_api::worker::{WorkerInfo, WorkerState};
 
 use super::now_ms;
 use crate::error::KeeperError;
@@ -29,12 +29,11 @@ pub(super) fn table(keeper: &Keeper, workers: &[PlacedWorker]) -> Result<(), Kee
     let now = now_ms();
     let rows = workers.iter().map(|placed| {
         let worker = &placed.worker;
-        let busy = worker.slots_total.saturating_sub(worker.slots_available);
         [
             worker.id.to_string(),
             name(placed),
             state(worker.state).to_owned(),
-            format!("{busy}/{}", worker.slots_total),
+            busy(worker),
             worker.device.clone(),
             placed.hive.to_string(),
             figures::ago(worker.started_at_ms, now),
@@ -53,6 +52,15 @@ pub(super) fn table(keeper: &Keeper, workers: &[PlacedWorker]) -> Result<(), Kee
 fn name(placed: &PlacedWorker) -> String {
     let worker = &placed.worker;
     worker.alias.as_ref().map_or_else(|| worker.model_ref.to_string(), ToString::to_string)
+}
+
+/// Slots in use, which only a worker that is ready can have.
+fn busy(worker: &WorkerInfo) -> String {
+    if worker.state != WorkerState::Ready {
+        return "-".to_owned();
+    }
+    let busy = worker.slots_total.saturating_sub(worker.slots_available);
+    format!("{busy}/{}", worker.slots_total)
 }
 
 const fn state(state: WorkerState) -> &'static str {

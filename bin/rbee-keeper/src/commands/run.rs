@@ -1,5 +1,6 @@
 //! `rbee run`: one prompt, or a chat.
 
+use rbee_api::limits::STOP_SEQUENCES_MAX;
 use rbee_home::ExitStatus;
 
 use super::chat;
@@ -16,6 +17,10 @@ pub(super) async fn run(
     args: &RunArgs,
     signals: &mut Signals,
 ) -> Result<ExitStatus, KeeperError> {
+    if args.stop.len() > STOP_SEQUENCES_MAX {
+        let message = format!("--stop is given more than {STOP_SEQUENCES_MAX} times");
+        return Err(KeeperError::usage(message, "leave some out"));
+    }
     let may_chat = keeper.may_ask && !keeper.output.is_json();
     let asked = prompt::sort(args, prompt::stdin_is_terminal(), may_chat)?;
     let model = known_model(&asked.model)?;

@@ -16,6 +16,7 @@ async fn every_refusal_has_its_exit_code_and_a_hint() {
         ("forbidden", 77),
         ("queue_full", 75),
         ("all_slots_busy", 75),
+        ("model_in_use", 75),
         ("insufficient_memory", 75),
         ("draining", 75),
         ("worker_start_failed", 1),
@@ -59,6 +60,8 @@ async fn what_cannot_be_meant_is_refused_before_anything_is_sent() {
         &["run", "m", "hi", "-p", "ho"],
         &["run", "m", "hi", "--temperature", "9"],
         &["run", "m", "hi", "--no-such-option"],
+        &["run", "m", "hi", "--stop", ""],
+        &["run", "m", "hi", "--stop=a", "--stop=b", "--stop=c", "--stop=d", "--stop=e"],
         &["pull", "smollm2:135m"],
         &["pull", "hf:owner/repo", "--name", "Bad Name"],
         &["pull", "hf:owner/repo", "--sha256", "abc"],
@@ -79,6 +82,29 @@ async fn what_cannot_be_meant_is_refused_before_anything_is_sent() {
 }
 
 #[tokio::test]
+async fn with_json_wrong_usage_is_one_line_too() {
+    let home = tempfile::tempdir().unwrap();
+    let program = Program::new(home.path());
+    for (args, part) in [
+        (&["run", "m", "hi", "--no-such-option", "--json"][..], "--no-such-option"),
+        (&["--json", "stop"], "not provided: <WORKER|MODEL>"),
+        (&["--json", "run", "m", "hi", "--stop", ""], "1 to 256 bytes"),
+        (&["--json", "run", "m", "hi", "-p", "ho"], "the prompt is given twice"),
+    ] {
+        let ended = program.run(args).await;
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{args:?}");
+        assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+        let error: Value = serde_json::from_str(&ended.stderr).unwrap();
+        let error = &error["error"];
+        assert!(error["message"].as_str().unwrap().contains(part), "{error}");
+        assert!(error["hint"].is_string(), "{error}");
+        assert_eq!((&error["code"], &error["exit_code"]), (&json!("validation_failed"), &json!(2)));
+    }
+    let ended = program.run(&["run", "m", "hi", "--no-such-option", "--", "--json"]).await;
+    assert!(ended.stderr.starts_with("error: "), "{ended:?}");
+}
+
+#[tokio::test]
 async fn a_prompt_that_is_no_text_is_refused() {
     let queen = FakeQueen::start().await;
     let ended = queen.program().run_with_input(&["run", "m"], b"\xff\xfe").await;
@@ -95,6 +121,9 @@ async fn a_file_that_is_not_there_is_no_reason_to_start_anything() {
     let ended = Program::new(home.path()).run(&["pull", "./none.gguf"]).await;
     assert_eq!(ended.code, Some(1));
     assert!(ended.stderr.starts_with("error: there is no file ./none.gguf\n"), "{ended:?}");
+    let ended = Program::new(home.path()).run(&["pull", "./"]).await;
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.starts_with("error: ./ is not a regular file\n"), "{ended:?}");
 }
 
 #[tokio::test]
@@ -116,7 +145,7 @@ async fn a_queen_elsewhere_needs_her_token() {
     write_token(&right, queen.token.expose());
     let program = program.with("RBEE_TOKEN_FILE", right.to_str().unwrap());
     assert_eq!(program.run(&["ps"]).await.code, Some(0));
-    assert_eq!(program.run(&["run", "m", "hi"]).await.stdout, "You said: \"hi\"");
+    assert_eq!(program.run(&["run", "m", "hi"]).await.stdout, "You said: \"hi\"\n");
     let logs = program.run(&["logs", "queen"]).await;
     assert_eq!(logs.code, Some(2), "its log is not here: {logs:?}");
 }

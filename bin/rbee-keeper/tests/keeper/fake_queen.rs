@@ -198,6 +198,14 @@ async fn chat(State(script): State<Arc<Script>>, RawJson(body): RawJson) -> Resp
             let first = stream::iter([text("one ")]);
             respond(first.chain(stream::once(gate)).chain(stream::iter(end())))
         }
+        "held" => {
+            let gate = async move {
+                script.gate.notified().await;
+                text("two")
+            };
+            respond(stream::once(gate).chain(stream::iter(end())))
+        }
+        "silent" => fixed(end()),
         "hanging" => {
             let watched = Watched(script);
             let forever = stream::pending().map(move |never: Bytes| {

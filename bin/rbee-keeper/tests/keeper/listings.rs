@@ -55,6 +55,7 @@ async fn tables_are_for_people() {
 
     let ps = program.run(&["ps"]).await;
     assert!(ps.stdout.contains("w-1     smollm2:135m  ready   1/4"), "{ps:?}");
+    assert!(ps.stdout.contains("w-2     smollm2:135m  failed  -  "), "{ps:?}");
     assert!(ps.stderr.contains("w-2 failed: the model file is damaged"), "{ps:?}");
 
     let status = program.run(&["status"]).await;
@@ -152,6 +153,11 @@ async fn removing_asks_first() {
     terminal.wait_for("[y/N] ").await;
     signal(&child, Signal::INT);
     assert_eq!(terminal.end(child).await.code, Some(130));
+    let (terminal, child) = Terminal::start(&queen.program(), &["rm", "no-such:1b"]);
+    let ended = terminal.end(child).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stdout.contains("no machine has no-such:1b"), "{ended:?}");
+    assert!(!ended.stdout.contains("[y/N]"), "{ended:?}");
     let (terminal, child) = Terminal::start(&queen.program(), &["rm", "m", "--no-input"]);
     assert_eq!(terminal.end(child).await.code, Some(2));
 }
@@ -173,6 +179,7 @@ async fn help_completions_and_manual_need_nothing() {
     let program = Program::new(home.path()).with("RBEE_HOME", "/dev/null/x");
     for (args, part) in [
         (&["--help"][..], "Examples:"),
+        (&["--help"], "71 the operating system"),
         (&["run", "--help"], "-m MODEL"),
         (&["--version"], "rbee 0.1.0"),
         (&["completions", "bash"], "_rbee()"),

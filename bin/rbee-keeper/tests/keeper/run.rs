@@ -1,9 +1,11 @@
 //! `rbee run`: what is sent, and what reaches the terminal or pipe, when.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::fake_queen::FakeQueen;
 use crate::program::{end, read_until, signal, within};
@@ -16,7 +18,7 @@ async fn tokens_are_printed_as_they_come() {
     let mut stdout = child.stdout.take().unwrap();
     assert_eq!(read_until(&mut stdout, "one ").await, "one ");
     queen.script.gate.notify_one();
-    assert_eq!(read_until(&mut stdout, "two").await, "two");
+    assert_eq!(read_until(&mut stdout, "two\n").await, "two\n");
     child.stdout = Some(stdout);
     let ended = end(child).await;
     assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.as_str()), (Some(0), "", ""));
@@ -37,7 +39,7 @@ async fn the_prompt_comes_from_arguments_or_standard_input() {
     ] {
         let ended = program.run_with_input(args, input.as_bytes()).await;
         assert_eq!(ended.code, Some(0), "{args:?}: {ended:?}");
-        assert_eq!(ended.stdout, format!("You said: {}", json!(expected)), "{args:?}");
+        assert_eq!(ended.stdout, format!("You said: {}\n", json!(expected)), "{args:?}");
         let requests = queen.script.requests();
         assert_eq!(requests[0]["messages"], json!([{ "role": "user", "content": expected }]));
     }
@@ -88,7 +90,7 @@ async fn options_are_passed_on_and_nothing_else_is() {
 async fn a_reply_can_be_had_whole_or_as_json() {
     let queen = FakeQueen::start().await;
     let whole = queen.program().run(&["run", "m", "hi", "--no-stream"]).await;
-    assert_eq!((whole.code, whole.stdout.as_str()), (Some(0), "All at once."));
+    assert_eq!((whole.code, whole.stdout.as_str()), (Some(0), "All at once.\n"));
     assert_eq!(queen.script.requests()[0]["stream"], false);
     assert!(whole.stderr.contains("context is full"), "{whole:?}");
 
@@ -112,9 +114,31 @@ async fn a_reply_can_be_had_whole_or_as_json() {
 async fn figures_are_told_on_request_and_on_standard_error() {
     let queen = FakeQueen::start().await;
     let ended = queen.program().run(&["run", "m", "hi", "-v"]).await;
-    assert_eq!(ended.stdout, "You said: \"hi\"");
+    assert_eq!(ended.stdout, "You said: \"hi\"\n");
     assert!(ended.stderr.contains("7 tokens in, 3 out"), "{ended:?}");
     assert!(ended.stderr.contains("first token after"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn without_loading_a_wait_is_told_after_a_second() {
+    let queen = FakeQueen::start().await;
+    let started = Instant::now();
+    let mut child = queen.program().command(&["run", "held", "hi"]).spawn().unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    let told = "waiting for held …\n";
+    assert_eq!(read_until(&mut stderr, told).await, told);
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    queen.script.gate.notify_one();
+    child.stderr = Some(stderr);
+    let ended = end(child).await;
+    assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.as_str()), (Some(0), "two\n", ""));
+}
+
+#[tokio::test]
+async fn a_reply_without_text_is_not_even_a_line() {
+    let queen = FakeQueen::start().await;
+    let ended = queen.program().run(&["run", "silent", "hi"]).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), ""), "{ended:?}");
 }
 
 #[tokio::test]
@@ -122,7 +146,7 @@ async fn an_error_in_the_stream_leaves_the_text_and_fails() {
     let queen = FakeQueen::start().await;
     for (model, reason) in [("failing", "the worker died"), ("breaking", "the answer broke off")] {
         let ended = queen.program().run(&["run", model, "hi"]).await;
-        assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), "half "), "{ended:?}");
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), "half \n"), "{ended:?}");
         assert!(ended.stderr.starts_with(&format!("error: {reason}\nhint: ")), "{ended:?}");
     }
 }
@@ -145,7 +169,7 @@ async fn a_signal_cancels_the_generation() {
 async fn the_time_limit_holds_inside_the_stream() {
     let queen = FakeQueen::start().await;
     let ended = queen.program().run(&["run", "hanging", "hi", "--timeout", "1"]).await;
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), "begun "));
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), "begun \n"));
     assert!(ended.stderr.starts_with("error: no answer within 1 s\n"), "{ended:?}");
 }
 

@@ -61,7 +61,7 @@ async fn a_queen_is_started_in_a_session_of_its_own_and_waited_for() {
     let _queen = FakeQueen::start_in(home).await;
     child.stderr = Some(stderr);
     let ended = end(child).await;
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "You said: \"hi\""), "{ended:?}");
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "You said: \"hi\"\n"), "{ended:?}");
     assert!(ended.stderr.starts_with("started queen-rbee in "), "{ended:?}");
     let expected = format!("args: --home {}\nconfig: \nleader\nup\n", root.display());
     assert_eq!(log_of_killed(&root).await, expected);
@@ -94,7 +94,7 @@ async fn a_queen_that_was_faster_is_used() {
     let _queen = FakeQueen::start_in(home).await;
     child.stderr = Some(stderr);
     let ended = end(child).await;
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "You said: \"hi\""), "{ended:?}");
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "You said: \"hi\"\n"), "{ended:?}");
 }
 
 #[tokio::test]
