@@ -359,8 +359,7 @@ fn refused_hint(code: ErrorCode) -> Option<&'static str> {
         }
         ErrorCode::InsufficientDisk => Some("make room, or remove a model with `rbee rm`"),
         ErrorCode::WorkerLimitReached => Some("stop a worker with `rbee stop`"),
-        ErrorCode::QueueFull
-        | ErrorCode::NoWorkerAvailable
+        ErrorCode::NoWorkerAvailable
         | ErrorCode::AllSlotsBusy
         | ErrorCode::Loading
         | ErrorCode::Draining => Some("try again in a moment; `rbee ps` shows what runs"),
@@ -412,7 +411,6 @@ mod tests {
             (ErrorCode::ContextLengthExceeded, 1),
             (ErrorCode::Unauthorized, 77),
             (ErrorCode::Forbidden, 77),
-            (ErrorCode::QueueFull, 75),
             (ErrorCode::InsufficientMemory, 75),
             (ErrorCode::ModelInUse, 75),
             (ErrorCode::AliasTaken, 1),

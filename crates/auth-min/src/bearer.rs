@@ -1,10 +1,8 @@
-//! The `Authorization` header. Owns its parsing after RFC 6750 and the decision whether a caller is known; never shows
-//! a token, not in Debug and not in an error.
+//! The `Authorization` header. Owns its parsing after RFC 6750; never shows a token, not in Debug and not in an error.
 
 use std::fmt;
 
-use crate::{Fingerprint, TokenDigest};
-use subtle::Choice;
+use crate::TokenDigest;
 
 /// Longest header value that is looked at: no token of ours or of an identity provider comes near.
 pub const BEARER_HEADER_BYTES_MAX: usize = 8 * 1024;
@@ -22,9 +20,6 @@ impl fmt::Debug for BearerToken<'_> {
 /// Says why a caller is not let in. Every variant is a 401.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
-    /// There is no `Authorization` header.
-    #[error("no credential was sent; expected the header \"Authorization: Bearer <token>\"")]
-    Missing,
     /// The header is longer than [`BEARER_HEADER_BYTES_MAX`].
     #[error("the authorization header is longer than {BEARER_HEADER_BYTES_MAX} bytes")]
     TooLong,
@@ -40,12 +35,6 @@ pub enum AuthError {
     /// More than one word follows the scheme.
     #[error("the bearer token contains a space")]
     MalformedToken,
-    /// The token is well-formed and not one that is accepted.
-    #[error("the bearer token is not accepted")]
-    UnknownToken {
-        /// Identifies the token in the log; not part of the message, which goes to the caller.
-        fingerprint: Fingerprint,
-    },
 }
 
 impl AuthError {
@@ -69,7 +58,7 @@ impl<'a> BearerToken<'a> {
     /// which is wider than RFC 6750's alphabet, so that an operator's own token file works whatever it holds.
     ///
     /// # Errors
-    /// [`AuthError`], any variant but `Missing` and `UnknownToken`.
+    /// [`AuthError`].
     pub fn parse(header: &'a [u8]) -> Result<Self, AuthError> {
         if header.len() > BEARER_HEADER_BYTES_MAX {
             return Err(AuthError::TooLong);
@@ -99,23 +88,6 @@ impl<'a> BearerToken<'a> {
     pub fn digest(&self) -> TokenDigest {
         TokenDigest::of(self.0)
     }
-}
-
-/// Decides whether the caller that sent `header` holds one of the `accepted` tokens, and returns its fingerprint.
-///
-/// All accepted digests are compared whatever the outcome, so that the time tells neither which one matched nor how
-/// closely one was missed.
-///
-/// # Errors
-/// [`AuthError`], any variant.
-pub fn authorize(
-    header: Option<&[u8]>,
-    accepted: &[TokenDigest],
-) -> Result<Fingerprint, AuthError> {
-    let digest = BearerToken::parse(header.ok_or(AuthError::Missing)?)?.digest();
-    let known = accepted.iter().fold(Choice::from(0), |known, one| known | one.ct_matches(&digest));
-    let fingerprint = digest.fingerprint();
-    if bool::from(known) { Ok(fingerprint) } else { Err(AuthError::UnknownToken { fingerprint }) }
 }
 
 #[cfg(test)]
@@ -166,34 +138,9 @@ mod tests {
     }
 
     #[test]
-    fn any_accepted_token_lets_in_and_no_other() {
-        let accepted = [TokenDigest::of("one"), TokenDigest::of("two")];
-        for token in ["one", "two"] {
-            let header = format!("Bearer {token}");
-            let fingerprint = authorize(Some(header.as_bytes()), &accepted).unwrap();
-            assert_eq!(fingerprint, TokenDigest::of(token).fingerprint());
-        }
-        let refused = authorize(Some(b"Bearer three"), &accepted).unwrap_err();
-        assert_eq!(
-            refused,
-            AuthError::UnknownToken { fingerprint: TokenDigest::of("three").fingerprint() }
-        );
-        assert_eq!(authorize(None, &accepted), Err(AuthError::Missing));
-        assert!(authorize(Some(b"Bearer one"), &[]).is_err());
-    }
-
-    #[test]
-    fn neither_debug_nor_an_error_shows_the_token() {
+    fn debug_does_not_show_the_token() {
         let token = BearerToken::parse(b"Bearer s3cret-canary").unwrap();
-        let refused = authorize(Some(b"Bearer s3cret-canary"), &[]).unwrap_err();
-        for shown in [format!("{token:?}"), format!("{refused:?}"), refused.to_string()] {
-            assert!(!shown.contains("s3cret"), "{shown}");
-        }
-        assert!(
-            !refused
-                .to_string()
-                .contains(&TokenDigest::of("s3cret-canary").fingerprint().to_string())
-        );
+        assert!(!format!("{token:?}").contains("s3cret"));
     }
 
     proptest! {

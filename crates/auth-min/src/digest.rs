@@ -4,7 +4,7 @@
 use std::fmt;
 
 use sha2::{Digest as _, Sha256};
-use subtle::{Choice, ConstantTimeEq as _};
+use subtle::ConstantTimeEq as _;
 
 /// Holds the SHA-256 of a token, 32 bytes, for comparison in constant time.
 ///
@@ -23,11 +23,7 @@ impl TokenDigest {
     /// Compares in constant time.
     #[must_use]
     pub fn matches(&self, other: &Self) -> bool {
-        self.ct_matches(other).into()
-    }
-
-    pub(crate) fn ct_matches(&self, other: &Self) -> Choice {
-        self.0.ct_eq(&other.0)
+        self.0.ct_eq(&other.0).into()
     }
 
     /// Returns the part that logs may show.

@@ -62,12 +62,6 @@ impl CallError {
             }
         }
     }
-
-    /// Says whether nobody listens at the address.
-    #[must_use]
-    pub fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Unreachable(_))
-    }
 }
 
 /// Calls one program at one address with one credential.

@@ -16,13 +16,13 @@ use crate::request::outermost;
 
 /// One line of a route table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RouteSpec {
+struct RouteSpec {
     /// The method.
-    pub method: Method,
+    method: Method,
     /// The path template, such as `/api/v1/workers/{id}`.
-    pub path: &'static str,
+    path: &'static str,
     /// Who may call it.
-    pub access: Access,
+    access: Access,
 }
 
 /// Collects the routes of one daemon.
@@ -101,12 +101,6 @@ impl<S: Clone + Send + Sync + 'static> RouteTable<S> {
             .iter()
             .map(|spec| format!("{} {} {:?}\n", spec.method, spec.path, spec.access).to_lowercase())
             .collect()
-    }
-
-    /// Returns the lines.
-    #[must_use]
-    pub fn specs(&self) -> &[RouteSpec] {
-        &self.specs
     }
 
     /// Puts the layers around the routes. From the outside in: request id,

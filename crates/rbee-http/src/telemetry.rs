@@ -48,7 +48,7 @@ pub fn check_log_filter(filter: &str) -> Result<(), LogError> {
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
     let words = filter.split(',').map(str::trim).filter(|word| !word.contains(['=', '[']));
     for word in words {
-        if word.parse::<LevelFilter>().is_err() {
+        if word.is_empty() || word.parse::<LevelFilter>().is_err() {
             return Err(LogError::Level { word: word.to_owned() });
         }
     }
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_misspelt_level_is_refused_and_directives_are_not() {
-        for good in ["info", "OFF", "debug,hyper=warn", "info, rbee_hive[request]=trace"] {
+        for good in ["info", "OFF", "debug,hyper=warn", "info,rbee_hive[request]=trace"] {
             assert!(check_log_filter(good).is_ok(), "{good}");
         }
         for bad in ["loud", "", "info,", "info,rbee_hive", "rbee_hive=loud"] {

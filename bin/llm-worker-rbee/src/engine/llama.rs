@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rbee_llama::backend::system_info;
 use rbee_llama::batch::{Batch, Logits};
 use rbee_llama::chat::ChatTemplate;
 use rbee_llama::context::{AbortHandle, Context, ContextError, DecodeError};
@@ -66,7 +67,7 @@ impl Loader for LlamaLoader {
             tokenizer: Arc::new(LlamaTokenizer { model: Arc::clone(&model), template }),
             load_time: Duration::ZERO,
         };
-        tracing::info!(threads, "computing on the processor");
+        tracing::info!(threads, device = loaded.device, system = system_info(), "model loaded");
         Ok((Box::new(LlamaBackend::new(context, sizes.slots)), loaded))
     }
 }

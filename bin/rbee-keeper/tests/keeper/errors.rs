@@ -14,7 +14,6 @@ async fn every_refusal_has_its_exit_code_and_a_hint() {
         ("context_length_exceeded", 1),
         ("unauthorized", 77),
         ("forbidden", 77),
-        ("queue_full", 75),
         ("all_slots_busy", 75),
         ("model_in_use", 75),
         ("insufficient_memory", 75),
