@@ -11,6 +11,7 @@ use std::time::Duration;
 use auth_min::TokenDigest;
 use clap::Parser;
 use input_validation::{ModelRef, WorkerId};
+use rbee_api::model::ModelKind;
 use rbee_api::worker::{Backend, WorkerSecrets};
 use rbee_http::LogFormat;
 use secrets_management::{SECRET_BYTES_MAX, Secret};
@@ -36,6 +37,9 @@ pub struct Arguments {
     /// What computes: `llama`, or `echo` for tests
     #[arg(long, value_enum, default_value = "llama")]
     engine: EngineKind,
+    /// What the echo engine stands for; a real model says so itself
+    #[arg(long, value_enum, default_value = "generate")]
+    kind: EchoKind,
     /// The GGUF file; needed by the llama engine
     #[arg(long, value_name = "PATH", required_if_eq("engine", "llama"))]
     #[arg(required_unless_present_any = ["print_routes", "engine"])]
@@ -94,6 +98,23 @@ enum EngineKind {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum EchoKind {
+    Generate,
+    Embed,
+    Rerank,
+}
+
+impl From<EchoKind> for ModelKind {
+    fn from(kind: EchoKind) -> Self {
+        match kind {
+            EchoKind::Generate => Self::Generate,
+            EchoKind::Embed => Self::Embed,
+            EchoKind::Rerank => Self::Rerank,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum LogForm {
     Human,
     Json,
@@ -125,7 +146,7 @@ pub(crate) struct Config {
 #[derive(Debug, Clone)]
 pub(crate) enum EngineConfig {
     Llama { path: PathBuf, slots: Option<u32>, context: Option<u32>, threads: Option<u32> },
-    Echo { slots: Option<u32>, context: Option<u32> },
+    Echo { kind: ModelKind, slots: Option<u32>, context: Option<u32> },
 }
 
 impl EngineConfig {
@@ -156,7 +177,11 @@ impl Arguments {
                 context: self.context,
                 threads: self.threads,
             },
-            EngineKind::Echo => EngineConfig::Echo { slots: self.slots, context: self.context },
+            EngineKind::Echo => EngineConfig::Echo {
+                kind: self.kind.into(),
+                slots: self.slots,
+                context: self.context,
+            },
         };
         Ok(Config {
             worker_id: self.worker_id.ok_or_else(|| missing("--worker-id"))?,
@@ -284,7 +309,7 @@ mod tests {
         assert_eq!(config.lease, Duration::from_secs(5));
         let sizes = (Some(3), Some(64));
         assert!(
-            matches!(config.engine, EngineConfig::Echo { slots, context } if (slots, context) == sizes)
+            matches!(config.engine, EngineConfig::Echo { slots, context, .. } if (slots, context) == sizes)
         );
     }
 

@@ -5,6 +5,7 @@
 
 pub(crate) mod backend;
 pub(crate) mod echo;
+pub(crate) mod embedder;
 pub(crate) mod llama;
 mod runner;
 mod stats;
@@ -21,7 +22,7 @@ use rbee_http::ApiError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::engine::backend::{Loaded, Loader, Prompt};
+use crate::engine::backend::{Engine, Loaded, Loader, Prompt};
 use crate::engine::runner::{Control, Runner};
 pub(crate) use crate::engine::stats::{Snapshot, Stats};
 use crate::error::{EngineFailure, LoadFailure};
@@ -77,6 +78,8 @@ pub(crate) enum End {
 /// What the engine thread is told.
 enum Command {
     Submit(Box<Job>),
+    /// As `Submit`, for a model that gives one result for each input.
+    Embed(Box<embedder::Job>),
     /// Wakes the thread up to see that it is to stop.
     Stop,
 }
@@ -151,8 +154,21 @@ impl EngineHandle {
     /// # Errors
     /// `worker_failed` when the engine has ended.
     pub(crate) fn submit(&self, job: Job) -> Result<(), ApiError> {
+        self.send(Command::Submit(Box::new(job)))
+    }
+
+    /// Hands over a job for embeddings or scores. Dropping the receiver of its
+    /// reply cancels it.
+    ///
+    /// # Errors
+    /// `worker_failed` when the engine has ended.
+    pub(crate) fn embed(&self, job: embedder::Job) -> Result<(), ApiError> {
+        self.send(Command::Embed(Box::new(job)))
+    }
+
+    fn send(&self, job: Command) -> Result<(), ApiError> {
         // The permit in the job guarantees that the channel has room.
-        self.commands.try_send(Command::Submit(Box::new(job))).map_err(|error| {
+        self.commands.try_send(job).map_err(|error| {
             tracing::error!(%error, "the engine takes no jobs");
             ApiError::new(ErrorCode::WorkerFailed, "the engine of this worker has ended")
         })
@@ -222,7 +238,7 @@ impl EngineThread {
             self.stats.set_load_progress(share);
             !self.stopping.load(Ordering::Relaxed)
         };
-        let (backend, mut loaded) = match loader.load(&mut progress) {
+        let (engine, mut loaded) = match loader.load(&mut progress) {
             Ok(loaded) => loaded,
             Err(LoadFailure::Stopped) => return Ok(()),
             Err(failure) => return Err(failure.into()),
@@ -242,7 +258,12 @@ impl EngineThread {
             tracing::error!("the model was loaded twice");
         }
         let control = Control { inbox: self.inbox, stopping: self.stopping, interrupt };
-        Runner::new(backend, slots, control, self.stats).run()
+        match engine {
+            Engine::Generator(backend) => Runner::new(backend, slots, control, self.stats).run(),
+            Engine::Embedder(backend) => {
+                embedder::runner::Runner::new(backend, slots, control, self.stats).run()
+            }
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use rbee_http::ApiError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::engine::backend::{Loaded, Prompt, PromptError, Tokenizer};
+use crate::engine::backend::{Prompt, PromptError, Tokenizer};
 use crate::engine::{End, EngineHandle, Event, Job};
 use crate::http::App;
 use crate::live::LiveGuard;
@@ -75,7 +75,8 @@ impl Generation {
         }
         let loaded = app.ready()?;
         app.check_model(&request.model)?;
-        let prompt = make_prompt(loaded, &request, prepare).await?;
+        let tokenizer = loaded.generates(&request.model)?;
+        let prompt = make_prompt(tokenizer, &request, prepare).await?;
         let tokens_max = room_for_reply(&prompt, loaded.context_tokens, &request)?;
         let permit = app.engine().try_enter()?;
         let (sender, events) = EngineHandle::events();
@@ -158,14 +159,18 @@ fn time_is_over() -> ErrorDetail {
     ErrorDetail::new(ErrorCode::DeadlineExceeded, "the time for this request is over")
 }
 
-async fn make_prompt<F>(loaded: &Loaded, request: &Request, prepare: F) -> Result<Prompt, ApiError>
+async fn make_prompt<F>(
+    tokenizer: &Arc<dyn Tokenizer>,
+    request: &Request,
+    prepare: F,
+) -> Result<Prompt, ApiError>
 where
     F: FnOnce(&dyn Tokenizer) -> Result<Prompt, PromptError> + Send + 'static,
 {
     let outcome = if request.prompt_bytes <= INLINE_BYTES_MAX {
-        prepare(loaded.tokenizer.as_ref())
+        prepare(tokenizer.as_ref())
     } else {
-        let tokenizer = Arc::clone(&loaded.tokenizer);
+        let tokenizer = Arc::clone(tokenizer);
         let task = tokio::task::spawn_blocking(move || prepare(tokenizer.as_ref()));
         task.await.map_err(|error| {
             tracing::error!(%error, "a prompt could not be prepared");

@@ -4,8 +4,10 @@
 mod chat;
 mod completions;
 mod control;
+mod embeddings;
 mod metrics;
 mod models;
+mod rerank;
 mod status;
 
 use std::sync::Arc;
@@ -31,6 +33,8 @@ pub(crate) fn routes(readiness: Readiness) -> RouteTable<App> {
         .health(readiness)
         .post("/v1/chat/completions", Access::Peer, chat::complete)
         .post("/v1/completions", Access::Peer, completions::complete)
+        .post("/v1/embeddings", Access::Peer, embeddings::embed)
+        .post("/v1/rerank", Access::Peer, rerank::rank)
         .get("/v1/models", Access::Peer, models::list)
         .get("/api/v1/status", Access::Peer, status::show)
         .delete("/api/v1/requests/{id}", Access::Peer, control::cancel)

@@ -4,6 +4,7 @@
 
 mod config;
 mod contact;
+mod embedding;
 mod engine;
 mod error;
 mod generation;
@@ -23,6 +24,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_api::model::ModelKind;
 use rbee_http::{HopClient, Metrics, Readiness, Server};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -39,6 +41,7 @@ use crate::contact::Contact;
 use crate::engine::EngineEnd;
 use crate::engine::backend::Loader;
 use crate::engine::echo::EchoLoader;
+use crate::engine::embedder::echo::EchoEmbedLoader;
 use crate::engine::llama::LlamaLoader;
 use crate::http::App;
 
@@ -153,10 +156,17 @@ fn loader(engine: EngineConfig, ignore_sigterm: Arc<AtomicBool>) -> Box<dyn Load
         EngineConfig::Llama { path, slots, context, threads } => {
             Box::new(LlamaLoader { path, slots, context_tokens: context, threads })
         }
-        EngineConfig::Echo { slots, context } => Box::new(EchoLoader {
-            slots: slots.unwrap_or(ECHO_SLOTS),
-            context_tokens: context.unwrap_or(ECHO_CONTEXT_TOKENS),
-            ignore_sigterm,
-        }),
+        EngineConfig::Echo { kind, slots, context } => {
+            let slots = slots.unwrap_or(ECHO_SLOTS);
+            let context_tokens = context.unwrap_or(ECHO_CONTEXT_TOKENS);
+            match kind {
+                ModelKind::Generate => {
+                    Box::new(EchoLoader { slots, context_tokens, ignore_sigterm })
+                }
+                ModelKind::Embed | ModelKind::Rerank => {
+                    Box::new(EchoEmbedLoader { kind, slots, context_tokens })
+                }
+            }
+        }
     }
 }

@@ -15,6 +15,7 @@ use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use input_validation::{ModelRef, NodeName, RequestId, WorkerId};
 use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_api::model::ModelKind;
 use rbee_http::{ApiError, CallError, HopClient, Relay, collect, relay_events};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -34,31 +35,46 @@ const BROKE_OFF: &str = "the machine broke off before the reply was complete";
 /// Waiting for the first report ends by time as well as by change.
 const FIRST_REPORT_LOOK: Duration = Duration::from_secs(1);
 
-/// Which of OpenAI's operations a request asks for.
+/// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
     Chat,
     Completion,
+    Embeddings,
+    Rerank,
 }
 
 impl Operation {
+    /// The kind of model that can do it.
+    const fn asks(self) -> ModelKind {
+        match self {
+            Self::Chat | Self::Completion => ModelKind::Generate,
+            Self::Embeddings => ModelKind::Embed,
+            Self::Rerank => ModelKind::Rerank,
+        }
+    }
+
     const fn path(self) -> &'static str {
         match self {
             Self::Chat => "v1/chat/completions",
             Self::Completion => "v1/completions",
+            Self::Embeddings => "v1/embeddings",
+            Self::Rerank => "v1/rerank",
         }
     }
 
-    /// The name OpenTelemetry has for it.
+    /// The name OpenTelemetry has for it; for ranking it has none yet.
     const fn name(self) -> &'static str {
         match self {
             Self::Chat => "chat",
             Self::Completion => "text_completion",
+            Self::Embeddings => "embeddings",
+            Self::Rerank => "rerank",
         }
     }
 }
 
-/// A checked request for tokens.
+/// A checked request for a model.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) id: RequestId,
@@ -126,7 +142,7 @@ async fn place_and_forward(
     running: &mut Running,
 ) -> Result<Reply, ApiError> {
     let mut changes = app.registry.subscribe();
-    let mut want = Want::new(call.model.clone());
+    let mut want = Want::new(call.model.clone(), call.operation.asks());
     loop {
         changes.mark_unchanged();
         let cluster = app.registry.view();

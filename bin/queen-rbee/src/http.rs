@@ -22,6 +22,8 @@ pub(crate) fn routes(readiness: Readiness) -> RouteTable<Arc<App>> {
         .get("/v1/models/{*id}", Access::Client, openai::model)
         .post("/v1/chat/completions", Access::Client, openai::chat)
         .post("/v1/completions", Access::Client, openai::completion)
+        .post("/v1/embeddings", Access::Client, openai::embeddings)
+        .post("/v1/rerank", Access::Client, openai::rerank)
         .get("/api/v1/status", Access::Client, operations::status)
         .get("/api/v1/hives", Access::Client, hives::list)
         .post("/api/v1/hives/{name}/heartbeat", Access::Peer, hives::heartbeat)

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use input_validation::{ModelRef, NodeName, WorkerId};
 use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_api::model::ModelKind;
 use rbee_api::worker::{WorkerInfo, WorkerState};
 use tokio::time::Instant;
 
@@ -68,6 +69,8 @@ impl Decision {
 pub(crate) struct Want {
     /// The model, as the client named it.
     model: ModelRef,
+    /// The kind of model that can answer it.
+    asks: ModelKind,
     /// Workers it waits for, because they were starting.
     awaited: Vec<WorkerId>,
     /// Workers that failed it, and when.
@@ -80,10 +83,11 @@ pub(crate) struct Want {
 }
 
 impl Want {
-    /// A fresh request for `model`.
-    pub(crate) fn new(model: ModelRef) -> Self {
+    /// A fresh request for `model` that a model of kind `asks` can answer.
+    pub(crate) fn new(model: ModelRef, asks: ModelKind) -> Self {
         Self {
             model,
+            asks,
             awaited: Vec::new(),
             broken: Vec::new(),
             refused_by: Vec::new(),
@@ -153,11 +157,13 @@ pub(crate) fn may_go_elsewhere(code: ErrorCode) -> bool {
     )
 }
 
-/// Decides what to do with a request: in this order, give up, use a ready
+/// Decides what to do with a request: in this order, give up, refuse what the
+/// model is not for before anything is loaded for it, use a ready
 /// worker, wait for one that is on its way, start one, wait for a machine,
 /// refuse.
 pub(crate) fn place(cluster: &Cluster, want: &Want, now: Instant) -> Decision {
     too_many_failures(want)
+        .or_else(|| wrong_kind(cluster, want))
         .or_else(|| ready_worker(cluster, want))
         .or_else(|| failed_load(cluster, want))
         .or_else(|| worker_on_its_way(cluster, want, now))
@@ -168,6 +174,11 @@ pub(crate) fn place(cluster: &Cluster, want: &Want, now: Instant) -> Decision {
 
 fn too_many_failures(want: &Want) -> Option<Decision> {
     (want.attempts_failed > RETRIES_MAX).then(|| Decision::Refuse(last_error(want)))
+}
+
+fn wrong_kind(cluster: &Cluster, want: &Want) -> Option<Decision> {
+    let model = cluster.hives.iter().find_map(|hive| hive.model(&want.model))?;
+    model.kind.refusal(want.asks, &want.model).map(Decision::Refuse)
 }
 
 /// The one with the fewest requests of ours, the oldest of those.

@@ -1,12 +1,17 @@
 //! Decides whether a worker may start, and how large. Pure: takes what is known, touches nothing.
 
 use input_validation::WorkerId;
-use model_catalog::{GgufHeader, MemoryParams, estimate_memory};
+use model_catalog::{GgufHeader, MemoryParams, Purpose, estimate_memory};
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use serde_json::json;
 
 /// Tokens of a step, as llama.cpp computes them at most together (`n_ubatch`).
 const STEP_TOKENS: u32 = 512;
+/// Requests that an embedding or reranking model serves at once. They hold no memory between steps, so what is
+/// configured for text models does not count: short inputs of this many just fill a step.
+const EMBEDDING_SLOTS: u32 = 64;
+/// Least context that an embedding model is halved to when memory is short: a step has room for it anyway.
+const EMBEDDING_CONTEXT_MIN: u32 = STEP_TOKENS;
 
 /// What the decision rests on, all of the same moment.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +70,7 @@ pub(crate) struct WorkerSize {
 }
 
 /// Decides. A worker gets as many of the slots wanted as fit, halving until they do, and no more context than its
-/// model was trained for.
+/// model was trained for. Where it is the context that costs, that is halved.
 pub(crate) fn decide(facts: Facts<'_>) -> Admission {
     if facts.is_draining {
         return refuse(ErrorCode::Draining, "this hive is shutting down".to_owned(), None);
@@ -90,18 +95,23 @@ pub(crate) fn decide(facts: Facts<'_>) -> Admission {
     }
     let context_tokens = facts.context_tokens.min(header.context_length).max(1);
     let company = if facts.workers == 0 { Company::Alone } else { Company::Beside };
-    let size = |slots| WorkerSize {
+    let size = |slots, context_tokens| WorkerSize {
         company,
         slots,
         context_tokens,
         memory_bytes: memory_bytes(header, slots, context_tokens),
     };
     let available = facts.memory_available_bytes.unwrap_or(u64::MAX);
-    let mut slots = facts.slots.max(1);
-    while slots > 1 && size(slots).memory_bytes > available {
-        slots /= 2;
-    }
-    let size = size(slots);
+    let fits = |size: &WorkerSize| size.memory_bytes <= available;
+    let size = match header.purpose {
+        Purpose::Generate => {
+            halve_until(facts.slots.max(1), 1, |slots| size(slots, context_tokens), fits)
+        }
+        Purpose::Embed | Purpose::Rerank => {
+            let size = |context_tokens| size(EMBEDDING_SLOTS, context_tokens);
+            halve_until(context_tokens, EMBEDDING_CONTEXT_MIN, size, fits)
+        }
+    };
     if size.memory_bytes <= available {
         return Admission::Start(size);
     }
@@ -114,13 +124,31 @@ pub(crate) fn decide(facts: Facts<'_>) -> Admission {
     refuse(ErrorCode::InsufficientMemory, message, Some(figures))
 }
 
+/// Halves a number until what it makes fits, or the number is no larger than `least`.
+fn halve_until(
+    mut number: u32,
+    least: u32,
+    size: impl Fn(u32) -> WorkerSize,
+    fits: impl Fn(&WorkerSize) -> bool,
+) -> WorkerSize {
+    while number > least && !fits(&size(number)) {
+        number = (number / 2).max(least);
+    }
+    size(number)
+}
+
+/// A text model remembers the context of each slot. An embedding model forgets every input after its step; one that
+/// reads inputs whole computes the longest in a single piece, and llama.cpp keeps room for logits of all its tokens.
 fn memory_bytes(header: &GgufHeader, slots: u32, context_tokens: u32) -> u64 {
-    let params = MemoryParams {
-        context_per_slot: context_tokens,
-        slots,
-        step_tokens: STEP_TOKENS,
-        step_outputs: slots,
+    let longest = context_tokens.max(STEP_TOKENS);
+    let (context_per_slot, memories, step_tokens, step_outputs) = match header.purpose {
+        Purpose::Generate => (context_tokens, slots, STEP_TOKENS, slots),
+        Purpose::Embed | Purpose::Rerank if header.reads_inputs_whole => {
+            (longest, 1, longest, longest)
+        }
+        Purpose::Embed | Purpose::Rerank => (longest, 1, STEP_TOKENS, slots),
     };
+    let params = MemoryParams { context_per_slot, slots: memories, step_tokens, step_outputs };
     estimate_memory(header, params).total_bytes
 }
 
@@ -146,6 +174,8 @@ mod tests {
     fn header() -> GgufHeader {
         GgufHeader {
             architecture: "llama".to_owned(),
+            purpose: Purpose::Generate,
+            reads_inputs_whole: false,
             name: None,
             quantisation: "Q4_K_M".to_owned(),
             context_length: 2048,
@@ -254,6 +284,33 @@ mod tests {
         let figures = detail.details.unwrap();
         assert_eq!(figures["required_bytes"], needs(1));
         assert_eq!(figures["available_bytes"], needs(1) - 1);
+    }
+
+    #[test]
+    fn an_embedding_model_has_its_own_slots_and_halves_its_context() {
+        let whole = GgufHeader {
+            purpose: Purpose::Embed,
+            reads_inputs_whole: true,
+            context_length: 8192,
+            ..header()
+        };
+        let at_most = |header: &GgufHeader, available| {
+            let facts = Facts {
+                memory_available_bytes: Some(available),
+                context_tokens: 8192,
+                ..facts(header)
+            };
+            let size = started(decide(facts));
+            (size.slots, size.context_tokens)
+        };
+        let needs = |context| memory_bytes(&whole, EMBEDDING_SLOTS, context);
+        assert_eq!(at_most(&whole, needs(8192)), (64, 8192));
+        assert_eq!(at_most(&whole, needs(8192) - 1), (64, 4096));
+        assert_eq!(at_most(&whole, needs(512)), (64, 512));
+        let small = GgufHeader { context_length: 256, ..whole.clone() };
+        assert_eq!(at_most(&small, needs(8192)), (64, 256));
+        let in_pieces = GgufHeader { reads_inputs_whole: false, ..whole.clone() };
+        assert!(memory_bytes(&in_pieces, EMBEDDING_SLOTS, 8192) < needs(8192) / 2);
     }
 
     #[test]

@@ -11,7 +11,9 @@ use http::header::CONTENT_TYPE;
 use input_validation::WorkerId;
 use metrics::counter;
 use rbee_api::error::ErrorCode;
-use rbee_api::openai::{ChatRequest, CompletionRequest, RequestError};
+use rbee_api::openai::{
+    ChatRequest, CompletionRequest, EmbeddingRequest, RequestError, RerankRequest,
+};
 use rbee_http::{ApiError, CallError, Relay, RequestContext, collect, relay_events};
 
 use crate::registry::Registry;
@@ -24,6 +26,8 @@ const BROKEN: &str = "the worker died or broke off before its answer was complet
 pub(crate) enum Endpoint {
     Chat,
     Completion,
+    Embeddings,
+    Rerank,
 }
 
 impl Endpoint {
@@ -31,6 +35,8 @@ impl Endpoint {
         match self {
             Self::Chat => "/v1/chat/completions",
             Self::Completion => "/v1/completions",
+            Self::Embeddings => "/v1/embeddings",
+            Self::Rerank => "/v1/rerank",
         }
     }
 
@@ -39,6 +45,8 @@ impl Endpoint {
         match self {
             Self::Chat => ChatRequest::parse(body).map(|request| request.stream.stream),
             Self::Completion => CompletionRequest::parse(body).map(|request| request.stream.stream),
+            Self::Embeddings => EmbeddingRequest::parse(body).map(|_| false),
+            Self::Rerank => RerankRequest::parse(body).map(|_| false),
         }
     }
 }

@@ -34,6 +34,8 @@ pub(crate) fn routes(readiness: Readiness) -> RouteTable<Arc<Hive>> {
         .get("/api/v1/workers/{id}/logs", Access::Peer, workers::logs)
         .post("/api/v1/workers/{id}/v1/chat/completions", Access::Peer, workers::chat)
         .post("/api/v1/workers/{id}/v1/completions", Access::Peer, workers::complete)
+        .post("/api/v1/workers/{id}/v1/embeddings", Access::Peer, workers::embed)
+        .post("/api/v1/workers/{id}/v1/rerank", Access::Peer, workers::rerank)
         .post("/api/v1/workers/{id}/ready", Access::Worker, contacts::ready)
         .post("/api/v1/workers/{id}/heartbeat", Access::Worker, contacts::heartbeat)
         .get("/api/v1/models", Access::Peer, models::list)

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use input_validation::ModelRef;
-use model_catalog::{Catalog, Model, ModelStore, StoreError};
+use model_catalog::{Catalog, Model, ModelStore, Purpose, StoreError};
 use rbee_api::error::{ErrorCode, ErrorDetail};
-use rbee_api::model::ModelInfo;
+use rbee_api::model::{ModelInfo, ModelKind};
 use rbee_home::Home;
 use rbee_http::ApiError;
 use tokio::sync::Semaphore;
@@ -118,6 +118,15 @@ fn reference_of(model: Option<&Model>) -> &str {
     model.map_or("", |model| model.reference.as_str())
 }
 
+/// Says what a model is for in the words that programs share.
+pub(crate) const fn kind_of(purpose: Purpose) -> ModelKind {
+    match purpose {
+        Purpose::Generate => ModelKind::Generate,
+        Purpose::Embed => ModelKind::Embed,
+        Purpose::Rerank => ModelKind::Rerank,
+    }
+}
+
 /// Describes a model to other programs.
 pub(crate) fn describe(model: &Model) -> ModelInfo {
     ModelInfo {
@@ -125,6 +134,7 @@ pub(crate) fn describe(model: &Model) -> ModelInfo {
         alias: model.alias.clone(),
         size_bytes: model.size_bytes,
         sha256: model.sha256.clone(),
+        kind: kind_of(model.header.purpose),
         architecture: model.header.architecture.clone(),
         quantisation: Some(model.header.quantisation.clone()),
         context_length: model.header.context_length,

@@ -76,10 +76,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Purpose;
 
     fn llama_3_8b() -> GgufHeader {
         GgufHeader {
             architecture: "llama".to_owned(),
+            purpose: Purpose::Generate,
+            reads_inputs_whole: false,
             name: None,
             quantisation: "Q4_K_M".to_owned(),
             context_length: 8192,

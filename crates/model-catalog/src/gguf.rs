@@ -34,6 +34,12 @@ const HEADER_BYTES_MAX: u64 = 256 << 20;
 pub struct GgufHeader {
     /// Name of the model's architecture, such as `llama`.
     pub architecture: String,
+    /// What the model is for.
+    #[serde(default)]
+    pub purpose: Purpose,
+    /// Whether an input has to be computed in one piece: attention looks ahead, or every token goes into the result.
+    #[serde(default)]
+    pub reads_inputs_whole: bool,
     /// Name the model's maker gave it. Foreign text: to be sanitised before it is shown.
     pub name: Option<String>,
     /// Quantisation in llama.cpp's short form, such as `Q4_K_M`.
@@ -64,6 +70,19 @@ pub struct GgufHeader {
     pub parameter_count: u64,
     /// Bytes of all tensors together.
     pub weights_bytes: u64,
+}
+
+/// What a model is for, as its header tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// Writes text.
+    #[default]
+    Generate,
+    /// Turns texts into vectors.
+    Embed,
+    /// Scores how well a document answers a query.
+    Rerank,
 }
 
 impl GgufHeader {

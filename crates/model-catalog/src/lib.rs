@@ -17,7 +17,7 @@ mod transfer;
 pub use catalog::{Catalog, OpenedCatalog};
 pub use error::{CatalogError, StoreError};
 pub use estimate::{MemoryEstimate, MemoryParams, estimate_memory};
-pub use gguf::{GgufError, GgufHeader};
+pub use gguf::{GgufError, GgufHeader, Purpose};
 pub use import::ImportRequest;
 pub use model::Model;
 pub use rebuild::{Rebuilt, RejectedFile};

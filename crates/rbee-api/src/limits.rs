@@ -18,3 +18,10 @@ pub const MAX_TOKENS_MAX: u32 = 1 << 20;
 pub const REPEAT_LAST_N_MAX: u32 = 65_536;
 /// Longest `user` or metadata text.
 pub const USER_BYTES_MAX: usize = 512;
+/// Most inputs in one request for embeddings; the number OpenAI allows.
+pub const EMBEDDING_INPUTS_MAX: usize = 2048;
+/// Most numbers in one reply with embeddings, over all inputs: as JSON they
+/// stay below the largest reply that a hop passes on.
+pub const EMBEDDING_NUMBERS_MAX: usize = 4 * 1024 * 1024;
+/// Most documents in one request to rank; the same as inputs to embed.
+pub const RERANK_DOCUMENTS_MAX: usize = 2048;

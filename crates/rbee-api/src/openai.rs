@@ -7,15 +7,22 @@
 
 mod chat;
 mod completion;
+mod embedding;
 mod fields;
 mod generation;
 mod reply;
+mod rerank;
 
 pub use chat::{ChatMessage, ChatRequest, Role};
 pub use completion::{CompletionPrompt, CompletionRequest};
+pub use embedding::{
+    EmbeddingData, EmbeddingEncoding, EmbeddingInput, EmbeddingList, EmbeddingRequest,
+    EmbeddingVector,
+};
 pub use fields::RequestError;
 pub use generation::{GenerationOptions, Sampling, StreamOptions};
 pub use reply::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatReplyMessage,
-    CompletionChoice, CompletionReply, FinishReason, ModelCard, ModelCardList, Usage,
+    CompletionChoice, CompletionReply, FinishReason, InputUsage, ModelCard, ModelCardList, Usage,
 };
+pub use rerank::{RerankDocument, RerankReply, RerankRequest, RerankResult};

@@ -22,8 +22,8 @@ use crate::request::current_request_id;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an idle connection is kept for the next call.
 const POOL_IDLE: Duration = Duration::from_secs(60);
-/// Largest reply that is read into memory.
-const REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Largest reply that is read into memory: the embeddings of a full request, written as JSON.
+const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Why a call to the next hop failed.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError};
 use llama_cpp_sys_2 as sys;
 
 use crate::batch::{Batch, BatchLimits, InvalidBatch};
-use crate::context_params::{ContextParams, ParamsError};
+use crate::context_params::{ContextParams, ParamsError, Pooling};
 use crate::ffi::{self, ShimString};
 use crate::log;
 use crate::model::Model;
@@ -75,6 +75,7 @@ pub struct Context {
     abort: Arc<AtomicBool>,
     limits: BatchLimits,
     sequences_apart: bool,
+    is_causal: bool,
     embeddings: bool,
     /// 1 for each row of the last batch that has an output.
     rows: Vec<i8>,
@@ -143,6 +144,7 @@ impl Context {
             abort,
             limits,
             sequences_apart: params.n_seq_max > 1 && !params.kv_unified,
+            is_causal: !memory.is_null() && causal,
             embeddings: params.embeddings,
             rows: Vec::new(),
         })
@@ -178,6 +180,29 @@ impl Context {
     #[must_use]
     pub fn n_seq_max(&self) -> u32 {
         self.limits.n_sequences
+    }
+
+    /// Whether a token looks only at those before it, so that a sequence can be
+    /// computed in parts.
+    #[must_use]
+    pub fn is_causal(&self) -> bool {
+        self.is_causal
+    }
+
+    /// How embeddings are pooled.
+    #[must_use]
+    pub fn pooling(&self) -> Pooling {
+        Pooling::from_number(self.raw_pooling()).unwrap_or(Pooling::None)
+    }
+
+    /// Whether the next decodes give embeddings. With them every row is an
+    /// output, so a batch may then have no more tokens than there is room for
+    /// outputs; without them a part of a sequence costs no output at all.
+    pub fn set_embeddings(&mut self, embeddings: bool) {
+        self.embeddings = embeddings;
+        self.limits.all_outputs = embeddings || self.memory.is_null();
+        // SAFETY: the context is valid and nobody computes with it.
+        unsafe { sys::llama_set_embeddings(self.raw.as_ptr(), embeddings) }
     }
 
     /// Makes a handle by which another thread can stop a decode.
@@ -257,7 +282,7 @@ impl Context {
     pub fn embedding(&self, row: usize) -> Result<&[f32], NoOutput> {
         let index = self.output_row(row)?;
         let none = NoOutput { index: row };
-        if !self.embeddings || self.pooling() != sys::LLAMA_POOLING_TYPE_NONE {
+        if !self.embeddings || self.pooling() != Pooling::None {
             return Err(none);
         }
         // SAFETY: the context is valid, gives embeddings, and the row has one.
@@ -274,12 +299,12 @@ impl Context {
     pub fn embedding_of_sequence(&self, sequence: u32) -> Result<&[f32], NoOutput> {
         let none = NoOutput { index: sequence as usize };
         let id = i32::try_from(sequence).map_err(|_| none)?;
-        if self.rows.is_empty() {
+        if self.rows.is_empty() || !self.embeddings {
             return Err(none);
         }
         // SAFETY: the context is valid; an unknown sequence gives null.
         let embedding = unsafe { sys::llama_get_embeddings_seq(self.raw.as_ptr(), id) };
-        let len = if self.pooling() == sys::LLAMA_POOLING_TYPE_RANK {
+        let len = if self.pooling() == Pooling::Rank {
             // SAFETY: the model is valid, and a reranking one.
             unsafe { sys::llama_model_n_cls_out(self.model.raw().as_ptr()) }
         } else {
@@ -298,7 +323,7 @@ impl Context {
         self.sequences_apart
     }
 
-    fn pooling(&self) -> sys::llama_pooling_type {
+    fn raw_pooling(&self) -> sys::llama_pooling_type {
         // SAFETY: as in `n_ctx`.
         unsafe { sys::llama_pooling_type(self.raw.as_ptr()) }
     }

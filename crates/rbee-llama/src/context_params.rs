@@ -35,8 +35,47 @@ pub struct ContextParams {
     /// Whether to remember tokens that sliding-window attention no longer
     /// reaches. Without them a sequence can be cut back only within the window.
     pub swa_full: bool,
-    /// Whether to give embeddings, of every token or pooled as the model says.
+    /// Whether to give embeddings, of every token or pooled.
     pub embeddings: bool,
+    /// How embeddings of tokens become one of their sequence; `None` is as the
+    /// model says.
+    pub pooling: Option<Pooling>,
+}
+
+/// How the embeddings of tokens become one of their sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// They do not.
+    None,
+    /// By their mean.
+    Mean,
+    /// By that of the first token.
+    First,
+    /// By that of the last token.
+    Last,
+    /// By scores that a classifier gives.
+    Rank,
+}
+
+impl Pooling {
+    pub(crate) fn raw(self) -> sys::llama_pooling_type {
+        match self {
+            Self::None => sys::LLAMA_POOLING_TYPE_NONE,
+            Self::Mean => sys::LLAMA_POOLING_TYPE_MEAN,
+            Self::First => sys::LLAMA_POOLING_TYPE_CLS,
+            Self::Last => sys::LLAMA_POOLING_TYPE_LAST,
+            Self::Rank => sys::LLAMA_POOLING_TYPE_RANK,
+        }
+    }
+
+    /// The type that a context or a model file names by a number. `None` for
+    /// a number without a meaning.
+    #[must_use]
+    pub fn from_number(number: i32) -> Option<Self> {
+        [Self::None, Self::Mean, Self::First, Self::Last, Self::Rank]
+            .into_iter()
+            .find(|pooling| pooling.raw() == number)
+    }
 }
 
 /// Most tokens in a context: more than any machine of today remembers, and far
@@ -67,6 +106,7 @@ impl Default for ContextParams {
             type_v: KvType::F16,
             swa_full: false,
             embeddings: false,
+            pooling: None,
         }
     }
 }
@@ -193,6 +233,9 @@ impl ContextParams {
         raw.kv_unified = self.kv_unified;
         raw.swa_full = self.swa_full;
         raw.embeddings = self.embeddings;
+        if let Some(pooling) = self.pooling {
+            raw.pooling_type = pooling.raw();
+        }
         raw
     }
 }

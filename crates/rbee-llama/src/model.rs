@@ -273,6 +273,16 @@ impl Model {
         })
     }
 
+    /// The text of a template in the file that is no chat template, such as
+    /// `rerank`. `None` for a name that the file does not have.
+    #[must_use]
+    pub fn template(&self, name: &str) -> Option<String> {
+        let name = CString::new(name).ok()?;
+        // SAFETY: `raw` is valid and the name NUL-terminated; the string
+        // returned lies in the model.
+        unsafe { ffi::copy_text(sys::llama_model_chat_template(self.raw.as_ptr(), name.as_ptr())) }
+    }
+
     /// The Jinja source of the chat template in the file, if it has one.
     #[must_use]
     pub fn chat_template(&self) -> Option<String> {

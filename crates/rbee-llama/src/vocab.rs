@@ -286,6 +286,27 @@ impl Vocab {
         self.eos
     }
 
+    /// The token that stands between two texts, if there is one.
+    #[must_use]
+    pub fn sep(&self) -> Option<Token> {
+        // SAFETY: `raw` is valid for the life of self; the function only reads it.
+        token(unsafe { sys::llama_vocab_sep(self.raw.as_ptr()) })
+    }
+
+    /// Whether the vocabulary asks for an end token after every text.
+    #[must_use]
+    pub fn add_eos(&self) -> bool {
+        // SAFETY: as in `sep`.
+        unsafe { sys::llama_vocab_get_add_eos(self.raw.as_ptr()) }
+    }
+
+    /// Whether the vocabulary asks for a separator between two texts.
+    #[must_use]
+    pub fn add_sep(&self) -> bool {
+        // SAFETY: as in `sep`.
+        unsafe { sys::llama_vocab_get_add_sep(self.raw.as_ptr()) }
+    }
+
     /// Whether the vocabulary asks for a begin token before every text.
     #[must_use]
     pub fn add_bos(&self) -> bool {

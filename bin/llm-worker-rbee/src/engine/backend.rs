@@ -4,9 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use input_validation::ModelRef;
 use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_api::model::ModelKind;
 use rbee_api::openai::ChatMessage;
+use rbee_http::ApiError;
 
+use super::embedder::{self, Embedding};
 use crate::error::LoadFailure;
 use crate::sampler::Sampler;
 use crate::scheduler::Entry;
@@ -25,7 +29,7 @@ pub(crate) struct Prompt {
 /// What is known of a model once it is loaded.
 #[derive(Debug)]
 pub(crate) struct Loaded {
-    pub(crate) tokenizer: Arc<dyn Tokenizer>,
+    pub(crate) abilities: Abilities,
     /// Jobs that are computed at once.
     pub(crate) slots: u32,
     /// Tokens that one job can have, prompt and reply together.
@@ -39,13 +43,68 @@ pub(crate) struct Loaded {
     pub(crate) load_time: Duration,
 }
 
+/// What a model can be asked for.
+#[derive(Debug)]
+pub(crate) enum Abilities {
+    /// Text, from prompts that this makes.
+    Generates(Arc<dyn Tokenizer>),
+    /// One result for each input.
+    Embeds(Embedding),
+}
+
+impl Loaded {
+    /// What the model is for.
+    pub(crate) fn kind(&self) -> ModelKind {
+        match &self.abilities {
+            Abilities::Generates(_) => ModelKind::Generate,
+            Abilities::Embeds(embedding) => embedding.kind,
+        }
+    }
+
+    /// Returns what makes prompts, for a request to the model that clients call `model`.
+    ///
+    /// # Errors
+    /// `unsupported_parameter` when the model generates no text.
+    pub(crate) fn generates(&self, model: &ModelRef) -> Result<&Arc<dyn Tokenizer>, ApiError> {
+        match &self.abilities {
+            Abilities::Generates(tokenizer) => Ok(tokenizer),
+            Abilities::Embeds(_) => Err(self.refusal(ModelKind::Generate, model)),
+        }
+    }
+
+    /// Returns what reads inputs, for a request for `asks` to the model that clients call `model`.
+    ///
+    /// # Errors
+    /// `unsupported_parameter` when the model is of another kind.
+    pub(crate) fn embeds(&self, asks: ModelKind, model: &ModelRef) -> Result<&Embedding, ApiError> {
+        match &self.abilities {
+            Abilities::Embeds(embedding) if embedding.kind == asks => Ok(embedding),
+            Abilities::Embeds(_) | Abilities::Generates(_) => Err(self.refusal(asks, model)),
+        }
+    }
+
+    fn refusal(&self, asks: ModelKind, model: &ModelRef) -> ApiError {
+        let refusal = self.kind().refusal(asks, model);
+        refusal.map_or_else(
+            || ApiError::new(ErrorCode::InternalError, "the model does not know what it is for"),
+            ApiError::from,
+        )
+    }
+}
+
+/// What computes, by the kind of its results.
+pub(crate) enum Engine {
+    Generator(Box<dyn Backend>),
+    Embedder(Box<dyn embedder::Backend>),
+}
+
 /// Loads a model, on the engine thread.
 pub(crate) trait Loader: Send {
     /// Loads; tells `progress` the share done and stops when it says `false`.
     fn load(
         self: Box<Self>,
         progress: &mut dyn FnMut(f32) -> bool,
-    ) -> Result<(Box<dyn Backend>, Loaded), LoadFailure>;
+    ) -> Result<(Engine, Loaded), LoadFailure>;
 }
 
 /// Turns requests into prompts, on any thread.

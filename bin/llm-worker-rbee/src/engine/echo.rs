@@ -12,14 +12,16 @@ use std::time::Duration;
 use rbee_api::openai::{ChatMessage, Role};
 use tokio::time::Instant;
 
-use super::backend::{Backend, Loaded, Loader, Prompt, PromptError, StepError, Tokenizer};
+use super::backend::{
+    Abilities, Backend, Engine, Loaded, Loader, Prompt, PromptError, StepError, Tokenizer,
+};
 use crate::error::LoadFailure;
 use crate::sampler::Sampler;
 use crate::scheduler::{Entry, Work};
 use script::Script;
 
 /// Ids that a prompt of token ids may hold.
-const VOCABULARY: usize = 32_768;
+pub(super) const VOCABULARY: usize = 32_768;
 /// The token that ends a reply; all others are positions in the reply.
 const END: u32 = u32::MAX;
 
@@ -36,12 +38,12 @@ impl Loader for EchoLoader {
     fn load(
         self: Box<Self>,
         progress: &mut dyn FnMut(f32) -> bool,
-    ) -> Result<(Box<dyn Backend>, Loaded), LoadFailure> {
+    ) -> Result<(Engine, Loaded), LoadFailure> {
         if !progress(0.0) {
             return Err(LoadFailure::Stopped);
         }
         let loaded = Loaded {
-            tokenizer: Arc::new(EchoTokenizer),
+            abilities: Abilities::Generates(Arc::new(EchoTokenizer)),
             slots: self.slots,
             context_tokens: self.context_tokens,
             device: "cpu".to_owned(),
@@ -50,7 +52,8 @@ impl Loader for EchoLoader {
             load_time: Duration::ZERO,
         };
         let slots = (0..self.slots).map(|_| None).collect();
-        Ok((Box::new(EchoBackend { slots, ignore_sigterm: self.ignore_sigterm }), loaded))
+        let backend = EchoBackend { slots, ignore_sigterm: self.ignore_sigterm };
+        Ok((Engine::Generator(Box::new(backend)), loaded))
     }
 }
 
@@ -171,7 +174,7 @@ fn hang() -> ! {
 }
 
 /// Stands for the time that a real engine computes.
-fn wait_until(end: Instant) {
+pub(super) fn wait_until(end: Instant) {
     loop {
         let rest = end.saturating_duration_since(Instant::now());
         if rest.is_zero() {

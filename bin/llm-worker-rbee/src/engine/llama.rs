@@ -21,7 +21,8 @@ use rbee_llama::device::{DeviceKind, devices};
 use rbee_llama::model::{LoadError, Model, ModelParams};
 use rbee_llama::vocab::Token;
 
-use super::backend::{Backend, Interrupt, Loaded, Loader, Prompt, StepError};
+use super::backend::{Abilities, Backend, Engine, Interrupt, Loaded, Loader, Prompt, StepError};
+use super::embedder;
 use super::runner::STEP_TOKENS;
 use crate::error::{LoadFailure, chain};
 use crate::sampler::Sampler;
@@ -43,11 +44,18 @@ impl Loader for LlamaLoader {
     fn load(
         self: Box<Self>,
         progress: &mut dyn FnMut(f32) -> bool,
-    ) -> Result<(Box<dyn Backend>, Loaded), LoadFailure> {
+    ) -> Result<(Engine, Loaded), LoadFailure> {
         let go_on = |share: f32| {
             if progress(share) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
         let model = Model::load(&self.path, &ModelParams::default(), go_on)?;
+        if let Some(pooling) = embedder::llama::pooling_of(&model) {
+            let threads = self.threads.unwrap_or_else(compute_threads);
+            let (slots, context_tokens) = (self.slots, self.context_tokens);
+            let wishes =
+                embedder::llama::Wishes { slots, context_tokens, threads, device: device_name() };
+            return embedder::llama::start(&model, pooling, wishes);
+        }
         if !model.has_decoder() || model.vocab().is_empty() {
             let reason = "it does not generate text".to_owned();
             return Err(LoadFailure::Invalid { reason });
@@ -64,11 +72,15 @@ impl Loader for LlamaLoader {
             device: device_name(),
             description: model.description(),
             interrupt: interrupt_of(&model, &context),
-            tokenizer: Arc::new(LlamaTokenizer { model: Arc::clone(&model), template }),
+            abilities: Abilities::Generates(Arc::new(LlamaTokenizer {
+                model: Arc::clone(&model),
+                template,
+            })),
             load_time: Duration::ZERO,
         };
         tracing::info!(threads, device = loaded.device, system = system_info(), "model loaded");
-        Ok((Box::new(LlamaBackend::new(context, sizes.slots)), loaded))
+        let backend = LlamaBackend::new(context, sizes.slots);
+        Ok((Engine::Generator(Box::new(backend)), loaded))
     }
 }
 
@@ -89,6 +101,7 @@ fn context_params(sizes: Sizes, threads: u32) -> ContextParams {
         type_v: KvType::F16,
         swa_full: false,
         embeddings: false,
+        pooling: None,
     }
 }
 

@@ -136,6 +136,10 @@ impl Runner {
                 let active = Active { job: *job, generated: 0, first_token_at: None };
                 self.jobs.insert(id, active);
             }
+            Command::Embed(job) => {
+                // Nobody gets an input to embed past the model's kind.
+                tracing::error!(job = job.id.0, "inputs to embed reached a text model");
+            }
             // What it is for is in `stopping`.
             Command::Stop => {}
         }

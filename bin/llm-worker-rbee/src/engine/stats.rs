@@ -110,6 +110,11 @@ impl Stats {
         self.meters.step_tokens.increment(u64::from(tokens));
     }
 
+    /// Counts inputs that were embedded or scored.
+    pub(super) fn inputs_computed(&self, inputs: usize) {
+        self.meters.inputs.increment(inputs as u64);
+    }
+
     pub(super) fn admitted(&self, waited: Duration) {
         self.meters.queue_time.record(waited.as_secs_f64());
     }
@@ -142,6 +147,7 @@ struct Meters {
     step_tokens: Counter,
     prompt_tokens: Counter,
     generated_tokens: Counter,
+    inputs: Counter,
     queue_time: Histogram,
     first_token_time: Histogram,
     token_time: Histogram,
@@ -159,7 +165,7 @@ impl std::fmt::Debug for Meters {
 
 impl Meters {
     fn register() -> Self {
-        for outcome in ["stop", "length", "failed", "cancelled"] {
+        for outcome in ["stop", "length", "embedded", "failed", "cancelled"] {
             counter!("rbee_worker_requests_total", "outcome" => outcome).absolute(0);
         }
         Self {
@@ -170,6 +176,7 @@ impl Meters {
             step_tokens: counter!("rbee_worker_step_tokens_total"),
             prompt_tokens: counter!("rbee_worker_prompt_tokens_total"),
             generated_tokens: counter!("rbee_worker_generated_tokens_total"),
+            inputs: counter!("rbee_worker_inputs_total"),
             queue_time: histogram!("rbee_worker_queue_seconds"),
             first_token_time: histogram!("rbee_worker_time_to_first_token_seconds"),
             token_time: histogram!("rbee_worker_time_per_output_token_seconds"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rbee_api::openai::{ChatMessage, Sampling};
 
-use super::backend::{Backend, Interrupt, PromptError, StepError, Tokenizer};
+use super::backend::{Abilities, Backend, Interrupt, PromptError, StepError, Tokenizer};
 use super::*;
 use crate::scheduler::Entry;
 
@@ -68,9 +68,9 @@ impl Loader for Doomed {
     fn load(
         self: Box<Self>,
         _: &mut dyn FnMut(f32) -> bool,
-    ) -> Result<(Box<dyn Backend>, Loaded), LoadFailure> {
+    ) -> Result<(Engine, Loaded), LoadFailure> {
         let loaded = Loaded {
-            tokenizer: Arc::new(NoTokenizer),
+            abilities: Abilities::Generates(Arc::new(NoTokenizer)),
             slots: 2,
             context_tokens: 64,
             device: "none".to_owned(),
@@ -78,7 +78,7 @@ impl Loader for Doomed {
             interrupt: Some(Arc::clone(&self.interrupt) as Arc<dyn Interrupt>),
             load_time: Duration::ZERO,
         };
-        Ok((self, loaded))
+        Ok((Engine::Generator(self), loaded))
     }
 }
 

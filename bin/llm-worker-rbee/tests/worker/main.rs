@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod client;
+mod embeddings;
 mod hive;
 mod life;
 mod llama;
 mod process;
 mod replies;
 mod slots;
+mod tiny_models;

@@ -1,5 +1,5 @@
-//! OpenAI's part of the table: requests are checked once here and forwarded as
-//! they came.
+//! OpenAI's part of the table, and the ranking that others added to it: requests
+//! are checked once here and forwarded as they came.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,9 @@ use deadline_propagation::Deadline;
 use http::HeaderMap;
 use input_validation::ModelRef;
 use rbee_api::error::{ErrorCode, ErrorDetail};
-use rbee_api::openai::{ChatRequest, CompletionRequest, ModelCard, ModelCardList};
+use rbee_api::openai::{
+    ChatRequest, CompletionRequest, EmbeddingRequest, ModelCard, ModelCardList, RerankRequest,
+};
 use rbee_http::{ApiError, RawJson, RequestContext};
 
 use super::models::known_models;
@@ -47,6 +49,30 @@ pub(super) async fn completion(
     forward(&app, Call { id, operation, model, body, streams, deadline }).await
 }
 
+pub(super) async fn embeddings(
+    State(app): State<Arc<App>>,
+    RequestContext { id }: RequestContext,
+    headers: HeaderMap,
+    RawJson(body): RawJson,
+) -> Result<Response, ApiError> {
+    let deadline = app.deadline(&headers)?;
+    let model = EmbeddingRequest::parse(&body)?.model;
+    let operation = Operation::Embeddings;
+    forward(&app, Call { id, operation, model, body, streams: false, deadline }).await
+}
+
+pub(super) async fn rerank(
+    State(app): State<Arc<App>>,
+    RequestContext { id }: RequestContext,
+    headers: HeaderMap,
+    RawJson(body): RawJson,
+) -> Result<Response, ApiError> {
+    let deadline = app.deadline(&headers)?;
+    let model = RerankRequest::parse(&body)?.model;
+    let operation = Operation::Rerank;
+    forward(&app, Call { id, operation, model, body, streams: false, deadline }).await
+}
+
 pub(super) async fn models(State(app): State<Arc<App>>) -> Result<Json<ModelCardList>, ApiError> {
     first_report(&app, Deadline::after(LISTING_PATIENCE)).await?;
     let data = known_models(&app).into_iter().map(|placed| card(&placed.model)).collect();
@@ -69,6 +95,7 @@ fn card(model: &rbee_api::model::ModelInfo) -> ModelCard {
         object: "model".to_owned(),
         created: model.added_at_ms / 1000,
         owned_by: "rbee".to_owned(),
+        capabilities: model.kind.capabilities().iter().map(ToString::to_string).collect(),
     }
 }
 

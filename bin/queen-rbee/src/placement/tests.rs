@@ -5,7 +5,7 @@ use std::sync::Arc;
 use input_validation::{ModelAlias, Sha256Hex};
 use proptest::prelude::*;
 use rbee_api::hive::{HiveSnapshot, Resources};
-use rbee_api::model::ModelInfo;
+use rbee_api::model::{ModelInfo, ModelKind};
 use rbee_api::worker::Backend;
 
 use super::*;
@@ -19,6 +19,7 @@ fn model(alias: &str, reference: &str) -> ModelInfo {
         alias: Some(alias.parse().unwrap()),
         size_bytes: 1,
         sha256: Sha256Hex::from_bytes(&[7; 32]),
+        kind: ModelKind::Generate,
         architecture: "llama".to_owned(),
         quantisation: None,
         context_length: 2048,
@@ -63,7 +64,7 @@ fn cluster(hives: Vec<HiveView>) -> Cluster {
 }
 
 fn want(name: &str) -> Want {
-    Want::new(name.parse().unwrap())
+    Want::new(name.parse().unwrap(), ModelKind::Generate)
 }
 
 fn id(text: &str) -> WorkerId {

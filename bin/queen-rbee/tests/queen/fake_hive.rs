@@ -17,7 +17,7 @@ use http::HeaderMap;
 use input_validation::{ModelRef, NodeName, Sha256Hex, WorkerId};
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::hive::{HeartbeatReply, HiveSnapshot, HiveStatus, Resources};
-use rbee_api::model::{ModelInfo, ModelList};
+use rbee_api::model::{ModelInfo, ModelKind, ModelList};
 use rbee_api::queen::Removed;
 use rbee_api::worker::{Backend, StartWorker, WorkerInfo, WorkerState};
 use rbee_http::{
@@ -153,6 +153,7 @@ impl FakeHive {
             alias: alias.map(|alias| alias.parse().unwrap()),
             size_bytes: 98_362_432,
             sha256: Sha256Hex::from_bytes(&[7; 32]),
+            kind: ModelKind::Generate,
             architecture: "llama".to_owned(),
             quantisation: Some("Q4_1".to_owned()),
             context_length: 2048,

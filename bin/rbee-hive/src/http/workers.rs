@@ -148,6 +148,26 @@ pub(super) async fn complete(
     pass_on(&state, Endpoint::Completion, context, &headers, id, body).await
 }
 
+pub(super) async fn embed(
+    state: HiveState,
+    context: RequestContext,
+    headers: HeaderMap,
+    id: Named<WorkerId>,
+    body: RawJson,
+) -> Result<Response, ApiError> {
+    pass_on(&state, Endpoint::Embeddings, context, &headers, id, body).await
+}
+
+pub(super) async fn rerank(
+    state: HiveState,
+    context: RequestContext,
+    headers: HeaderMap,
+    id: Named<WorkerId>,
+    body: RawJson,
+) -> Result<Response, ApiError> {
+    pass_on(&state, Endpoint::Rerank, context, &headers, id, body).await
+}
+
 async fn pass_on(
     hive: &Hive,
     endpoint: Endpoint,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model_catalog::GgufHeader;
+use model_catalog::{GgufHeader, Purpose};
 use secrets_management::Secret;
 
 use super::*;
@@ -16,6 +16,8 @@ fn model(name: &str) -> Model {
         sha256: "0".repeat(64).parse().unwrap(),
         header: GgufHeader {
             architecture: "llama".to_owned(),
+            purpose: Purpose::Generate,
+            reads_inputs_whole: false,
             name: None,
             quantisation: "Q4_1".to_owned(),
             context_length: 512,

@@ -18,6 +18,7 @@ use tokio::io::AsyncWriteExt as _;
 use super::Order;
 use super::port::bind_free;
 use crate::admission::Company;
+use crate::models::kind_of;
 
 /// The descriptor at which a worker finds its listener: the first one after the standard three.
 const LISTENER_FD: i32 = 3;
@@ -139,6 +140,10 @@ impl Launcher {
         let mut add = |name: &str, value: OsString| arguments.extend([name.into(), value]);
         add("--worker-id", order.id.to_string().into());
         add("--engine", engine.into());
+        if self.engine == Backend::Echo {
+            // It reads no model, so it has to be told what it stands for.
+            add("--kind", kind_of(order.model.header.purpose).as_str().into());
+        }
         add("--model", order.model.path.clone().into());
         for name in names.into_iter().flatten() {
             add("--model-name", name.into());

@@ -6,7 +6,7 @@ use super::cursor::Cursor;
 use super::tensor_type::file_type_label;
 use super::tensors::Tensors;
 use super::value::{LAYERS_MAX, Value, read_value};
-use super::{GgufError, GgufHeader};
+use super::{GgufError, GgufHeader, Purpose};
 
 /// Most metadata entries: fifty times the most seen.
 const ENTRY_COUNT_MAX: u64 = 1 << 16;
@@ -44,7 +44,7 @@ const GENERAL_KEYS: [&str; 7] = [
 ];
 
 /// Keys that begin with the architecture's name.
-const ARCHITECTURE_KEYS: [&str; 9] = [
+const ARCHITECTURE_KEYS: [&str; 11] = [
     ".context_length",
     ".block_count",
     ".embedding_length",
@@ -54,7 +54,14 @@ const ARCHITECTURE_KEYS: [&str; 9] = [
     ".attention.key_length",
     ".attention.value_length",
     ".vocab_size",
+    ".pooling_type",
+    ".attention.causal",
 ];
+
+/// What `pooling_type` says (`llama_pooling_type` in llama.cpp); the types not named here average or pick tokens.
+const POOLING_NONE: u32 = 0;
+const POOLING_LAST: u32 = 3;
+const POOLING_RANK: u32 = 4;
 
 /// The known entries of a file.
 #[derive(Debug)]
@@ -126,7 +133,10 @@ impl Metadata {
         };
         let head_count = largest(".attention.head_count")?.unwrap_or(0);
         let head_width = embedding_length.checked_div(head_count).unwrap_or(0);
+        let (purpose, reads_inputs_whole) = self.purpose(arch)?;
         Ok(GgufHeader {
+            purpose,
+            reads_inputs_whole,
             name: self.text("general.name")?.filter(|name| !name.is_empty()),
             quantisation: self.quantisation(tensors)?,
             context_length,
@@ -160,6 +170,27 @@ impl Metadata {
             return Err(GgufError::Inconsistent { what: "the architecture's name is not a name" });
         }
         Ok(name)
+    }
+
+    /// A model that pools its tokens gives one result for a whole input, and one whose attention looks ahead cannot
+    /// write on. What pools nothing although it looks ahead is taken for an encoder whose tokens are averaged.
+    fn purpose(&self, architecture: &[u8]) -> Result<(Purpose, bool), GgufError> {
+        let pooling = self.number(architecture, ".pooling_type", 0, u64::from(u32::MAX))?;
+        let causal = self.flag(architecture, ".attention.causal")?.unwrap_or(true);
+        Ok(match pooling.unwrap_or(POOLING_NONE) {
+            POOLING_NONE if causal => (Purpose::Generate, false),
+            POOLING_LAST => (Purpose::Embed, !causal),
+            POOLING_RANK => (Purpose::Rerank, !causal),
+            _ => (Purpose::Embed, true),
+        })
+    }
+
+    fn flag(&self, architecture: &[u8], key: &'static str) -> Result<Option<bool>, GgufError> {
+        match self.find(architecture, key) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            Some(other) => Err(wrong_type(key, "a boolean", other)),
+        }
     }
 
     fn quantisation(&self, tensors: &Tensors) -> Result<String, GgufError> {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::cursor::Cursor;
 use super::test_file::{Kv, TestFile};
 use super::value::{LAYERS_MAX, Value, read_value};
-use super::{GgufError, GgufHeader, HEADER_BYTES_MAX};
+use super::{GgufError, GgufHeader, HEADER_BYTES_MAX, Purpose};
 
 fn read(bytes: &[u8]) -> Result<GgufHeader, GgufError> {
     GgufHeader::read(Memory::new(bytes), bytes.len() as u64)
@@ -30,6 +30,8 @@ fn a_good_file_gives_its_facts() {
         let file = TestFile { version, ..TestFile::default() };
         let expected = GgufHeader {
             architecture: "llama".to_owned(),
+            purpose: Purpose::Generate,
+            reads_inputs_whole: false,
             name: Some("Tiny".to_owned()),
             quantisation: "Q4_1".to_owned(),
             context_length: 2048,
@@ -67,6 +69,37 @@ fn optional_facts_have_the_defaults_of_the_format() {
         .with("llama.attention.value_length", Kv::U8(8));
     let header = read(&wide.bytes()).unwrap();
     assert_eq!((header.key_length, header.value_length), (32, 8));
+}
+
+#[test]
+fn pooling_and_attention_tell_what_a_model_is_for() {
+    let cases = [
+        (None, None, (Purpose::Generate, false)),
+        (Some(0), None, (Purpose::Generate, false)),
+        (Some(0), Some(true), (Purpose::Generate, false)),
+        (None, Some(false), (Purpose::Embed, true)),
+        (Some(1), Some(false), (Purpose::Embed, true)),
+        (Some(1), None, (Purpose::Embed, true)),
+        (Some(2), Some(false), (Purpose::Embed, true)),
+        (Some(3), None, (Purpose::Embed, false)),
+        (Some(3), Some(false), (Purpose::Embed, true)),
+        (Some(4), None, (Purpose::Rerank, false)),
+        (Some(4), Some(false), (Purpose::Rerank, true)),
+    ];
+    for (pooling, causal, expected) in cases {
+        let mut file = TestFile::default();
+        if let Some(pooling) = pooling {
+            file = file.with("llama.pooling_type", Kv::U32(pooling));
+        }
+        if let Some(causal) = causal {
+            file = file.with("llama.attention.causal", Kv::Bool(causal));
+        }
+        let header = read(&file.bytes()).unwrap();
+        let told = (header.purpose, header.reads_inputs_whole);
+        assert_eq!(told, expected, "{pooling:?} {causal:?}");
+    }
+    let wrong = TestFile::default().with("llama.attention.causal", Kv::U32(0));
+    assert!(matches!(error(&wrong), GgufError::WrongType { key: ".attention.causal", .. }));
 }
 
 #[test]

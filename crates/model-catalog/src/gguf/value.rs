@@ -21,7 +21,7 @@ pub(super) enum Value {
     },
     NegativeInteger,
     Float,
-    Bool,
+    Bool(bool),
     Text(Vec<u8>),
     /// An array; its content is kept when it is of integers and no longer than the most layers.
     Array {
@@ -36,7 +36,7 @@ impl Value {
             Self::Integer { .. } => "an integer",
             Self::NegativeInteger => "a negative integer",
             Self::Float => "a floating-point number",
-            Self::Bool => "a boolean",
+            Self::Bool(_) => "a boolean",
             Self::Text(_) => "a text",
             Self::Array { .. } => "an array",
         }
@@ -56,10 +56,7 @@ pub(super) fn read_value<R: Read + Seek>(
             cursor.skip(1, scalar_bytes(type_id)?, what)?;
             Value::Float
         }
-        7 => {
-            cursor.skip(1, 1, what)?;
-            Value::Bool
-        }
+        7 => Value::Bool(cursor.u8(what)? != 0),
         integer => match read_integer(cursor, integer)? {
             Some(number) => Value::Integer { number, is_u32: integer == 4 },
             None => Value::NegativeInteger,

@@ -24,6 +24,23 @@ pub struct Usage {
     pub total_tokens: u32,
 }
 
+/// Token counts of a request that generates nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputUsage {
+    /// Tokens of all inputs, special tokens included.
+    pub prompt_tokens: u64,
+    /// The same.
+    pub total_tokens: u64,
+}
+
+impl InputUsage {
+    /// Counts `tokens`.
+    #[must_use]
+    pub const fn new(tokens: u64) -> Self {
+        Self { prompt_tokens: tokens, total_tokens: tokens }
+    }
+}
+
 /// One chat reply.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChatCompletion {
@@ -158,4 +175,7 @@ pub struct ModelCard {
     pub created: u64,
     /// `rbee`.
     pub owned_by: String,
+    /// What the model can be asked for: `chat`, `completion`, `embedding`, `rerank`.
+    #[serde(default)]
+    pub capabilities: Vec<String>,
 }
