@@ -22,7 +22,7 @@ use rbee_http::ApiError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::engine::backend::{Engine, Loaded, Loader, Prompt};
+use crate::engine::backend::{Core, Loaded, Loader, Prompt};
 use crate::engine::runner::{Control, Runner};
 pub(crate) use crate::engine::stats::{Snapshot, Stats};
 use crate::error::{EngineFailure, LoadFailure};
@@ -259,8 +259,8 @@ impl EngineThread {
         }
         let control = Control { inbox: self.inbox, stopping: self.stopping, interrupt };
         match engine {
-            Engine::Generator(backend) => Runner::new(backend, slots, control, self.stats).run(),
-            Engine::Embedder(backend) => {
+            Core::Generator(backend) => Runner::new(backend, slots, control, self.stats).run(),
+            Core::Embedder(backend) => {
                 embedder::runner::Runner::new(backend, slots, control, self.stats).run()
             }
         }

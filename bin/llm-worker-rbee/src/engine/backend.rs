@@ -93,7 +93,7 @@ impl Loaded {
 }
 
 /// What computes, by the kind of its results.
-pub(crate) enum Engine {
+pub(crate) enum Core {
     Generator(Box<dyn Backend>),
     Embedder(Box<dyn embedder::Backend>),
 }
@@ -104,7 +104,7 @@ pub(crate) trait Loader: Send {
     fn load(
         self: Box<Self>,
         progress: &mut dyn FnMut(f32) -> bool,
-    ) -> Result<(Engine, Loaded), LoadFailure>;
+    ) -> Result<(Core, Loaded), LoadFailure>;
 }
 
 /// Turns requests into prompts, on any thread.

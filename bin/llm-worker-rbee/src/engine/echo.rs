@@ -13,7 +13,7 @@ use rbee_api::openai::{ChatMessage, Role};
 use tokio::time::Instant;
 
 use super::backend::{
-    Abilities, Backend, Engine, Loaded, Loader, Prompt, PromptError, StepError, Tokenizer,
+    Abilities, Backend, Core, Loaded, Loader, Prompt, PromptError, StepError, Tokenizer,
 };
 use crate::error::LoadFailure;
 use crate::sampler::Sampler;
@@ -38,7 +38,7 @@ impl Loader for EchoLoader {
     fn load(
         self: Box<Self>,
         progress: &mut dyn FnMut(f32) -> bool,
-    ) -> Result<(Engine, Loaded), LoadFailure> {
+    ) -> Result<(Core, Loaded), LoadFailure> {
         if !progress(0.0) {
             return Err(LoadFailure::Stopped);
         }
@@ -53,7 +53,7 @@ impl Loader for EchoLoader {
         };
         let slots = (0..self.slots).map(|_| None).collect();
         let backend = EchoBackend { slots, ignore_sigterm: self.ignore_sigterm };
-        Ok((Engine::Generator(Box::new(backend)), loaded))
+        Ok((Core::Generator(Box::new(backend)), loaded))
     }
 }
 

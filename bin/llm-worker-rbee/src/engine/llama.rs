@@ -21,7 +21,7 @@ use rbee_llama::device::{DeviceKind, devices};
 use rbee_llama::model::{LoadError, Model, ModelParams};
 use rbee_llama::vocab::Token;
 
-use super::backend::{Abilities, Backend, Engine, Interrupt, Loaded, Loader, Prompt, StepError};
+use super::backend::{Abilities, Backend, Core, Interrupt, Loaded, Loader, Prompt, StepError};
 use super::embedder;
 use super::runner::STEP_TOKENS;
 use crate::error::{LoadFailure, chain};
@@ -44,7 +44,7 @@ impl Loader for LlamaLoader {
     fn load(
         self: Box<Self>,
         progress: &mut dyn FnMut(f32) -> bool,
-    ) -> Result<(Engine, Loaded), LoadFailure> {
+    ) -> Result<(Core, Loaded), LoadFailure> {
         let go_on = |share: f32| {
             if progress(share) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
@@ -80,7 +80,7 @@ impl Loader for LlamaLoader {
         };
         tracing::info!(threads, device = loaded.device, system = system_info(), "model loaded");
         let backend = LlamaBackend::new(context, sizes.slots);
-        Ok((Engine::Generator(Box::new(backend)), loaded))
+        Ok((Core::Generator(Box::new(backend)), loaded))
     }
 }
 

@@ -68,7 +68,7 @@ impl Loader for Doomed {
     fn load(
         self: Box<Self>,
         _: &mut dyn FnMut(f32) -> bool,
-    ) -> Result<(Engine, Loaded), LoadFailure> {
+    ) -> Result<(Core, Loaded), LoadFailure> {
         let loaded = Loaded {
             abilities: Abilities::Generates(Arc::new(NoTokenizer)),
             slots: 2,
@@ -78,7 +78,7 @@ impl Loader for Doomed {
             interrupt: Some(Arc::clone(&self.interrupt) as Arc<dyn Interrupt>),
             load_time: Duration::ZERO,
         };
-        Ok((Engine::Generator(self), loaded))
+        Ok((Core::Generator(self), loaded))
     }
 }
 

@@ -107,7 +107,8 @@ mod tests {
             (whole, 383, ErrorCode::UnsupportedParameter),
         ] {
             let refused = dimensions.choose(Some(wanted)).unwrap_err();
-            assert_eq!((refused.code, refused.param.as_deref()), (code, Some("dimensions")));
+            assert_eq!(refused.code(), code);
+            assert_eq!(refused.detail().param.as_deref(), Some("dimensions"));
         }
     }
 }

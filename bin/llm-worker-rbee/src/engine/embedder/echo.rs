@@ -10,7 +10,7 @@ use rbee_api::model::ModelKind;
 use tokio::time::Instant;
 
 use super::{Backend, Dimensions, Embedding, InputReader, StepLimits};
-use crate::engine::backend::{Abilities, Engine, Loaded, Loader, PromptError, StepError};
+use crate::engine::backend::{Abilities, Core, Loaded, Loader, PromptError, StepError};
 use crate::engine::echo::{VOCABULARY, wait_until};
 use crate::engine::runner::STEP_TOKENS;
 use crate::error::LoadFailure;
@@ -39,7 +39,7 @@ impl Loader for EchoEmbedLoader {
     fn load(
         self: Box<Self>,
         progress: &mut dyn FnMut(f32) -> bool,
-    ) -> Result<(Engine, Loaded), LoadFailure> {
+    ) -> Result<(Core, Loaded), LoadFailure> {
         if !progress(0.0) {
             return Err(LoadFailure::Stopped);
         }
@@ -59,7 +59,7 @@ impl Loader for EchoEmbedLoader {
         };
         let limits = StepLimits { inputs: self.slots, tokens: STEP_TOKENS };
         let backend = EchoEmbedder { kind: self.kind, limits };
-        Ok((Engine::Embedder(Box::new(backend)), loaded))
+        Ok((Core::Embedder(Box::new(backend)), loaded))
     }
 }
 

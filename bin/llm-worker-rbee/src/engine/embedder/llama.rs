@@ -3,8 +3,6 @@
 //! reads from left to right and is asked about the last token alone gets the
 //! rest first, without any output, which saves it the logits of every token.
 
-#[cfg(test)]
-mod oracle;
 mod reader;
 
 use std::sync::Arc;
@@ -19,7 +17,7 @@ use rbee_llama::model::Model;
 use rbee_llama::vocab::Token;
 
 use super::{Backend, Dimensions, Embedding, StepLimits};
-use crate::engine::backend::{Abilities, Engine, Interrupt, Loaded, StepError};
+use crate::engine::backend::{Abilities, Core, Interrupt, Loaded, StepError};
 use crate::engine::runner::STEP_TOKENS;
 use crate::error::{LoadFailure, chain};
 use reader::LlamaReader;
@@ -63,7 +61,7 @@ pub(crate) fn start(
     model: &Arc<Model>,
     pooling: Pooling,
     wishes: Wishes,
-) -> Result<(Engine, Loaded), LoadFailure> {
+) -> Result<(Core, Loaded), LoadFailure> {
     let threads = wishes.threads;
     let slots = wishes.slots.unwrap_or(SLOTS_DEFAULT);
     // Beyond the trained length some models have no positions at all.
@@ -96,7 +94,7 @@ pub(crate) fn start(
     tracing::info!(threads, device = loaded.device, system = system_info(), kind = %kind, "model loaded");
     let limits = StepLimits { inputs: slots, tokens: STEP_TOKENS };
     let batch = Batch::with_capacity(context.n_batch());
-    Ok((Engine::Embedder(Box::new(LlamaEmbedder { context, batch, reads, limits })), loaded))
+    Ok((Core::Embedder(Box::new(LlamaEmbedder { context, batch, reads, limits })), loaded))
 }
 
 /// How a model has to be given its inputs.

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{LlamaLoader, STEP_TOKENS, Sizes, context_params};
-use crate::engine::backend::{Backend, Loaded, Loader, Prompt, StepError};
+use crate::engine::backend::{Backend, Core, Loaded, Loader, Prompt, StepError};
 use crate::engine::{End, EngineHandle, Event, Job, start};
 use crate::error::LoadFailure;
 use crate::sampler::Sampler;
@@ -27,6 +27,8 @@ use crate::threads::compute_threads;
 
 /// Tokens that each reply is compared over.
 const REPLY_TOKENS: u32 = 48;
+/// The model's name; no request is checked against it here.
+const NAME: &str = "oracle";
 /// Where the two best logits are nearer than this, the order in which a batch
 /// is summed may decide which one wins.
 const GAP_THAT_DECIDES: f32 = 0.05;
@@ -130,10 +132,11 @@ impl Loader for Spy {
     fn load(
         self: Box<Self>,
         progress: &mut dyn FnMut(f32) -> bool,
-    ) -> Result<(Box<dyn Backend>, Loaded), LoadFailure> {
-        let (backend, loaded) = Box::new(self.loader).load(progress)?;
+    ) -> Result<(Core, Loaded), LoadFailure> {
+        let (engine, loaded) = Box::new(self.loader).load(progress)?;
+        let Core::Generator(backend) = engine else { panic!("a text model") };
         let spy = SpyBackend { backend, prompts: HashMap::new(), chosen: self.chosen };
-        Ok((Box::new(spy), loaded))
+        Ok((Core::Generator(Box::new(spy)), loaded))
     }
 }
 
@@ -212,7 +215,13 @@ impl Engine {
 
     fn prompt(&self, question: &str) -> Prompt {
         let message = ChatMessage { role: Role::User, content: question.to_owned() };
-        self.handle.loaded().unwrap().tokenizer.chat(&[message]).unwrap()
+        self.handle
+            .loaded()
+            .unwrap()
+            .generates(&NAME.parse().unwrap())
+            .unwrap()
+            .chat(&[message])
+            .unwrap()
     }
 
     fn submit(&self, prompt: Prompt) -> (JobId, mpsc::Receiver<Event>) {
@@ -339,7 +348,14 @@ async fn a_long_prompt_that_is_abandoned_is_broken_off_and_leaves_no_trace() {
 #[tokio::test]
 async fn a_chat_prompt_begins_with_one_begin_token() {
     let engine = Engine::start().await;
-    let marker = engine.handle.loaded().unwrap().tokenizer.text("<|im_start|>").unwrap();
+    let marker = engine
+        .handle
+        .loaded()
+        .unwrap()
+        .generates(&NAME.parse().unwrap())
+        .unwrap()
+        .text("<|im_start|>")
+        .unwrap();
     let prompt = engine.prompt("hello");
     assert_eq!(prompt.tokens.first(), marker.tokens.first());
     assert_ne!(prompt.tokens.get(1), marker.tokens.first());
