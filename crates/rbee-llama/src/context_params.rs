@@ -12,7 +12,8 @@ pub struct ContextParams {
     pub n_ctx: u32,
     /// Most tokens in a batch; a smaller `n_ctx` lowers it.
     pub n_batch: u32,
-    /// Tokens computed at once; a larger batch is cut up. At least `n_seq_max`.
+    /// Tokens computed at once; a larger batch is cut up. At least `n_seq_max`,
+    /// and for embeddings a multiple of it.
     pub n_ubatch: u32,
     /// Sequences kept apart; their ids are 0 up to this. At most 256.
     pub n_seq_max: u32,
@@ -197,6 +198,17 @@ impl ContextParams {
         if self.n_ctx > 0 {
             in_range("n_ctx", self.n_ctx, n_seq, N_CTX_MAX, room)?;
         }
+        if self.embeddings && n_seq > 1 {
+            // llama.cpp reserves for whole rounds of all sequences, and its
+            // pooling aborts when that is more than it has room to output.
+            let piece = self.n_batch.min(self.n_ubatch);
+            if piece % n_seq != 0 {
+                let must_be = "a multiple of n_seq_max, for embeddings";
+                return Err(ParamsError::OutOfRange { name: "n_ubatch", value: piece, must_be });
+            }
+            let must_be = "at least n_ubatch, for embeddings";
+            in_range("n_ctx", self.n_ctx, piece, N_CTX_MAX, must_be)?;
+        }
         in_range("n_outputs_max", self.n_outputs_max, 0, N_CTX_MAX, "at most 16777216")?;
         for (name, threads) in
             [("n_threads", self.n_threads), ("n_threads_batch", self.n_threads_batch)]
@@ -247,7 +259,7 @@ mod tests {
     #[test]
     fn parameters_that_llama_cpp_would_abort_over_are_refused() {
         type Change = fn(&mut ContextParams);
-        let cases: [(&str, Change); 9] = [
+        let cases: [(&str, Change); 11] = [
             ("n_ctx", |params| params.n_ctx = N_CTX_MAX + 1),
             ("n_ctx", |params| {
                 params.n_ctx = 3;
@@ -258,6 +270,17 @@ mod tests {
             ("n_batch", |params| params.n_batch = 0),
             ("n_ubatch", |params| {
                 params.n_ubatch = 7;
+                params.n_seq_max = 8;
+            }),
+            ("n_ubatch", |params| {
+                params.embeddings = true;
+                params.n_ctx = 1024;
+                params.n_ubatch = 500;
+                params.n_seq_max = 8;
+            }),
+            ("n_ctx", |params| {
+                params.embeddings = true;
+                params.n_ctx = 256;
                 params.n_seq_max = 8;
             }),
             ("n_outputs_max", |params| params.n_outputs_max = u32::MAX),

@@ -161,9 +161,9 @@ async fn an_encoder_gives_the_embeddings_of_llama_server_in_any_batch() {
 #[tokio::test]
 async fn a_decoder_gives_the_embeddings_of_llama_server_in_any_batch() {
     let model = TinyModel::decoder(Pooling::Last);
-    let worker = llama(&model, &["--slots=5"]).await;
+    let worker = llama(&model, &["--slots=7"]).await;
     gives_what_llama_server_gives(&worker, &goldens().decoder).await;
-    batches_change_nothing(&worker, 240).await;
+    batches_change_nothing(&worker, 160).await;
     assert_eq!(worker.status().await.context_tokens, DECODER_CONTEXT);
 }
 

@@ -130,13 +130,13 @@ fn context_params(
     pooling: Pooling,
     threads: u32,
 ) -> ContextParams {
-    let longest = context_tokens.max(STEP_TOKENS).max(slots);
+    let longest = context_tokens.max(STEP_TOKENS);
     let piece = match reads {
-        Reads::Whole => longest,
-        Reads::LeftToRight => STEP_TOKENS.max(slots),
+        Reads::Whole => longest.next_multiple_of(slots),
+        Reads::LeftToRight => STEP_TOKENS,
     };
     ContextParams {
-        n_ctx: longest,
+        n_ctx: longest.max(piece),
         n_batch: piece,
         n_ubatch: piece,
         n_seq_max: slots,
