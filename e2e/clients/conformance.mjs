@@ -74,6 +74,24 @@ async function echo(model) {
   });
 }
 
+async function embeddings(model) {
+  await check("embeddings, as base64 and as numbers, and cut", async () => {
+    const input = ["bees make honey", "the sky is blue"];
+    const packed = await client.embeddings.create({ model, input });
+    const plain = await client.embeddings.create({ model, input, encoding_format: "float" });
+    assert.deepEqual(packed.data.map((data) => data.index), [0, 1]);
+    for (const [at, data] of packed.data.entries()) {
+      const other = plain.data[at].embedding;
+      assert.equal(data.embedding.length, other.length);
+      data.embedding.forEach((number, place) => assert(Math.abs(number - other[place]) < 1e-6));
+    }
+    const cut = await client.embeddings.create({ model, input: "a", dimensions: 8 });
+    assert.equal(cut.data[0].embedding.length, 8);
+    const refused = client.embeddings.create({ model, input: "a", dimensions: 4 });
+    await assert.rejects(refused, OpenAI.BadRequestError);
+  });
+}
+
 async function errors(model) {
   await check("error classes: 401, 404, 400", async () => {
     const stranger = new OpenAI({ apiKey: "wrong", maxRetries: 0 });
@@ -89,6 +107,7 @@ if (process.env.MODEL) {
   await real(process.env.MODEL);
   await errors(process.env.MODEL);
 }
+if (process.env.EMBED) await embeddings(process.env.EMBED);
 if (process.env.ECHO) {
   await echo(process.env.ECHO);
   await errors(process.env.ECHO);

@@ -1,8 +1,8 @@
 """The official OpenAI Python client, unmodified, against a running cluster.
 
 OPENAI_BASE_URL and OPENAI_API_KEY come from `rbee env`. MODEL is the starter
-model on llama.cpp, ECHO a model on the echo engine; either may be absent, and
-then its checks are not run. Prints one line a check; exits 1 at the first failure.
+model on llama.cpp, ECHO and EMBED models on the echo engine, for text and for
+embeddings; any may be absent, and then its checks are not run. Prints one line a check; exits 1 at the first failure.
 """
 
 import asyncio
@@ -179,6 +179,49 @@ def echo(model):
             assert time.monotonic() - left < 0.25, "still busy after 250 ms"
 
 
+def embeddings(model):
+    def distance(a, b):
+        assert len(a) == len(b), (len(a), len(b))
+        return max(abs(x - y) for x, y in zip(a, b))
+
+    @check("embeddings come in order, the same as base64 and as numbers")
+    def _():
+        texts = ["bees make honey", "the sky is blue", "bees make wax"]
+        # The client asks for base64 when nobody says, and decodes it.
+        packed = client.embeddings.create(model=model, input=texts)
+        plain = client.embeddings.create(model=model, input=texts, encoding_format="float")
+        assert [data.index for data in packed.data] == [0, 1, 2] and packed.object == "list"
+        for a, b in zip(packed.data, plain.data):
+            assert distance(a.embedding, b.embedding) < 1e-6
+            assert abs(sum(x * x for x in a.embedding) - 1) < 1e-5, "its length is not 1"
+        one = client.embeddings.create(model=model, input=texts[1])
+        assert distance(one.data[0].embedding, plain.data[1].embedding) < 1e-6
+        assert packed.usage.prompt_tokens == packed.usage.total_tokens == 10, packed.usage
+
+    @check("tokens can be embedded, and embeddings be cut")
+    def _():
+        lists = client.embeddings.create(model=model, input=[[1, 2, 3], [4]])
+        single = client.embeddings.create(model=model, input=[1, 2, 3])
+        assert distance(lists.data[0].embedding, single.data[0].embedding) < 1e-6
+        assert len(client.embeddings.create(model=model, input="a", dimensions=16).data[0].embedding) == 16
+
+    @check("2,048 inputs are one request, 2,049 are refused")
+    def _():
+        reply = client.embeddings.create(model=model, input=[f"text {n}" for n in range(2048)])
+        assert [data.index for data in reply.data] == list(range(2048))
+        try:
+            client.embeddings.create(model=model, input=["a"] * 2049)
+        except openai.BadRequestError as error:
+            assert (error.code, error.param) == ("validation_failed", "input"), error
+        else:
+            raise AssertionError("2,049 inputs were taken")
+
+    @check("an embedding model does not chat, and says so")
+    def _():
+        error = raises(openai.BadRequestError, model=model, messages=user("hi"))
+        assert (error.code, error.param) == ("unsupported_parameter", "model"), error
+
+
 def errors(model):
     @check("a wrong key is an AuthenticationError")
     def _():
@@ -207,6 +250,8 @@ def errors(model):
 if real_model := os.environ.get("MODEL"):
     real(real_model)
     errors(real_model)
+if embed_model := os.environ.get("EMBED"):
+    embeddings(embed_model)
 if echo_model := os.environ.get("ECHO"):
     echo(echo_model)
     errors(echo_model)

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::gguf::tiny_gguf;
+use crate::gguf::{TinyKind, tiny_gguf};
 use crate::http::Http;
 use crate::process::{Process, processes_of};
 use crate::wait::{pause, wait_for, wait_until};
@@ -191,9 +191,17 @@ impl Cluster {
     /// # Panics
     /// When the import fails.
     pub fn import_tiny(&self, alias: &str) {
+        self.import_tiny_of(alias, TinyKind::Generate);
+    }
+
+    /// As `import_tiny`, a model of some kind.
+    ///
+    /// # Panics
+    /// When the import fails.
+    pub fn import_tiny_of(&self, alias: &str, kind: TinyKind) {
         let file = self.directory.path().join(format!("{}.gguf", alias.replace(':', "-")));
         let salt = alias.bytes().fold(0_u8, u8::wrapping_add);
-        fs::write(&file, tiny_gguf(salt)).expect("a model file");
+        fs::write(&file, tiny_gguf(salt, kind)).expect("a model file");
         let path = file.to_str().expect("a UTF-8 path");
         drop(self.rbee(&["pull", path, "--name", alias]).ok());
     }

@@ -1,8 +1,19 @@
 //! The smallest file that is a valid model: what the echo engine is given.
 
+/// What a model file says that its tokens are pooled to, and so what it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TinyKind {
+    /// To nothing: it writes text.
+    Generate = 0,
+    /// To their mean: it embeds.
+    Embed = 1,
+    /// To a score: it ranks.
+    Rerank = 4,
+}
+
 /// Builds a GGUF file with one tensor; `salt` makes files differ.
 #[must_use]
-pub fn tiny_gguf(salt: u8) -> Vec<u8> {
+pub fn tiny_gguf(salt: u8, kind: TinyKind) -> Vec<u8> {
     let mut file = Vec::new();
     file.extend_from_slice(b"GGUF");
     file.extend_from_slice(&3_u32.to_le_bytes());
@@ -13,6 +24,7 @@ pub fn tiny_gguf(salt: u8) -> Vec<u8> {
         ("llama.embedding_length", 32),
         ("llama.attention.head_count", 1),
         ("general.alignment", 32),
+        ("llama.pooling_type", kind as u32),
     ];
     file.extend_from_slice(&(numbers.len() as u64 + 1).to_le_bytes());
     text(&mut file, "general.architecture");

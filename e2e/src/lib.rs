@@ -16,7 +16,7 @@ mod process;
 mod wait;
 
 pub use cluster::{Cluster, Finished, STARTER_MODEL, bin, starter_model_file};
-pub use gguf::tiny_gguf;
+pub use gguf::{TinyKind, tiny_gguf};
 pub use http::{Http, Reply, Sse};
 pub use process::{Process, processes_of};
 pub use wait::{wait_for, wait_until};

@@ -44,6 +44,13 @@ Without a prompt and at a terminal it is a chat: /help shows its commands.
 With --json: {\"model\",\"text\",\"finish_reason\",\"usage\":{\"prompt_tokens\",\"completion_tokens\",
 \"total_tokens\"},\"timings\":{\"first_token_ms\",\"total_ms\",\"tokens_per_second\"},\"request_id\"}";
 
+const EMBED_EXAMPLES: &str = "\
+Examples:
+  rbee embed -m bge:small \"the bees make honey\" \"the sky is blue\"
+  rbee embed -m bge:small < sentences.txt > embeddings.jsonl
+
+Each line is {\"index\",\"text\",\"embedding\":[NUMBER,…]}, with --json and without.";
+
 const QUEEN_JSON: &str = "\
 With --json: {\"running\",\"url\",\"pid\",\"version\",\"uptime_ms\",\"draining\"}";
 
@@ -123,6 +130,9 @@ pub(crate) enum Command {
         override_usage = "rbee run [OPTIONS] MODEL [PROMPT]...\n       rbee run [OPTIONS] -m MODEL [-p PROMPT]"
     )]
     Run(RunArgs),
+    /// Turn texts into embeddings, one JSON object a line
+    #[command(after_help = EMBED_EXAMPLES)]
+    Embed(EmbedArgs),
     /// Add a model
     #[command(
         after_help = "With --json: {\"model\":{\"reference\",\"alias\",\"size_bytes\",\"sha256\",…}}"
@@ -199,6 +209,23 @@ pub(crate) struct RunArgs {
     /// Print the answer when it is whole
     #[arg(long)]
     pub(crate) no_stream: bool,
+}
+
+/// `rbee embed`.
+#[derive(Debug, Args)]
+pub(crate) struct EmbedArgs {
+    /// The model: a short name or a reference; `rbee list` shows which are of kind embed
+    #[arg(short, long)]
+    pub(crate) model: String,
+    /// The texts; without any, the lines of standard input
+    #[arg(value_name = "TEXT")]
+    pub(crate) texts: Vec<String>,
+    /// Numbers in each embedding, where the model allows fewer than it gives
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) dimensions: Option<u32>,
+    /// Give up after this many seconds, loading included
+    #[arg(long, value_name = "SECS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) timeout: u64,
 }
 
 /// `rbee pull`.

@@ -2,6 +2,7 @@
 
 mod chat;
 mod completions;
+mod embed;
 mod env;
 mod list;
 mod logs;
@@ -42,6 +43,7 @@ async fn dispatch(keeper: &Keeper, command: Command) -> Result<ExitStatus, Keepe
     match command {
         // `run` listens to signals itself, because a chat goes on after one.
         Command::Run(_) => Ok(()),
+        Command::Embed(args) => embed::embed(keeper, args).await,
         Command::Pull(args) => pull::pull(keeper, args).await,
         Command::List => list::list(keeper).await,
         Command::Ps => ps::ps(keeper).await,

@@ -8,7 +8,7 @@ use deadline_propagation::{DEADLINE_CAP, Deadline};
 use futures_util::{Stream, StreamExt as _};
 use input_validation::{ModelRef, RequestId, WorkerId};
 use rbee_api::model::PullRequest;
-use rbee_api::openai::ChatCompletion;
+use rbee_api::openai::{ChatCompletion, EmbeddingList};
 use rbee_api::queen::{PlacedModelList, PlacedWorkerList, QueenStatus, Removed};
 use rbee_http::{CallError, HopClient, collect};
 use secrets_management::Secret;
@@ -127,6 +127,19 @@ impl QueenClient {
         budget: Budget,
     ) -> Result<ChatCompletion, KeeperError> {
         let call = self.http.forward("/v1/chat/completions", body, id, budget.deadline);
+        let response = call.await.map_err(self.failed(budget))?;
+        let reply = collect(response, budget.deadline).await.map_err(self.failed(budget))?;
+        serde_json::from_slice(&reply).map_err(KeeperError::Garbled)
+    }
+
+    /// Asks for embeddings.
+    pub(crate) async fn embed(
+        &self,
+        body: Bytes,
+        id: &RequestId,
+        budget: Budget,
+    ) -> Result<EmbeddingList, KeeperError> {
+        let call = self.http.forward("/v1/embeddings", body, id, budget.deadline);
         let response = call.await.map_err(self.failed(budget))?;
         let reply = collect(response, budget.deadline).await.map_err(self.failed(budget))?;
         serde_json::from_slice(&reply).map_err(KeeperError::Garbled)

@@ -202,7 +202,7 @@ impl ContextParams {
             // llama.cpp reserves for whole rounds of all sequences, and its
             // pooling aborts when that is more than it has room to output.
             let piece = self.n_batch.min(self.n_ubatch);
-            if piece % n_seq != 0 {
+            if !piece.is_multiple_of(n_seq) {
                 let must_be = "a multiple of n_seq_max, for embeddings";
                 return Err(ParamsError::OutOfRange { name: "n_ubatch", value: piece, must_be });
             }

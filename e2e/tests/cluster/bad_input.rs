@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use e2e::{Cluster, starter_model_file, tiny_gguf};
+use e2e::{Cluster, TinyKind, starter_model_file, tiny_gguf};
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -45,7 +45,7 @@ fn an_unknown_model_is_named_with_the_way_to_get_one() {
 fn a_broken_model_file_is_refused_and_nothing_is_registered() {
     let cluster = Cluster::echo();
     let directory = tempfile::TempDir::new().expect("a folder");
-    let whole = tiny_gguf(1);
+    let whole = tiny_gguf(1, TinyKind::Generate);
     let truncated_real = fs::read(starter_model_file()).expect("the model")[..50_000_000].to_vec();
     let cases: [(&str, Vec<u8>); 4] = [
         ("garbage.gguf", b"this is not a model".repeat(100)),
@@ -63,7 +63,7 @@ fn a_broken_model_file_is_refused_and_nothing_is_registered() {
     let missing = cluster.rbee(&["pull", "/no/such/file.gguf"]);
     assert_says(&missing, 1, &["error:"]);
     let file = directory.path().join("good.gguf");
-    fs::write(&file, tiny_gguf(9)).expect("a file");
+    fs::write(&file, tiny_gguf(9, TinyKind::Generate)).expect("a file");
     let path = file.to_str().expect("UTF-8");
     let wrong_sum = cluster.rbee(&["pull", path, "--name", "sum", "--sha256", &"0".repeat(64)]);
     assert_says(&wrong_sum, 1, &["error:", "SHA-256"]);

@@ -11,6 +11,10 @@ mod auth;
 mod bad_input;
 mod cold_start;
 mod conformance;
+mod embeddings;
 mod faults;
 mod observe;
 mod streams;
+#[expect(clippy::unwrap_used, dead_code, reason = "the worker's tests use all of it")]
+#[path = "../../../bin/llm-worker-rbee/tests/worker/tiny_models.rs"]
+mod tiny_models;

@@ -391,3 +391,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_model_is_not_for_is_refused_before_anything_is_started() {
+    for workers in [&[][..], &[("w-1", WorkerState::Ready)]] {
+        let cluster = cluster(vec![hive("a", Reach::Online, 1 << 30, workers)]);
+        let decide = |asks| {
+            let want = Want::new(ALIAS.parse().unwrap(), asks);
+            place(&cluster, &want, Instant::now())
+        };
+        assert!(matches!(decide(ModelKind::Generate).kind(), "use" | "start"));
+        let Decision::Refuse(detail) = decide(ModelKind::Embed) else { panic!("it was taken") };
+        assert_eq!(detail.code, ErrorCode::UnsupportedParameter);
+        assert_eq!(detail.param.as_deref(), Some("model"));
+    }
+}

@@ -20,6 +20,7 @@ pub(super) async fn list(keeper: &Keeper) -> Result<(), KeeperError> {
         let hives: Vec<&str> = placed.hives.iter().map(AsRef::as_ref).collect();
         [
             model.display_name(),
+            model.kind.to_string(),
             figures::bytes(model.size_bytes),
             model.parameters.map_or_else(|| "-".to_owned(), figures::count),
             model.quantisation.clone().unwrap_or_else(|| "-".to_owned()),
@@ -28,5 +29,5 @@ pub(super) async fn list(keeper: &Keeper) -> Result<(), KeeperError> {
             hives.join(","),
         ]
     });
-    output.table(["MODEL", "SIZE", "WEIGHTS", "QUANT", "CONTEXT", "ADDED", "ON"], rows)
+    output.table(["MODEL", "KIND", "SIZE", "WEIGHTS", "QUANT", "CONTEXT", "ADDED", "ON"], rows)
 }

@@ -10,6 +10,7 @@ pub(crate) fn model() -> Value {
         "alias": "smollm2:135m",
         "size_bytes": 98_362_432_u64,
         "sha256": DIGEST,
+        "kind": "generate",
         "architecture": "llama",
         "quantisation": "Q4_1",
         "context_length": 8192,

@@ -48,10 +48,13 @@ async fn tables_are_for_people() {
     let lines: Vec<&str> = list.stdout.lines().collect();
     assert_eq!(lines.len(), 2, "{list:?}");
     assert!(
-        lines[0].starts_with("MODEL         SIZE   WEIGHTS  QUANT  CONTEXT  ADDED"),
+        lines[0].starts_with("MODEL         KIND      SIZE   WEIGHTS  QUANT  CONTEXT  ADDED"),
         "{list:?}"
     );
-    assert!(lines[1].starts_with("smollm2:135m  98 MB  134M     Q4_1   8192     "), "{list:?}");
+    assert!(
+        lines[1].starts_with("smollm2:135m  generate  98 MB  134M     Q4_1   8192     "),
+        "{list:?}"
+    );
 
     let ps = program.run(&["ps"]).await;
     assert!(ps.stdout.contains("w-1     smollm2:135m  ready   1/4"), "{ps:?}");

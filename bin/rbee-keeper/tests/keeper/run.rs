@@ -212,3 +212,31 @@ async fn on_a_terminal_the_reply_ends_with_a_line_end() {
     let (terminal, child) = Terminal::start(&queen.program(), &["run", "m", "hi"]);
     assert_eq!(terminal.end(child).await.stdout, "You said: \"hi\"\r\n");
 }
+
+#[tokio::test]
+async fn embeddings_are_printed_a_line_each_in_the_order_of_the_texts() {
+    let queen = FakeQueen::start().await;
+    let program = queen.program();
+    let line = |index: usize, text: &str| {
+        let length = text.len();
+        format!("{{\"index\":{index},\"text\":\"{text}\",\"embedding\":[{length}.0]}}\n")
+    };
+    let typed = program.run(&["embed", "-m", "m", "one", "three", "--dimensions", "7"]).await;
+    assert_eq!(typed.stdout, line(0, "one") + &line(1, "three"), "{typed:?}");
+    let asked = json!({ "model": "m", "input": ["one", "three"], "dimensions": 7 });
+    assert_eq!(queen.script.requests(), [asked]);
+
+    let many: Vec<String> = (0..2100).map(|number| format!("text {number}")).collect();
+    let piped = program.run_with_input(&["embed", "-m", "m"], many.join("\n\n").as_bytes()).await;
+    let expected: String = (0..).zip(&many).map(|(index, text)| line(index, text)).collect();
+    assert_eq!(piped.stdout, expected);
+    let sizes: Vec<usize> = queen.script.requests().iter().map(inputs).collect();
+    assert_eq!(sizes, [2048, 52], "more than one request may hold");
+
+    let none = program.run_with_input(&["embed", "-m", "m"], b" \n").await;
+    assert_eq!(none.code, Some(2), "{none:?}");
+}
+
+fn inputs(request: &serde_json::Value) -> usize {
+    request["input"].as_array().unwrap().len()
+}
