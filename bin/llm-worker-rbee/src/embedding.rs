@@ -34,19 +34,49 @@ pub(crate) struct Request {
     pub(crate) bytes: usize,
 }
 
-/// Which input cannot be used, and why.
-#[derive(Debug)]
-pub(crate) struct BadInput {
-    /// JSON path of the field.
-    pub(crate) param: String,
-    pub(crate) error: PromptError,
-}
-
-/// Inputs as the engine computes them, each with the field it came from.
+/// The inputs of a request as the engine computes them.
 #[derive(Debug)]
 pub(crate) struct Inputs {
-    pub(crate) tokens: Vec<Vec<u32>>,
-    pub(crate) params: Vec<String>,
+    context_tokens: u32,
+    tokens: Vec<Vec<u32>>,
+}
+
+impl Inputs {
+    /// Adds an input that came from the field `param` names. Whoever gets an
+    /// error stops reading, so that no more than one input is ever longer than
+    /// the context.
+    ///
+    /// # Errors
+    /// The input cannot be used; nothing is cut off silently.
+    pub(crate) fn push(
+        &mut self,
+        param: impl FnOnce() -> String,
+        read: Result<Vec<u32>, PromptError>,
+    ) -> Result<(), ApiError> {
+        match read {
+            Ok(tokens) if tokens.len() <= self.context_tokens as usize => {
+                self.tokens.push(tokens);
+                Ok(())
+            }
+            Ok(tokens) => Err(self.too_long(&param(), tokens.len())),
+            Err(error) => Err(error.into_detail(&param()).into()),
+        }
+    }
+
+    fn too_long(&self, param: &str, tokens: usize) -> ApiError {
+        let context_tokens = self.context_tokens;
+        let message = format!(
+            "this model's maximum context length is {context_tokens} tokens, \
+             but {param} has {tokens}; shorten or split it"
+        );
+        ErrorDetail::new(ErrorCode::ContextLengthExceeded, message)
+            .with_param(param)
+            .with_details(serde_json::json!({
+                "context_tokens": context_tokens,
+                "prompt_tokens": tokens,
+            }))
+            .into()
+    }
 }
 
 /// What came out, one result for each input.
@@ -80,21 +110,21 @@ pub(crate) fn embedding_for<'a>(
 /// The reason that goes to the client.
 pub(crate) async fn compute<F>(app: &App, request: Request, prepare: F) -> Result<Results, ApiError>
 where
-    F: FnOnce(&dyn InputReader) -> Result<Inputs, BadInput> + Send + 'static,
+    F: FnOnce(&dyn InputReader, &mut Inputs) -> Result<(), ApiError> + Send + 'static,
 {
     let submitted_at = Instant::now();
     let (loaded, embedding) = embedding_for(app, &request)?;
     // Whoever has no place does not get the work of being tokenised either.
     let permit = app.engine().try_enter()?;
-    let inputs = read_inputs(&embedding.reader, request.bytes, prepare).await?;
-    check_lengths(&inputs, loaded.context_tokens)?;
-    let tokens = inputs.tokens.iter().map(|input| input.len() as u64).sum();
+    let inputs = Inputs { context_tokens: loaded.context_tokens, tokens: Vec::new() };
+    let inputs = read_inputs(&embedding.reader, request.bytes, inputs, prepare).await?;
+    let tokens = inputs.iter().map(|input| input.len() as u64).sum();
     let (reply, results) = oneshot::channel();
     let (_live, ending) = app.live().enter(request.id);
     let id = app.engine().next_job();
     app.engine().embed(Job {
         id,
-        inputs: inputs.tokens,
+        inputs,
         deadline: request.deadline,
         reply,
         submitted_at,
@@ -133,41 +163,24 @@ impl Drop for Pending<'_> {
 async fn read_inputs<F>(
     reader: &Arc<dyn InputReader>,
     bytes: usize,
+    mut inputs: Inputs,
     prepare: F,
-) -> Result<Inputs, ApiError>
+) -> Result<Vec<Vec<u32>>, ApiError>
 where
-    F: FnOnce(&dyn InputReader) -> Result<Inputs, BadInput> + Send + 'static,
+    F: FnOnce(&dyn InputReader, &mut Inputs) -> Result<(), ApiError> + Send + 'static,
 {
-    let outcome = if bytes <= INLINE_BYTES_MAX {
-        prepare(reader.as_ref())
-    } else {
-        let reader = Arc::clone(reader);
-        let task = tokio::task::spawn_blocking(move || prepare(reader.as_ref()));
-        task.await.map_err(|error| {
-            tracing::error!(%error, "inputs could not be prepared");
-            ApiError::new(ErrorCode::InternalError, "the inputs could not be prepared")
-        })?
-    };
-    outcome.map_err(|bad| bad.error.into_detail(&bad.param).into())
-}
-
-/// Nothing is cut off silently: an input beyond the context is refused.
-fn check_lengths(inputs: &Inputs, context_tokens: u32) -> Result<(), ApiError> {
-    let too_long =
-        inputs.tokens.iter().zip(&inputs.params).find(|(t, _)| t.len() > context_tokens as usize);
-    let Some((tokens, param)) = too_long else { return Ok(()) };
-    let tokens = tokens.len();
-    let message = format!(
-        "this model's maximum context length is {context_tokens} tokens, \
-         but {param} has {tokens}; shorten or split it"
-    );
-    Err(ErrorDetail::new(ErrorCode::ContextLengthExceeded, message)
-        .with_param(param)
-        .with_details(serde_json::json!({
-            "context_tokens": context_tokens,
-            "prompt_tokens": tokens,
-        }))
-        .into())
+    if bytes <= INLINE_BYTES_MAX {
+        prepare(reader.as_ref(), &mut inputs)?;
+        return Ok(inputs.tokens);
+    }
+    let reader = Arc::clone(reader);
+    let task = tokio::task::spawn_blocking(move || {
+        prepare(reader.as_ref(), &mut inputs).map(|()| inputs.tokens)
+    });
+    task.await.map_err(|error| {
+        tracing::error!(%error, "inputs could not be prepared");
+        ApiError::new(ErrorCode::InternalError, "the inputs could not be prepared")
+    })?
 }
 
 fn broke_off() -> ErrorDetail {

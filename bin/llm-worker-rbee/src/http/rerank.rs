@@ -8,7 +8,7 @@ use rbee_api::openai::{InputUsage, RerankDocument, RerankReply, RerankRequest, R
 use rbee_http::{ApiError, RawJson, RequestContext};
 
 use super::{App, deadline};
-use crate::embedding::{BadInput, Inputs, Request, compute};
+use crate::embedding::{Inputs, Request, compute};
 use crate::engine::embedder::InputReader;
 
 pub(super) async fn rank(
@@ -24,7 +24,9 @@ pub(super) async fn rank(
     let bytes = documents.iter().map(|document| document.len() + query.len()).sum();
     let request = Request { id: context.id, model, asks: ModelKind::Rerank, deadline, bytes };
     let texts = if return_documents { documents.clone() } else { Vec::new() };
-    let results = compute(&app, request, move |reader| read(reader, &query, &documents)).await?;
+    let results =
+        compute(&app, request, move |reader, inputs| read(reader, &query, &documents, inputs))
+            .await?;
     let mut ranked: Vec<RerankResult> = (0..)
         .zip(results.vectors)
         .map(|(index, scores)| RerankResult {
@@ -49,12 +51,13 @@ pub(super) async fn rank(
     }))
 }
 
-fn read(reader: &dyn InputReader, query: &str, documents: &[String]) -> Result<Inputs, BadInput> {
-    let params: Vec<String> =
-        (0..documents.len()).map(|index| format!("documents[{index}]")).collect();
-    let tokens = documents.iter().zip(&params).map(|(document, param)| {
-        let pair = reader.pair(query, document);
-        pair.map_err(|error| BadInput { param: param.clone(), error })
-    });
-    Ok(Inputs { tokens: tokens.collect::<Result<_, _>>()?, params })
+fn read(
+    reader: &dyn InputReader,
+    query: &str,
+    documents: &[String],
+    inputs: &mut Inputs,
+) -> Result<(), ApiError> {
+    (0_usize..).zip(documents).try_for_each(|(index, document)| {
+        inputs.push(|| format!("documents[{index}]"), reader.pair(query, document))
+    })
 }

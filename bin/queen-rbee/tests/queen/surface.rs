@@ -76,7 +76,7 @@ async fn models_are_listed_under_the_name_that_users_type() {
     pair.online().await;
 
     let list = pair.queen.get_json("/v1/models").await;
-    let card = |id: &str| json!({"id": id, "object": "model", "created": 1_700_000_000, "owned_by": "rbee"});
+    let card = |id: &str| json!({"id": id, "object": "model", "created": 1_700_000_000, "owned_by": "rbee", "capabilities": ["chat", "completion"]});
     assert_eq!(list, json!({"object": "list", "data": [card(ALIAS), card(plain)]}));
     for (path, id) in [
         (ALIAS.to_owned(), ALIAS),

@@ -5,6 +5,7 @@
 
 mod chat;
 mod decode;
+mod embeddings;
 mod load;
 mod memory;
 mod oracle;
