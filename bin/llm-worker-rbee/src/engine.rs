@@ -4,8 +4,11 @@
 //! model itself.
 
 pub(crate) mod backend;
+mod drafts;
 pub(crate) mod echo;
 pub(crate) mod llama;
+pub(crate) mod memory;
+mod pace;
 mod runner;
 mod stats;
 
@@ -22,6 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::engine::backend::{Loaded, Loader, Prompt};
+use crate::engine::memory::Scope;
 use crate::engine::runner::{Control, Runner};
 pub(crate) use crate::engine::stats::{Snapshot, Stats};
 use crate::error::{EngineFailure, LoadFailure};
@@ -42,6 +46,8 @@ const EVENTS_AHEAD_MAX: usize = 64;
 pub(crate) struct Job {
     pub(crate) id: JobId,
     pub(crate) prompt: Arc<Prompt>,
+    /// Whose prompts it may share tokens with.
+    pub(crate) scope: Scope,
     /// Most tokens to generate; at least one.
     pub(crate) tokens_max: u32,
     pub(crate) text: TextStream,
@@ -236,13 +242,14 @@ impl EngineThread {
             duration_ms = loaded.load_time.as_millis(),
             "model loaded"
         );
-        let (slots, interrupt) = (loaded.slots, loaded.interrupt.clone());
-        self.inside.add_permits((slots + self.queue_max) as usize);
+        let (limits, speculation) = (loaded.memory, loaded.speculation);
+        let interrupt = loaded.interrupt.clone();
+        self.inside.add_permits((limits.slots + self.queue_max) as usize);
         if self.loaded.set(loaded).is_err() {
             tracing::error!("the model was loaded twice");
         }
         let control = Control { inbox: self.inbox, stopping: self.stopping, interrupt };
-        Runner::new(backend, slots, control, self.stats).run()
+        Runner::new(backend, limits, speculation, control, self.stats).run()
     }
 }
 

@@ -78,8 +78,15 @@ async fn run(
         interval: config.heartbeat_interval,
         lease: config.lease,
     };
-    let app =
-        App::new(config.worker_id, backend, config.model_names, engine, shutdown.clone(), metrics);
+    let app = App::new(
+        config.worker_id,
+        backend,
+        config.model_names,
+        config.cache_shared,
+        engine,
+        shutdown.clone(),
+        metrics,
+    );
     let serving = CancellationToken::new();
     let readiness = readiness(app.clone());
     let router = http::routes(readiness).build(
@@ -149,13 +156,22 @@ fn readiness(app: App) -> Readiness {
 }
 
 fn loader(engine: EngineConfig, ignore_sigterm: Arc<AtomicBool>) -> Box<dyn Loader> {
-    match engine {
-        EngineConfig::Llama { path, slots, context, threads } => {
-            Box::new(LlamaLoader { path, slots, context_tokens: context, threads })
-        }
-        EngineConfig::Echo { slots, context } => Box::new(EchoLoader {
+    let EngineConfig { model, slots, context, threads, layout, store_bytes_max, speculation } =
+        engine;
+    match model {
+        Some(path) => Box::new(LlamaLoader {
+            path,
+            slots,
+            context_tokens: context,
+            threads,
+            layout,
+            store_bytes_max,
+            speculation,
+        }),
+        None => Box::new(EchoLoader {
             slots: slots.unwrap_or(ECHO_SLOTS),
             context_tokens: context.unwrap_or(ECHO_CONTEXT_TOKENS),
+            store_bytes_max,
             ignore_sigterm,
         }),
     }

@@ -17,5 +17,6 @@ pub use fields::RequestError;
 pub use generation::{GenerationOptions, Sampling, StreamOptions};
 pub use reply::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatReplyMessage,
-    CompletionChoice, CompletionReply, FinishReason, ModelCard, ModelCardList, Usage,
+    CompletionChoice, CompletionReply, FinishReason, ModelCard, ModelCardList, PromptTokensDetails,
+    Usage,
 };

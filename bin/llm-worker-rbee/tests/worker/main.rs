@@ -8,4 +8,5 @@ mod life;
 mod llama;
 mod process;
 mod replies;
+mod sharing;
 mod slots;
