@@ -5,6 +5,7 @@
 
 mod auth;
 mod client;
+mod endpoint;
 mod error;
 mod health;
 mod json;
@@ -18,6 +19,7 @@ mod telemetry;
 
 pub use auth::{Access, Authenticator, Principal};
 pub use client::{CallError, HopClient, collect};
+pub use endpoint::EndpointClient;
 pub use error::ApiError;
 pub use health::Readiness;
 pub use json::{JsonBody, RawJson};
