@@ -59,7 +59,7 @@ TOGETHER = [("load", RATE, ">=", 3.0), ("load", TTFT50, "<=", 0.30), ("load", TT
 REPEATED = [("load", RATE, ">=", 1.5), ("load", TTFT99, "<=", 0.35)]
 ROWS = [
     Row("unique", "unique prompts", (16, 1024),
-        ["--scenario", "unique", "--streams", "1,4,8,16", "--prompt-words", "30", "--output-tokens", "64",
+        ["--scenario", "unique", "--streams", "1,4,8,16", "--prompt-words", "16", "--output-tokens", "64",
          "--requests", "2"],
         [("load", RATE, ">=", 1.0)]),
     Row("copy", "copy-heavy output", (16, 1024), ["--scenario", "copy"], [("load", RATE, ">=", 1.25)]),

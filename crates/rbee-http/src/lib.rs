@@ -1,7 +1,8 @@
 //! HTTP as rbee does it, the same in all three daemons: the accept loop, the
 //! order of the layers, the one way from an error to a response, the client
-//! for the next hop, streams, logs and metrics. Knows no route and decides
-//! nothing about work. No other crate opens a listener or makes an HTTP call.
+//! for the next hop and that for foreign endpoints, streams, logs and metrics.
+//! Knows no route and decides nothing about work. No other crate opens a
+//! listener or makes an HTTP call.
 
 mod auth;
 mod client;

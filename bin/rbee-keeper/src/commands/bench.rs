@@ -100,7 +100,8 @@ async fn measure(
     for (level, load) in settings.levels.iter().copied().enumerate() {
         if settings.warmup == Warmup::Wave {
             for endpoint in endpoints {
-                let run = Run::start(settings, endpoint, load, RunId { level, round: None });
+                let run =
+                    Run::start(settings, endpoint, load, RunId { level, round: None, part: 0 });
                 let samples = Box::pin(run.warm_up()).await;
                 let failures: Vec<&Failure> =
                     samples.iter().filter_map(|sample| sample.outcome.as_ref().err()).collect();
@@ -121,7 +122,7 @@ async fn measure(
                     endpoint.identity.name
                 ));
                 let (cpu, wall) = (own_cpu(), Instant::now());
-                let id = RunId { level, round: Some(round) };
+                let id = RunId { level, round: Some(round), part: 0 };
                 let run = Run::start(settings, endpoint, load, id);
                 let samples = Box::pin(run.measure()).await;
                 let (cpu, wall) = (own_cpu().saturating_sub(cpu), wall.elapsed());

@@ -315,8 +315,11 @@ async fn half_of_the_json_scenario_has_the_schema() {
     let server = FakeEndpoint::start("a", &log, 1, |_, _| WORDS).await;
     let options = ["--scenario=json-schema", "--streams=2", "--requests=1", "--rounds=2"];
     let report = measured(&server.url, &options).await;
+    let asked = heard(&log);
+    let prompts: BTreeSet<&str> = asked.iter().map(Asked::prompt).collect();
+    assert_eq!(prompts.len(), 8, "no prompt is known when it is asked with the schema");
     let bound: Vec<bool> =
-        heard(&log).iter().map(|asked| asked.body.get("response_format").is_some()).collect();
+        asked.iter().map(|asked| asked.body.get("response_format").is_some()).collect();
     assert_eq!(bound, [false, false, true, true, true, true, false, false]);
     assert_eq!(total(&report, "schema")["requests"], 4);
     assert_eq!(
@@ -345,7 +348,7 @@ async fn people_get_tables_and_programs_a_file() {
     let ended = bench(&home, &server.url, &options).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     for wanted in [
-        "1 stream, load: 1 requests, 0 failed, 1 round\n",
+        "1 stream, load: 1 request, 0 failed, 1 round\n",
         "other, 2 streams, load: 2 requests, 0 failed",
         "tokens counted by pieces of text, because the server did not",
         "(100%), ",

@@ -15,6 +15,9 @@ use crate::config;
 use crate::error::KeeperError;
 use crate::keeper::Keeper;
 
+/// Follows a prompt that no template ends: a model that is to complete a finished text may well end at once.
+const CONTINUED: &str = "\n\nThe";
+
 /// One server.
 #[derive(Debug)]
 pub(super) struct Endpoint {
@@ -103,7 +106,7 @@ impl Dialect {
             Api::Completions => {
                 let texts: Vec<&str> =
                     ask.messages.iter().map(|message| message.content.as_str()).collect();
-                set("prompt", json!(texts.join("\n\n")))
+                set("prompt", json!(format!("{}{CONTINUED}", texts.join("\n\n"))))
             }
         };
         set("stream", json!(true));
@@ -231,7 +234,7 @@ mod tests {
         assert_eq!(sent(&dialect, &ask)["temperature"], 1);
         assert_eq!(sent(&dialect, &ask)["top_k"], 3);
         dialect.api = Api::Completions;
-        assert_eq!(sent(&dialect, &ask)["prompt"], "hi");
+        assert_eq!(sent(&dialect, &ask)["prompt"], "hi\n\nThe");
         ask.form = Form::JsonSchema;
         assert_eq!(sent(&dialect, &ask)["response_format"]["type"], "json_schema");
     }

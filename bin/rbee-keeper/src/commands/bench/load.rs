@@ -56,7 +56,7 @@ impl<'a> Run<'a> {
                 Level::RatePerSecond(rate),
             ) => self.open_loop(rate).await,
             (Scenario::Unique | Scenario::SharedPrefix | Scenario::Copy, Level::Streams(_)) => {
-                self.closed_loop(Phase::Load, Form::Free).await
+                self.closed_loop(self.id, Phase::Load, Form::Free).await
             }
         }
     }
@@ -75,7 +75,7 @@ impl<'a> Run<'a> {
     }
 
     /// Keeps `streams` requests running: a new one begins when one ends.
-    async fn closed_loop(&self, phase: Phase, form: Form) -> Vec<Sample> {
+    async fn closed_loop(&self, id: RunId, phase: Phase, form: Form) -> Vec<Sample> {
         let begun = self.started.elapsed();
         let goes_on = |number: &usize| match self.settings.end {
             End::Requests(each) => {
@@ -85,7 +85,7 @@ impl<'a> Run<'a> {
             End::After(duration) => self.started.elapsed().saturating_sub(begun) < duration,
         };
         let asks = (0..usize::MAX).take_while(goes_on).map(|number| {
-            let ask = self.settings.workload.ask(self.id, number);
+            let ask = self.settings.workload.ask(id, number);
             Ask { form, ..ask }
         });
         self.at_once(phase, asks).await
@@ -169,12 +169,13 @@ impl<'a> Run<'a> {
 
     /// The same load twice, without a schema and with it, in an order that alternates.
     async fn free_and_schema(&self) -> Vec<Sample> {
-        let free = (Phase::Free, Form::Free);
-        let schema = (Phase::Schema, Form::JsonSchema);
+        // Other prompts for each, so that neither finds the other's in a cache.
+        let free = (RunId { part: 0, ..self.id }, Phase::Free, Form::Free);
+        let schema = (RunId { part: 1, ..self.id }, Phase::Schema, Form::JsonSchema);
         let even = self.id.round.is_none_or(|round| round % 2 == 0);
         let mut samples = Vec::new();
-        for (phase, form) in if even { [free, schema] } else { [schema, free] } {
-            samples.extend(self.closed_loop(phase, form).await);
+        for (id, phase, form) in if even { [free, schema] } else { [schema, free] } {
+            samples.extend(self.closed_loop(id, phase, form).await);
         }
         samples
     }

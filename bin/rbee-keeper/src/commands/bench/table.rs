@@ -51,14 +51,14 @@ pub(super) fn level(level: Level) -> String {
 
 fn block(output: &Output, total: &Total) -> Result<(), KeeperError> {
     let summary = &total.summary;
-    let rounds = if total.rounds == 1 { "1 round" } else { &format!("{} rounds", total.rounds) };
     output.line(&format!(
-        "{}, {}, {}: {} requests, {} failed, {rounds}",
+        "{}, {}, {}: {}, {} failed, {}",
         total.endpoint,
         level(total.level),
         total.phase.name(),
-        summary.requests,
+        counted(summary.requests, "request"),
         summary.failed,
+        counted(total.rounds, "round"),
     ))?;
     let mut facts = vec![
         format!("{:.1} tokens/s", summary.output_tokens_per_second),
@@ -88,6 +88,10 @@ fn block(output: &Output, total: &Total) -> Result<(), KeeperError> {
     let rows = rows.into_iter().filter_map(|(name, spread)| Some(spread_row(name, spread?)));
     output.table(["MS", "P50", "P90", "P99", "MAX", "MEAN"], rows)?;
     output.line("")
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn spread_row(name: &str, spread: Spread) -> [String; 6] {

@@ -70,6 +70,8 @@ pub(super) struct RunId {
     pub(super) level: usize,
     /// Number of the round; `None` is the warm-up.
     pub(super) round: Option<usize>,
+    /// Number of the load within the round, where there are several.
+    pub(super) part: usize,
 }
 
 /// What a prompt asks for.
@@ -190,20 +192,22 @@ impl Workload {
         format!("{label}. {}\n\n{task}", sentences(rng, rest))
     }
 
-    /// Words for a beginning that differs from every other's from its first word on, as far as words go round.
+    /// Words for a beginning that no other has within the run, and that differs from the first word on as far as the
+    /// nouns go round.
     fn label(&self, run: RunId, number: usize, purpose: Purpose) -> String {
-        let serial = self.rng(run, number, purpose).u32(1_000_000..);
+        let mut rng = self.rng(run, 0, purpose);
         let words = NOUNS.len() * ADJECTIVES.len();
-        let offset = self.rng(run, 0, purpose).usize(0..words);
-        let place = offset.wrapping_add(number) % words;
+        let place = rng.usize(0..words).wrapping_add(number);
         let noun = NOUNS.get(place % NOUNS.len()).copied().unwrap_or_default();
-        let adjective = ADJECTIVES.get(place / NOUNS.len()).copied().unwrap_or_default();
+        let adjective = ADJECTIVES.get(place / NOUNS.len() % ADJECTIVES.len());
+        let adjective = adjective.copied().unwrap_or_default();
+        let serial = rng.usize(10_000..90_000).wrapping_add(place / words);
         format!("{noun} {adjective} {serial}")
     }
 
     fn rng(&self, run: RunId, number: usize, purpose: Purpose) -> Rng {
         let round = run.round.map_or(0, |round| round.wrapping_add(1));
-        let parts = [run.level, round, number, purpose as usize];
+        let parts = [run.level, round, run.part, number, purpose as usize];
         let seed = parts.into_iter().fold(self.seed, |seed, part| {
             let part = u64::try_from(part).unwrap_or(u64::MAX);
             // One step of the generator spreads each part over the whole seed.
@@ -266,7 +270,7 @@ mod tests {
 
     use super::*;
 
-    const RUN: RunId = RunId { level: 0, round: Some(0) };
+    const RUN: RunId = RunId { level: 0, round: Some(0), part: 0 };
 
     fn workload() -> Workload {
         Workload {
@@ -309,6 +313,7 @@ mod tests {
             workload().ask(RunId { round: Some(1), ..RUN }, 3),
             workload().ask(RunId { round: None, ..RUN }, 3),
             workload().ask(RunId { level: 1, ..RUN }, 3),
+            workload().ask(RunId { part: 1, ..RUN }, 3),
             workload().ask(RUN, 4),
         ];
         for other in others {
