@@ -276,6 +276,15 @@ impl Scheduler {
         self.slots.iter().flatten().count()
     }
 
+    /// Counts the streams that have a next token to come, and the prompts that
+    /// are still to be computed.
+    pub(crate) fn load(&self) -> (u32, u32) {
+        let jobs = self.slots.iter().flatten();
+        jobs.fold((0, 0), |(streams, prompts), job| {
+            if job.decodes() { (streams + 1, prompts) } else { (streams, prompts + 1) }
+        })
+    }
+
     /// Writes the next step into `entries`, in ascending order of slots. The
     /// same step is planned again until [`Self::commit`] says it was done.
     pub(crate) fn plan(&mut self, budget: Budget, entries: &mut Vec<Entry>) {

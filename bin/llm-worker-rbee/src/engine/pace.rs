@@ -9,12 +9,19 @@ use crate::scheduler::Budget;
 
 /// What a step beside running streams may take: a pause that a reader hardly sees.
 const STEP_TARGET_SECONDS: f64 = 0.1;
+/// So many times as long it may take where more wait for their first token
+/// than for their next.
+const STEP_TARGET_WAITERS_MAX: f64 = 5.0;
+/// Prompts are cut where llama.cpp's attention over many tokens at once ends,
+/// as long as that leaves something.
+const PROMPT_TILE: u32 = 64;
 /// Where decoding alone takes long, a step may take so many times as long.
 const STEP_TARGET_DECODES: f64 = 2.0;
 /// Fewest prompt tokens beside streams: each step reads all weights anyway.
 const PROMPT_TOKENS_MIN: u32 = 8;
-/// Prompt tokens below which a step says too little about what one takes.
-const PROMPT_TOKENS_TELLING: u32 = 16;
+/// A measurement counts at most as so many times the average: a machine that
+/// was busy with something else says little about itself.
+const OUTLIER: f64 = 3.0;
 /// The share that the newest measurement has in an average.
 const NEWEST_SHARE: f64 = 0.2;
 /// What a prompt token is taken to cost before any was measured.
@@ -45,7 +52,7 @@ impl Pace {
     /// Learns from a step of `rows` tokens of streams and `prompt_tokens` of prompts.
     pub(crate) fn observe(&mut self, rows: u32, prompt_tokens: u32, took: Duration) {
         let took = took.as_secs_f64();
-        if prompt_tokens >= PROMPT_TOKENS_TELLING {
+        if prompt_tokens >= PROMPT_TOKENS_MIN {
             let prompts = (took - self.step_of(rows)).max(took / 10.0);
             blend(&mut self.prompt_token, prompts / f64::from(prompt_tokens));
         } else if prompt_tokens == 0
@@ -58,10 +65,12 @@ impl Pace {
         }
     }
 
-    /// What the next step may hold, beside `rows` tokens of streams.
-    pub(crate) fn budget(&self, rows: u32, now: Instant) -> Budget {
-        let decoding = self.step_of(rows);
-        let target = STEP_TARGET_SECONDS.max(decoding * STEP_TARGET_DECODES);
+    /// What the next step may hold, beside `streams`, while `prompts` wait.
+    pub(crate) fn budget(&self, streams: u32, prompts: u32, now: Instant) -> Budget {
+        let decoding = self.step_of(streams);
+        let waiters = f64::from(prompts) / f64::from(streams.max(1));
+        let target = STEP_TARGET_SECONDS.max(decoding * STEP_TARGET_DECODES)
+            * waiters.clamp(1.0, STEP_TARGET_WAITERS_MAX);
         let tokens = ((target - decoding) / self.prompt_token).clamp(0.0, f64::from(u16::MAX));
         #[expect(
             clippy::cast_possible_truncation,
@@ -69,6 +78,7 @@ impl Pace {
             reason = "clamped to the range of u16"
         )]
         let tokens = tokens as u32;
+        let tokens = if tokens > PROMPT_TILE { tokens - tokens % PROMPT_TILE } else { tokens };
         Budget {
             prompt_tokens_beside_streams: tokens.max(PROMPT_TOKENS_MIN),
             prompt_token_time: Duration::from_secs_f64(self.prompt_token),
@@ -111,7 +121,7 @@ impl Pace {
 }
 
 fn blend(average: &mut f64, newest: f64) {
-    *average += (newest - *average) * NEWEST_SHARE;
+    *average += (newest.min(*average * OUTLIER) - *average) * NEWEST_SHARE;
 }
 
 /// Tokens that come out of a step with a draft: the right guesses up to the
@@ -133,12 +143,21 @@ mod tests {
         let mut pace = Pace::new();
         (0..50).for_each(|_| pace.observe(4, 0, ms(20)));
         (0..50).for_each(|_| pace.observe(4, 100, ms(20 + 200)));
-        let budget = pace.budget(4, Instant::now());
-        assert!((38..=42).contains(&budget.prompt_tokens_beside_streams), "{budget:?}");
+        let beside = |pace: &Pace, streams, prompts| {
+            pace.budget(streams, prompts, Instant::now()).prompt_tokens_beside_streams
+        };
+        let alone = beside(&pace, 4, 1);
+        assert!((38..=42).contains(&alone), "{alone}");
+        assert_eq!(
+            (beside(&pace, 4, 4), beside(&pace, 4, 8), beside(&pace, 4, 90)),
+            (alone, 64, 192)
+        );
         (0..50).for_each(|_| pace.observe(4, 100, ms(20 + 20_000)));
-        assert_eq!(pace.budget(4, Instant::now()).prompt_tokens_beside_streams, PROMPT_TOKENS_MIN);
+        assert_eq!(beside(&pace, 4, 1), PROMPT_TOKENS_MIN);
+        (0..50).for_each(|_| pace.observe(4, PROMPT_TOKENS_MIN, ms(20 + 16)));
+        assert!(beside(&pace, 4, 1) > 30, "what was slow once is slow for ever");
         (0..50).for_each(|_| pace.observe(4, 512, ms(20 + 26)));
-        let fast = pace.budget(4, Instant::now()).prompt_tokens_beside_streams;
+        let fast = beside(&pace, 4, 1);
         assert!(fast > 1000, "{fast}");
     }
 

@@ -201,8 +201,8 @@ impl Runner {
     }
 
     fn plan(&mut self, now: Instant) {
-        let rows = u32::try_from(self.scheduler.running_len()).unwrap_or(u32::MAX);
-        let budget = self.pace.budget(rows, now);
+        let (streams, prompts) = self.scheduler.load();
+        let budget = self.pace.budget(streams, prompts, now);
         self.scheduler.plan(budget, &mut self.entries);
     }
 
