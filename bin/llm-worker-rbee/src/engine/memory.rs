@@ -37,6 +37,12 @@ pub(crate) struct MemoryLimits {
     pub(crate) store_bytes_max: u64,
 }
 
+/// Tokens of one prompt from which on llama.cpp computes their attention in
+/// tiles on a processor: many times faster than one by one.
+pub(crate) const TILE: u32 = 64;
+/// Tokens of depth at which the attention of one token, outside a tile, takes
+/// about as long as all the rest of it.
+const TILE_DEPTH: usize = 256;
 /// Tokens that a copy must save: below, computing them costs no more.
 const COPY_TOKENS_MIN: usize = 16;
 /// Tokens that must be lost for a state to be stored.
@@ -141,7 +147,25 @@ impl Memory {
         if self.limits.can_cut && promised.is_some_and(|len| len >= best_len + COPY_TOKENS_MIN) {
             return Source::Later;
         }
-        best
+        self.leave_a_tile(best, prompt.len())
+    }
+
+    /// Uses less of a long beginning where what is left would be too little
+    /// for a tile, if computing a whole tile is faster.
+    fn leave_a_tile(&self, source: Source, prompt_len: usize) -> Source {
+        let shorter = |len: usize| {
+            let tile = TILE as usize;
+            let missing = tile.saturating_sub(prompt_len - len);
+            let slow = (prompt_len - len) * len > missing * TILE_DEPTH;
+            let can = self.limits.can_cut && self.limits.layout == Layout::Split;
+            if can && slow { len.saturating_sub(missing) } else { len }
+        };
+        match source {
+            Source::Nothing | Source::Later => source,
+            Source::Here { len } => Source::Here { len: shorter(len) },
+            Source::Slot { from, len } => Source::Slot { from, len: shorter(len) },
+            Source::Stored { id, len } => Source::Stored { id, len: shorter(len) },
+        }
     }
 
     /// Notes that `slot` holds the first `len` tokens of `prompt` and is going

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::memory::TILE;
 use crate::scheduler::Budget;
 
 /// What a step beside running streams may take: a pause that a reader hardly sees.
@@ -12,13 +13,14 @@ const STEP_TARGET_SECONDS: f64 = 0.1;
 /// So many times as long it may take where more wait for their first token
 /// than for their next.
 const STEP_TARGET_WAITERS_MAX: f64 = 5.0;
-/// Prompts are cut where llama.cpp's attention over many tokens at once ends,
-/// as long as that leaves something.
-const PROMPT_TILE: u32 = 64;
 /// Where decoding alone takes long, a step may take so many times as long.
 const STEP_TARGET_DECODES: f64 = 2.0;
-/// Fewest prompt tokens beside streams: each step reads all weights anyway.
+/// Fewest prompt tokens beside streams.
 const PROMPT_TOKENS_MIN: u32 = 8;
+/// So many times longer a step may take for prompts to be computed in tiles.
+const STEP_TARGET_TILE: f64 = 3.0;
+/// Fewest prompt tokens in a step that says what one takes.
+const PROMPT_TOKENS_TELLING: u32 = 8;
 /// A measurement counts at most as so many times the average: a machine that
 /// was busy with something else says little about itself.
 const OUTLIER: f64 = 3.0;
@@ -52,8 +54,8 @@ impl Pace {
     /// Learns from a step of `rows` tokens of streams and `prompt_tokens` of prompts.
     pub(crate) fn observe(&mut self, rows: u32, prompt_tokens: u32, took: Duration) {
         let took = took.as_secs_f64();
-        if prompt_tokens >= PROMPT_TOKENS_MIN {
-            let prompts = (took - self.step_of(rows)).max(took / 10.0);
+        if prompt_tokens >= PROMPT_TOKENS_TELLING {
+            let prompts = (took - self.beside_prompts(rows)).max(took / 10.0);
             blend(&mut self.prompt_token, prompts / f64::from(prompt_tokens));
         } else if prompt_tokens == 0
             && let Some(place) = rows.checked_sub(1).and_then(|i| self.by_rows.get_mut(i as usize))
@@ -67,7 +69,7 @@ impl Pace {
 
     /// What the next step may hold, beside `streams`, while `prompts` wait.
     pub(crate) fn budget(&self, streams: u32, prompts: u32, now: Instant) -> Budget {
-        let decoding = self.step_of(streams);
+        let decoding = self.beside_prompts(streams);
         let waiters = f64::from(prompts) / f64::from(streams.max(1));
         let target = STEP_TARGET_SECONDS.max(decoding * STEP_TARGET_DECODES)
             * waiters.clamp(1.0, STEP_TARGET_WAITERS_MAX);
@@ -78,7 +80,14 @@ impl Pace {
             reason = "clamped to the range of u16"
         )]
         let tokens = tokens as u32;
-        let tokens = if tokens > PROMPT_TILE { tokens - tokens % PROMPT_TILE } else { tokens };
+        let tile_takes = f64::from(TILE) * self.prompt_token;
+        let tokens = if tokens >= TILE {
+            tokens - tokens % TILE
+        } else if decoding + tile_takes <= target * STEP_TARGET_TILE {
+            TILE
+        } else {
+            tokens
+        };
         Budget {
             prompt_tokens_beside_streams: tokens.max(PROMPT_TOKENS_MIN),
             prompt_token_time: Duration::from_secs_f64(self.prompt_token),
@@ -98,6 +107,13 @@ impl Pace {
         let lengths = DRAFT_LENGTHS.iter().copied().filter(|len| *len <= len_max);
         let best = lengths.max_by(|a, b| speed(*a).total_cmp(&speed(*b)));
         best.filter(|len| speed(*len) >= alone * DRAFT_GAIN_MIN).unwrap_or(0)
+    }
+
+    /// What is left of a step when its prompts are taken out: its streams, and
+    /// the pass over the weights that the prompts have for themselves.
+    fn beside_prompts(&self, streams: u32) -> f64 {
+        let pass = self.by_rows.first().copied().flatten().unwrap_or(0.0);
+        if streams == 0 { pass } else { self.step_of(streams) + pass }
     }
 
     /// What a step of so many rows takes: as measured, or continued from the
@@ -146,16 +162,11 @@ mod tests {
         let beside = |pace: &Pace, streams, prompts| {
             pace.budget(streams, prompts, Instant::now()).prompt_tokens_beside_streams
         };
-        let alone = beside(&pace, 4, 1);
-        assert!((38..=42).contains(&alone), "{alone}");
-        assert_eq!(
-            (beside(&pace, 4, 4), beside(&pace, 4, 8), beside(&pace, 4, 90)),
-            (alone, 64, 192)
-        );
+        assert_eq!([1, 4, 8, 90].map(|prompts| beside(&pace, 4, prompts)), [64, 64, 64, 192]);
         (0..50).for_each(|_| pace.observe(4, 100, ms(20 + 20_000)));
         assert_eq!(beside(&pace, 4, 1), PROMPT_TOKENS_MIN);
-        (0..50).for_each(|_| pace.observe(4, PROMPT_TOKENS_MIN, ms(20 + 16)));
-        assert!(beside(&pace, 4, 1) > 30, "what was slow once is slow for ever");
+        (0..50).for_each(|_| pace.observe(4, PROMPT_TOKENS_MIN, ms(20 + 32)));
+        assert_eq!(beside(&pace, 4, 1), TILE, "what was slow once is slow for ever");
         (0..50).for_each(|_| pace.observe(4, 512, ms(20 + 26)));
         let fast = beside(&pace, 4, 1);
         assert!(fast > 1000, "{fast}");

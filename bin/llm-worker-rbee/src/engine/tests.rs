@@ -195,7 +195,7 @@ async fn outcome(mut events: mpsc::Receiver<Event>) -> Result<String, Option<Err
 
 #[tokio::test]
 async fn when_memory_is_full_the_youngest_waits_and_everybody_finishes() {
-    let engine = Running::start(2, &[Fate::NoRoom, Fate::Fine, Fate::Fine, Fate::NoRoom]).await;
+    let engine = Running::start(2, &[Fate::NoRoom]).await;
     let older = engine.submit(REPLY_TOKENS, PATIENCE);
     let younger = engine.submit(REPLY_TOKENS, PATIENCE);
     assert_eq!(outcome(younger).await.unwrap(), "xxx");

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use rbee_llama::batch::{Batch, Logits};
-use rbee_llama::context::{Context, DecodeError};
+use rbee_llama::context::{Context, DecodeError, NoOutput};
 use rbee_llama::vocab::Token;
 
 use crate::engine::backend::{Backend, Prompt, Run, StepError, Unusable};
@@ -19,29 +19,86 @@ pub(super) struct LlamaBackend {
     context: Context,
     layout: Layout,
     batch: Batch,
-    /// The row of the last batch in which each run's first output stands.
-    first_outputs: Vec<usize>,
+    /// Where each run of the last step left its first output.
+    outputs: Vec<Output>,
+    /// Logits of the prompts of a step that has streams as well.
+    prompt_logits: Vec<f32>,
+}
+
+/// Where logits stand.
+#[derive(Debug, Clone, Copy)]
+enum Output {
+    /// The row of the last batch.
+    Row(usize),
+    /// Counted in numbers from the beginning of `prompt_logits`.
+    Kept(usize),
 }
 
 impl LlamaBackend {
     pub(super) fn new(context: Context, layout: Layout) -> Self {
         let batch = Batch::with_capacity(context.n_batch());
-        Self { context, layout, batch, first_outputs: Vec::new() }
+        Self { context, layout, batch, outputs: Vec::new(), prompt_logits: Vec::new() }
     }
 
-    /// Writes the runs into the batch.
-    fn fill_batch(&mut self, runs: &[Run<'_>]) -> Result<(), StepError> {
+    /// Computes runs in one batch.
+    fn decode(&mut self, runs: &[&Run<'_>]) -> Result<Vec<usize>, StepError> {
+        let mut first_outputs = Vec::with_capacity(runs.len());
         self.batch.clear();
-        self.first_outputs.clear();
         for run in runs {
             let silent = run.tokens.len().saturating_sub(run.outputs as usize);
-            self.first_outputs.push(self.batch.len() + silent);
+            first_outputs.push(self.batch.len() + silent);
             for ((index, token), position) in run.tokens.iter().enumerate().zip(run.position..) {
                 let logits = if index < silent { Logits::Skip } else { Logits::Want };
                 let pushed = self.batch.push(Token(*token), position, run.slot, logits);
                 pushed.map_err(|error| fatal(error.to_string()))?;
             }
         }
+        match self.context.decode(&self.batch) {
+            Ok(()) => Ok(first_outputs),
+            Err(DecodeError::NoRoom) => Err(StepError::NoRoom),
+            Err(DecodeError::Aborted) => Err(StepError::Interrupted),
+            Err(error @ (DecodeError::Invalid(_) | DecodeError::Fatal { .. })) => {
+                Err(fatal(chain(&error)))
+            }
+        }
+    }
+
+    /// Computes the prompts of a step and then its streams. In one batch of a
+    /// split memory llama.cpp would take the same number of tokens from each,
+    /// which tears the prompts' tiles apart.
+    fn decode_apart(&mut self, runs: &[Run<'_>]) -> Result<(), StepError> {
+        let is_prompt = |run: &&Run<'_>| run.tokens.len() > run.outputs as usize;
+        let prompts: Vec<&Run<'_>> = runs.iter().filter(is_prompt).collect();
+        let streams: Vec<&Run<'_>> = runs.iter().filter(|run| !is_prompt(run)).collect();
+        self.prompt_logits.clear();
+        let mut kept = Vec::new();
+        if !prompts.is_empty() {
+            let rows = self.decode(&prompts)?;
+            for (run, row) in prompts.iter().zip(rows) {
+                kept.push(self.prompt_logits.len());
+                if run.outputs > 0 {
+                    let logits = self.context.logits(row).unwrap_or_default();
+                    self.prompt_logits.extend_from_slice(logits);
+                }
+            }
+        }
+        let rows = if streams.is_empty() { Vec::new() } else { self.decode(&streams)? };
+        let (mut kept, mut rows) = (kept.into_iter(), rows.into_iter());
+        self.outputs.clear();
+        self.outputs.extend(runs.iter().filter_map(|run| {
+            if is_prompt(&run) {
+                kept.next().map(Output::Kept)
+            } else {
+                rows.next().map(Output::Row)
+            }
+        }));
+        Ok(())
+    }
+
+    fn decode_together(&mut self, runs: &[Run<'_>]) -> Result<(), StepError> {
+        let rows = self.decode(&runs.iter().collect::<Vec<_>>())?;
+        self.outputs.clear();
+        self.outputs.extend(rows.into_iter().map(Output::Row));
         Ok(())
     }
 
@@ -91,23 +148,26 @@ impl Backend for LlamaBackend {
     fn begin(&mut self, _: u32, _: &Arc<Prompt>, _: u32) {}
 
     fn step(&mut self, runs: &[Run<'_>]) -> Result<(), StepError> {
-        self.fill_batch(runs)?;
-        match self.context.decode(&self.batch) {
-            Ok(()) => Ok(()),
-            Err(DecodeError::NoRoom) => Err(StepError::NoRoom),
-            Err(DecodeError::Aborted) => {
-                self.roll_back(runs)?;
-                Err(StepError::Interrupted)
-            }
-            Err(error @ (DecodeError::Invalid(_) | DecodeError::Fatal { .. })) => {
-                Err(fatal(chain(&error)))
-            }
+        let outcome = match self.layout {
+            Layout::Split => self.decode_apart(runs),
+            Layout::Unified => self.decode_together(runs),
+        };
+        if matches!(outcome, Err(StepError::NoRoom | StepError::Interrupted)) {
+            self.roll_back(runs)?;
         }
+        outcome
     }
 
     fn choose(&mut self, run: usize, output: u32, sampler: &mut Sampler) -> Option<u32> {
-        let row = *self.first_outputs.get(run)? + output as usize;
-        match self.context.logits(row) {
+        let logits = match *self.outputs.get(run)? {
+            Output::Row(row) => self.context.logits(row + output as usize),
+            Output::Kept(from) => {
+                let vocabulary = self.context.model().vocab().len();
+                let none = NoOutput { index: run };
+                self.prompt_logits.get(from..from + vocabulary).ok_or(none)
+            }
+        };
+        match logits {
             Ok(logits) => sampler.choose(logits),
             Err(error) => {
                 tracing::error!(%error, "a step left no logits");
