@@ -44,8 +44,8 @@ e2e: ## Real programs end to end, with echo and with the real model, and the off
 	@scripts/conformance-clients
 	cargo test --release -p e2e --test cluster
 
-bench: ## Speed against a llama-server: make bench PEER=/path/to/llama-server
-	@test -n "$(PEER)" || { echo 'usage: make bench PEER=/path/to/llama-server' >&2; exit 2; }
+bench: ## Every row of docs/BENCHMARKS.md: make bench PEER=/path/to/llama-server
+	@test -n "$(PEER)" || { echo 'usage: make bench PEER=/path/to/llama-server [BATCHED_BENCH=/path/to/llama-batched-bench] [BENCH_OPTIONS="--rows unique --rounds 7"]' >&2; exit 2; }
 	@scripts/build
 	@scripts/starter-model
-	python3 scripts/bench.py --peer "$(PEER)" --bin $(BIN)
+	python3 scripts/bench.py --peer "$(PEER)" --bin $(BIN) $(if $(BATCHED_BENCH),--batched-bench "$(BATCHED_BENCH)") $(BENCH_OPTIONS)

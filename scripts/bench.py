@@ -1,185 +1,192 @@
 #!/usr/bin/env python3
-"""Speed of rbee against a llama-server, both on this machine, in one run.
+"""Every row of docs/BENCHMARKS.md, measured in one go: starts the servers, has `rbee bench`
+put load on them in turns, and writes one JSON file and one table.
 
-Rounds are interleaved (peer, worker, peer, worker, …), so that a machine whose
-speed drifts does not favour one side; medians over the rounds are printed, and
-ratios are formed round by round. Prompts are unique, so that nothing is cached.
+  bench.py --peer PATH/llama-server [--batched-bench PATH/llama-batched-bench] [--bin target/release]
+           [--threads N] [--rounds N] [--rows NAME,…] [--out target/bench]
 
-  bench.py --peer PATH/llama-server [--bin target/release] [--threads N] [--rounds N] [--json FILE]
+llama-server runs twice, with its KV cache split by slot and with --kv-unified, and for each
+figure the better of the two is the one that counts.
 """
 
 import argparse
-import asyncio
-import itertools
+import contextlib
 import json
 import os
-import random
+import platform
+import signal
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 
-MODEL = "target/rbee-test/models/SmolLM2-135M-Instruct.Q4_1.gguf"
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+MODEL = os.path.join(ROOT, "target/rbee-test/models/SmolLM2-135M-Instruct.Q4_1.gguf")
 ALIAS = "smollm2:135m"
-SLOTS, CONTEXT, TOKENS = 8, 2048, 96
-TOPICS = "rivers bridges clocks bread gardens maps violins lighthouses trains glaciers".split()
-counter = itertools.count(random.randrange(10**6))
+WORKER = "worker"
+PEERS = {"llama-server": ["--no-kv-unified"], "llama-server-unified": ["--kv-unified"]}
 
 
-class Target:
-    """One endpoint: a name, an address, a credential."""
+@dataclass
+class Row:
+    """One call of `rbee bench`. A bar is (phase, metric, ">=" or "<=", bound); a bound on "own" is
+    against another phase of the worker itself instead of a peer."""
 
-    def __init__(self, name, port, token):
-        self.name, self.port, self.token = name, port, token
-
-    async def stream(self, body):
-        """Sends one chat and returns (ttft, gaps, tokens), times in seconds."""
-        payload = json.dumps(body).encode()
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
-            f"Content-Type: application/json\r\nAuthorization: Bearer {self.token}\r\n"
-            f"Content-Length: {len(payload)}\r\n\r\n"
-        )
-        start = time.perf_counter()
-        writer.write(head.encode() + payload)
-        status = await reader.readline()
-        if b" 200 " not in status:
-            raise RuntimeError(f"{self.name}: {status!r} {await reader.read(2000)!r}")
-        times, tokens = [], 0
-        while line := await reader.readline():
-            if not line.startswith(b"data: {"):
-                continue
-            now = time.perf_counter()
-            if b'"usage":{' in line:
-                tokens = json.loads(line[6:])["usage"]["completion_tokens"]
-            if b'"content":"' in line and b'"content":""' not in line:
-                times.append(now)
-        writer.close()
-        if not times or not tokens:
-            raise RuntimeError(f"{self.name}: a stream without tokens")
-        gaps = [b - a for a, b in zip(times, times[1:])]
-        return times[0] - start, gaps, tokens
+    name: str
+    title: str
+    layout: tuple  # slots, context tokens of each
+    arguments: list
+    bars: list
+    own_bars: tuple = ()
 
 
-def prompt(tokens=TOKENS, said=None):
-    number = next(counter)
-    topic = TOPICS[number % len(TOPICS)]
-    text = said or f"{number} is your number. Write a long and detailed essay about {topic} and how people use them."
-    return {
-        "model": ALIAS,
-        "messages": [{"role": "user", "content": text}],
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "temperature": 0,
-        "max_tokens": tokens,
-    }
+def shared(words, requests, bars):
+    return Row(
+        f"shared-{words}-{requests}",
+        f"sharing {words} words, {requests} requests each",
+        (16, 4096),
+        ["--scenario", "shared-prefix", "--streams", "8,16", "--requests", str(requests),
+         "--shared-prefix-words", str(words), "--timeout", "900"],
+        bars,
+    )
 
 
-def quantile(values, q):
-    values = sorted(values)
-    return values[min(len(values) - 1, int(q * len(values)))]
+RATE, TTFT50, TTFT99 = "output_tokens_per_second", "ttft_p50", "ttft_p99"
+TOGETHER = [("load", RATE, ">=", 3.0), ("load", TTFT50, "<=", 0.30), ("load", TTFT99, "<=", 0.30)]
+REPEATED = [("load", RATE, ">=", 1.5), ("load", TTFT99, "<=", 0.35)]
+ROWS = [
+    Row("unique", "unique prompts", (16, 1024),
+        ["--scenario", "unique", "--streams", "1,4,8,16", "--prompt-words", "16", "--output-tokens", "64",
+         "--requests", "2"],
+        [("load", RATE, ">=", 1.0)]),
+    Row("copy", "copy-heavy output", (16, 1024), ["--scenario", "copy"], [("load", RATE, ">=", 1.25)]),
+    Row("json", "JSON-schema output", (16, 1024), ["--scenario", "json-schema"], [("schema", RATE, ">=", 1.0)],
+        (("schema", RATE, ">=", 0.90),)),
+    shared(400, 1, TOGETHER),
+    shared(2000, 1, TOGETHER),
+    shared(400, 4, REPEATED),
+    shared(2000, 4, REPEATED),
+    Row("long-prompt", "gap while 1,500 words arrive", (16, 4096), ["--scenario", "long-prompt-arrives"],
+        [("running", "itl_max", "<=", 0.1)]),
+    Row("second-turn", "second turn, 8 chats alive", (8, 2048), ["--scenario", "second-turn", "--chats", "8"],
+        [("turn-two", TTFT50, "<=", 0.5)], (("turn-two", TTFT50, "<=", 0.15),)),
+]
 
 
-async def load(target, streams):
-    """Runs `streams` chats at once; returns tokens per second, TTFTs and gaps."""
-    start = time.perf_counter()
-    results = await asyncio.gather(*(target.stream(prompt()) for _ in range(streams)))
-    wall = time.perf_counter() - start
-    gaps = [gap for _, stream_gaps, _ in results for gap in stream_gaps]
-    return sum(tokens for _, _, tokens in results) / wall, [r[0] for r in results], gaps
+@dataclass
+class Server:
+    name: str
+    url: str
+    process: subprocess.Popen
 
 
 def free_socket():
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    listener.listen(128)
+    listener.listen(1024)
     return listener
 
 
-def start_worker(binary, engine, model, threads):
+def start_worker(options, engine, layout, token):
     """Starts a worker alone, as a hive would: a bound socket and secrets on standard input."""
     listener = free_socket()
-    token = "bench-token-of-good-length"
-
-    def hand_over():
-        os.dup2(listener.fileno(), 3, inheritable=True)
-
     arguments = [
-        binary, "--worker-id", "w-bench", "--engine", engine, "--model", model,
-        "--model-name", ALIAS, "--hive-url", "http://127.0.0.1:9",
-        "--slots", str(SLOTS), "--context", str(CONTEXT), "--threads", str(threads),
+        os.path.join(options.bin, "llm-worker-rbee"), "--worker-id", "w-bench", "--engine", engine,
+        "--model", MODEL, "--model-name", ALIAS, "--hive-url", "http://127.0.0.1:9",
+        "--slots", str(layout[0]), "--context", str(layout[1]), "--threads", str(options.threads),
+        "--lease-seconds", "86400",
     ]
     process = subprocess.Popen(
         arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env={"LISTEN_FDS": "1", "PATH": os.environ["PATH"]}, pass_fds=(3,), preexec_fn=hand_over,
+        env={"LISTEN_FDS": "1", "PATH": os.environ["PATH"]}, pass_fds=(3,),
+        preexec_fn=lambda: os.dup2(listener.fileno(), 3, inheritable=True),
     )
     process.stdin.write(json.dumps({"token": token, "callback_token": token}).encode())
     process.stdin.close()
     port = listener.getsockname()[1]
     listener.close()
-    return process, Target("worker", port, token)
+    return Server(WORKER, f"http://127.0.0.1:{port}", process)
 
 
-def start_peer(binary, threads):
+def start_peer(options, name, layout):
     with free_socket() as listener:
         port = listener.getsockname()[1]
     arguments = [
-        binary, "-m", MODEL, "--port", str(port), "-c", str(SLOTS * CONTEXT), "-np", str(SLOTS),
-        "-t", str(threads), "-tb", str(threads), "--no-webui",
+        options.peer, "-m", MODEL, "--port", str(port), "-np", str(layout[0]), "-c", str(layout[0] * layout[1]),
+        "-t", str(options.threads), "-tb", str(options.threads), *PEERS[name],
     ]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return process, Target("llama-server", port, "none")
+    return Server(name, f"http://127.0.0.1:{port}", process)
 
 
-def start_cluster(binaries, home, engine, threads):
-    """Starts queen, hive and worker through the keeper; returns the queen as a target."""
-    config = os.path.join(home, "hive.toml")
-    environment = {
-        "HOME": home, "RBEE_HOME": os.path.join(home, "rbee"), "PATH": os.environ["PATH"],
-        "RBEE_QUEEN_BIND": "127.0.0.1:0", "RBEE_HIVE_BIND": "127.0.0.1:0",
-        "RBEE_HIVE_WORKER_PORT_FIRST": "0", "RBEE_HIVE_WORKER_ENGINE": engine,
-    }
-    os.makedirs(os.path.join(home, ".config/rbee"))
-    with open(os.path.join(home, ".config/rbee/rbee-hive.toml"), "w") as file:
-        file.write(f"[worker]\nslots = {SLOTS}\ncontext_tokens = {CONTEXT}\nthreads = {threads}\n")
-    rbee = os.path.join(binaries, "rbee")
-
-    def run(*arguments):
-        subprocess.run([rbee, *arguments], env=environment, check=True, capture_output=True)
-
-    run("pull", os.path.abspath(MODEL), "--name", ALIAS)
-    run("run", "-m", ALIAS, "-p", "hi", "--max-tokens", "1")
-    with open(os.path.join(home, "rbee/run/queen.json")) as file:
-        port = int(json.load(file)["url"].rsplit(":", 1)[1])
-    with open(os.path.join(home, "rbee/secrets/client.token")) as file:
-        token = file.read().strip()
-    return lambda: run("queen", "stop"), Target("rbee", port, token), os.path.join(home, "rbee")
-
-
-def wait_ready(target):
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+def wait_ready(server):
+    port = int(server.url.rsplit(":", 1)[1])
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and server.process.poll() is None:
         try:
-            with socket.create_connection(("127.0.0.1", target.port), 1) as connection:
+            with socket.create_connection(("127.0.0.1", port), 1) as connection:
                 connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
                 if b" 200 " in connection.recv(64):
                     return
         except OSError:
             pass
         time.sleep(0.05)
-    sys.exit(f"{target.name} does not become ready")
+    sys.exit(f"error: {server.name} does not become ready")
 
 
-def memory_mb(pid):
+def stop(server):
+    server.process.send_signal(signal.SIGTERM)
+    try:
+        server.process.wait(20)
+    except subprocess.TimeoutExpired:
+        server.process.kill()
+        server.process.wait()
+
+
+@contextlib.contextmanager
+def cluster(options, engine, layout):
+    """Queen, hive and worker, started through the keeper; yields the environment that finds them."""
+    with tempfile.TemporaryDirectory() as home:
+        environment = {
+            "HOME": home, "RBEE_HOME": os.path.join(home, "rbee"), "PATH": os.environ["PATH"],
+            "RBEE_QUEEN_BIND": "127.0.0.1:0", "RBEE_HIVE_BIND": "127.0.0.1:0",
+            "RBEE_HIVE_WORKER_PORT_FIRST": "0", "RBEE_HIVE_WORKER_ENGINE": engine,
+        }
+        os.makedirs(os.path.join(home, ".config/rbee"))
+        with open(os.path.join(home, ".config/rbee/rbee-hive.toml"), "w") as file:
+            file.write(f"[worker]\nslots = {layout[0]}\ncontext_tokens = {layout[1]}\nthreads = {options.threads}\n")
+
+        def rbee(*arguments):
+            subprocess.run([os.path.join(options.bin, "rbee"), *arguments], env=environment, check=True,
+                           stdout=subprocess.DEVNULL)
+
+        try:
+            rbee("pull", MODEL, "--name", ALIAS, "-q")
+            rbee("run", ALIAS, "hi", "--max-tokens", "1", "-q")
+            yield environment
+        finally:
+            rbee("queen", "stop", "-q")
+
+
+def bench(options, arguments, environment=None):
+    """Calls `rbee bench` and returns its report."""
+    environment = environment or {"HOME": options.work, "PATH": os.environ["PATH"]}
+    with tempfile.NamedTemporaryFile(dir=options.work) as file:
+        command = [os.path.join(options.bin, "rbee"), "bench", "-m", ALIAS, "--json-file", file.name,
+                   "--allow-errors", *arguments]
+        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+        return json.load(file)
+
+
+def memory_bytes(pid):
     with open(f"/proc/{pid}/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 1024
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) * 1024
 
 
-def program_pids(home):
+def programs(home):
     found = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -193,96 +200,188 @@ def program_pids(home):
     return found
 
 
-async def throughput(targets, rounds):
-    rows = {}
-    for streams in (1, 4, 8):
-        seen = {target.name: ([], [], []) for target in targets}
-        for target in targets:
-            await load(target, streams)  # warm-up
-        for _ in range(rounds):
-            for target in targets:
-                rate, ttfts, gaps = await load(target, streams)
-                seen[target.name][0].append(rate)
-                seen[target.name][1].extend(ttfts)
-                seen[target.name][2].extend(gaps)
-        rows[streams] = seen
-        for name, (rates, ttfts, gaps) in seen.items():
-            print(
-                f"{streams} streams  {name:<13} {statistics.median(rates):7.1f} tok/s"
-                f"   TTFT p50 {1e3 * quantile(ttfts, 0.5):7.1f} p99 {1e3 * quantile(ttfts, 0.99):7.1f} ms"
-                f"   inter-token p50 {1e3 * quantile(gaps, 0.5):6.2f} p99 {1e3 * quantile(gaps, 0.99):6.2f} ms",
-                flush=True,
-            )
-        peer = seen["llama-server"][0]
-        for name in seen:
-            if name != "llama-server":
-                ratio = statistics.median(a / b for a, b in zip(seen[name][0], peer))
-                print(f"{streams} streams  {name} / llama-server = {ratio:.3f}", flush=True)
-    return rows
+def against_peers(options, rows, results):
+    """Measures the rows of one layout; three servers run, of which one at a time has work."""
+    layout = rows[0].layout
+    servers = []
+    try:
+        servers.append(start_worker(options, "llama", layout, options.token))
+        servers.extend(start_peer(options, name, layout) for name in PEERS)
+        for server in servers:
+            wait_ready(server)
+        worker, peers = servers[0], servers[1:]
+        for row in rows:
+            arguments = ["--url", f"{WORKER}={worker.url}", "--key-file", options.key_file,
+                         "--rounds", str(options.rounds), *row.arguments]
+            for peer in peers:
+                arguments += ["--peer", f"{peer.name}={peer.url}"]
+            results["rows"].append({"name": row.name, "title": row.title, "slots": layout[0],
+                                    "context_tokens": layout[1], "report": bench(options, arguments)})
+        results["rss_bytes"].append({"slots": layout[0], "context_tokens": layout[1], **{
+            server.name: memory_bytes(server.process.pid) for server in servers}})
+    finally:
+        for server in servers:
+            stop(server)
 
 
-async def added_ttft(direct, chain, requests):
-    """What queen and hive add, on the echo engine, where the worker itself costs next to nothing."""
-    differences, base, through = [], [], []
-    body = lambda: prompt(said="one two three")
-    for _ in range(requests // 10):
-        await direct.stream(body())
-        await chain.stream(body())
-    for _ in range(requests):
-        a, _, _ = await direct.stream(body())
-        b, _, _ = await chain.stream(body())
-        base.append(a)
-        through.append(b)
-        differences.append(b - a)
-    print(
-        f"TTFT on echo   worker {1e3 * statistics.median(base):.3f} ms   through queen and hive"
-        f" {1e3 * statistics.median(through):.3f} ms   added {1e3 * statistics.median(differences):.3f} ms"
-        f" (median of {requests} pairs; p99 {1e3 * quantile(differences, 0.99):.3f} ms)"
-    )
-    return statistics.median(differences)
+def through_cluster(options, results):
+    """What queen and hive cost: under the model's load, and on the echo engine in time to first token."""
+    for engine, layout, arguments in [
+        ("llama", (8, 1024), ["--streams", "1,4,8", "--rounds", str(options.rounds)]),
+        ("echo", (8, 1024), ["--streams", "1", "--requests", "10", "--rounds", "30", "--output-tokens", "4"]),
+    ]:
+        with cluster(options, engine, layout) as environment:
+            worker = start_worker(options, engine, layout, options.token)
+            try:
+                wait_ready(worker)
+                report = bench(options, [*arguments, "--peer", f"{WORKER}={worker.url}",
+                                         "--peer-key-file", options.key_file], environment)
+                home = environment["RBEE_HOME"]
+                sizes = {name: memory_bytes(pid) for name, pid in programs(home).items()}
+                results["cluster"].append({"engine": engine, "report": report, "rss_bytes": sizes})
+            finally:
+                stop(worker)
+
+
+def kernels(options, results):
+    """What llama.cpp's own kernels can do at the shape of the row `unique`: tokens out per second, prefill included."""
+    rates = {}
+    command = [options.batched_bench, "-m", MODEL, "-c", "16384", "-npp", "40", "-ntg", "64", "-npl", "1,4,8,16",
+               "-t", str(options.threads), "-tb", str(options.threads), "--output-format", "jsonl"]
+    for _ in range(3):
+        lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+        for line in filter(lambda line: line.startswith(b"{"), lines.splitlines()):
+            shape = json.loads(line)
+            rates.setdefault(shape["pl"], []).append(shape["pl"] * shape["tg"] / shape["t"])
+    results["kernel_output_tokens_per_second"] = {pl: statistics.median(seen) for pl, seen in rates.items()}
+
+
+def level_text(level):
+    return f"{level['streams']} stream{'s' * (level['streams'] != 1)}"
+
+
+def lines_of(row, entry):
+    """The table's lines of one row: each bar at each level, against the peer that does better."""
+    report = entry["report"]
+    levels = report["settings"]["levels"]
+    for bars, own in ((row.bars, False), (row.own_bars, True)):
+        for phase, metric, relation, bound in bars:
+            for level in levels:
+                ratios = [
+                    ratio for ratio in report["ratios"]
+                    if ratio["level"] == level and ratio["metric"] == metric
+                    and ratio["numerator"] == {"endpoint": WORKER, "phase": phase}
+                    and (ratio["denominator"]["endpoint"] == WORKER) == own
+                ]
+                if not ratios:
+                    yield f"| {row.title} | {level_text(level)} | {metric} | {relation} {bound:.2f} | none | | no |"
+                    continue
+                hardest = (min if relation == ">=" else max)(ratios, key=lambda ratio: ratio["median"])
+                met = hardest["median"] >= bound if relation == ">=" else hardest["median"] <= bound
+                other = hardest["denominator"]["phase"] if own else hardest["denominator"]["endpoint"]
+                yield (
+                    f"| {row.title} | {level_text(level)} | {metric} | {relation} {bound:.2f} "
+                    f"| {hardest['median']:.2f} ({hardest['min']:.2f}–{hardest['max']:.2f}) | {other} "
+                    f"| {'yes' if met else 'no'} |"
+                )
+
+
+def figures_of(entry):
+    value = lambda spread, part: f"{spread[part]:.1f}" if spread else "-"
+    for total in entry["report"]["totals"]:
+        if total["phase"] == "turn-one":
+            continue
+        ttft, itl = total["ttft_ms"], total["itl_ms"]
+        yield (
+            f"| {entry.get('title', entry.get('engine'))}, {total['phase']} | {level_text(total['level'])} | {total['endpoint']} "
+            f"| {total['output_tokens_per_second']:.1f} | {value(ttft, 'p50')} / {value(ttft, 'p99')} "
+            f"| {value(itl, 'p50')} / {value(itl, 'p99')} / {value(itl, 'max')} | {total['failed']} |"
+        )
+
+
+def table(results):
+    settings = results["machine"]
+    yield (f"Commit {settings['commit']}, {results['date']}, {settings['cpu']}, {settings['cores']} cores, "
+           f"{settings['threads']} threads, medians of {settings['rounds']} rounds.\n")
+    by_name = {row.name: row for row in ROWS}
+    yield "| case | load | figure | bar | worker / other (min–max) | other | met |\n|---|---|---|---|---|---|---|"
+    for entry in results["rows"]:
+        yield from lines_of(by_name[entry["name"]], entry)
+    for entry in results["rows"]:
+        if entry["name"] == "unique" and results["kernel_output_tokens_per_second"]:
+            for total in entry["report"]["totals"]:
+                streams = total["level"]["streams"]
+                if total["endpoint"] == WORKER:
+                    ratio = total["output_tokens_per_second"] / results["kernel_output_tokens_per_second"][streams]
+                    yield (f"| unique prompts | {level_text(total['level'])} | {RATE} | >= 0.95 | {ratio:.2f} "
+                           f"| llama-batched-bench | {'yes' if ratio >= 0.95 else 'no'} |")
+    for rss in results["rss_bytes"]:
+        if (rss["slots"], rss["context_tokens"]) == (8, 2048):
+            ratio = rss[WORKER] / min(rss[name] for name in PEERS)
+            yield (f"| RSS after the load | 8 slots, 16 k context | rss | <= 1.00 | {ratio:.2f} | the smaller "
+                   f"| {'yes' if ratio <= 1 else 'no'} |")
+    yield "\n| case | load | server | tokens/s | TTFT p50 / p99 ms | ITL p50 / p99 / max ms | failed |"
+    yield "|---|---|---|---|---|---|---|"
+    for entry in results["rows"] + results["cluster"]:
+        yield from figures_of(entry)
+    for entry in results["cluster"]:
+        if entry["engine"] == "echo":
+            p50 = {total["endpoint"]: total["ttft_ms"]["p50"] for total in entry["report"]["totals"]}
+            added = p50["rbee"] - p50[WORKER]
+            yield f"\nTTFT added by queen and hive, echo engine: {added:.2f} ms."
+        sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in sorted(entry["rss_bytes"].items()))
+        yield f"\nRSS of the cluster, {entry['engine']}: {sizes}."
+    for rss in results["rss_bytes"]:
+        sizes = ", ".join(f"{name} {rss[name] / 1e6:.0f} MB" for name in (WORKER, *PEERS))
+        yield f"\nRSS after the load, {rss['slots']} slots of {rss['context_tokens']} tokens: {sizes}."
+
+
+def machine(options):
+    git = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    with open("/proc/cpuinfo") as file:
+        cpu = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), platform.machine())
+    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "threads": options.threads, "rounds": options.rounds,
+            "system": platform.platform(), "commit": git.stdout.strip() or "unknown"}
 
 
 def main():
+    names = [row.name for row in ROWS] + ["cluster"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", required=True)
-    parser.add_argument("--bin", default="target/release")
+    parser.add_argument("--peer", required=True, help="llama-server")
+    parser.add_argument("--batched-bench", help="llama-batched-bench, for what the kernels can do")
+    parser.add_argument("--bin", default=os.path.join(ROOT, "target/release"))
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--requests", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", default=",".join(names), help=f"some of {','.join(names)}")
+    parser.add_argument("--out", default=os.path.join(ROOT, "target/bench"))
     options = parser.parse_args()
-    worker_binary = os.path.join(options.bin, "llm-worker-rbee")
-    processes, stops = [], []
-    with tempfile.TemporaryDirectory() as llama_home, tempfile.TemporaryDirectory() as echo_home:
-        try:
-            peer, peer_target = start_peer(options.peer, options.threads)
-            processes.append(peer)
-            worker, worker_target = start_worker(worker_binary, "llama", MODEL, options.threads)
-            processes.append(worker)
-            stop, chain, home = start_cluster(options.bin, llama_home, "llama", options.threads)
-            stops.append(stop)
-            for target in (peer_target, worker_target):
-                wait_ready(target)
-            print(f"{options.threads} threads, {SLOTS} slots of {CONTEXT} tokens, {TOKENS} tokens out, medians of {options.rounds} rounds")
-            asyncio.run(throughput([peer_target, worker_target, chain], options.rounds))
-            pids = program_pids(home)
-            print(f"RSS after the load   llama-server {memory_mb(peer.pid):.0f} MB   worker {memory_mb(worker.pid):.0f} MB")
-            print("RSS   " + "   ".join(f"{name} {memory_mb(pid):.1f} MB" for name, pid in sorted(pids.items()) if not name.startswith("llm")))
-            stops.pop()()
-            for process in (peer, worker):
-                process.terminate()
-                process.wait(20)
-            echo, echo_target = start_worker(worker_binary, "echo", MODEL, options.threads)
-            processes.append(echo)
-            stop, chain, _ = start_cluster(options.bin, echo_home, "echo", options.threads)
-            stops.append(stop)
-            wait_ready(echo_target)
-            asyncio.run(added_ttft(echo_target, chain, options.requests))
-        finally:
-            for stop in stops:
-                stop()
-            for process in processes:
-                if process.poll() is None:
-                    process.kill()
+    wanted = options.rows.split(",")
+    if unknown := set(wanted) - set(names):
+        parser.error(f"there is no row {', '.join(sorted(unknown))}")
+    # Ends what was started before this program itself ends.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    results = {"date": time.strftime("%Y-%m-%d"), "machine": machine(options), "rows": [], "cluster": [],
+               "rss_bytes": [], "kernel_output_tokens_per_second": {}}
+    os.makedirs(options.out, exist_ok=True)
+    with tempfile.TemporaryDirectory() as options.work:
+        options.token = os.urandom(24).hex()
+        options.key_file = os.path.join(options.work, "key")
+        with os.fdopen(os.open(options.key_file, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+            file.write(options.token)
+        if options.batched_bench:
+            kernels(options, results)
+        rows = [row for row in ROWS if row.name in wanted]
+        for layout in dict.fromkeys(row.layout for row in rows):
+            against_peers(options, [row for row in rows if row.layout == layout], results)
+        if "cluster" in wanted:
+            through_cluster(options, results)
+    with open(os.path.join(options.out, "results.json"), "w") as file:
+        json.dump(results, file)
+    text = "\n".join(table(results)) + "\n"
+    with open(os.path.join(options.out, "table.md"), "w") as file:
+        file.write(text)
+    print(text)
+    print(f"{options.out}/results.json has every request, {options.out}/table.md this table")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ use secrets_management::{SECRET_BYTES_MAX, Secret};
 use zeroize::Zeroizing;
 
 use crate::engine::SLOTS_MAX;
+use crate::engine::backend::Speculation;
+use crate::engine::memory::Layout;
 use crate::error::WorkerError;
 
 /// Longest queue that may be asked for.
@@ -62,6 +64,18 @@ pub struct Arguments {
     /// Threads that compute [default: physical cores]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=512))]
     threads: Option<u32>,
+    /// How slots lie in the context memory [default: split on a processor, unified on a GPU]
+    #[arg(long, value_enum)]
+    kv_layout: Option<KvLayout>,
+    /// Mebibytes of memory for conversations that have no slot any more; 0 keeps none
+    #[arg(long, default_value_t = 512, value_name = "MIB", value_parser = clap::value_parser!(u64).range(0..=1 << 24))]
+    cache_ram: u64,
+    /// Whether replies that repeat earlier text are guessed ahead
+    #[arg(long, value_enum, default_value = "auto")]
+    speculation: Speculation,
+    /// Requests of different users may share computed prompts
+    #[arg(long)]
+    cache_shared: bool,
     /// Requests that may wait for a slot
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=i64::from(QUEUE_MAX)))]
     queue: u32,
@@ -115,6 +129,12 @@ impl From<EchoKind> for ModelKind {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum KvLayout {
+    Split,
+    Unified,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum LogForm {
     Human,
     Json,
@@ -130,6 +150,8 @@ pub(crate) struct Config {
     pub(crate) hive_url: String,
     /// Where a hive on this machine writes down its address.
     pub(crate) hive_run_file: Option<PathBuf>,
+    /// Whether requests of different users may share computed prompts.
+    pub(crate) cache_shared: bool,
     /// Requests that may wait for a slot.
     pub(crate) queue_max: u32,
     /// Time without contact to the hive after which the worker ends.
@@ -144,17 +166,23 @@ pub(crate) struct Config {
 
 /// What computes, and its sizes; `None` leaves a size to the engine.
 #[derive(Debug, Clone)]
-pub(crate) enum EngineConfig {
-    Llama { path: PathBuf, slots: Option<u32>, context: Option<u32>, threads: Option<u32> },
-    Echo { kind: ModelKind, slots: Option<u32>, context: Option<u32> },
+pub(crate) struct EngineConfig {
+    /// The model file; `None` for the echo engine.
+    pub(crate) model: Option<PathBuf>,
+    /// What the echo engine is for; a model says it itself.
+    pub(crate) kind: ModelKind,
+    pub(crate) slots: Option<u32>,
+    pub(crate) context: Option<u32>,
+    pub(crate) threads: Option<u32>,
+    pub(crate) layout: Option<Layout>,
+    /// Bytes of conversations kept outside the slots.
+    pub(crate) store_bytes_max: u64,
+    pub(crate) speculation: Speculation,
 }
 
 impl EngineConfig {
     pub(crate) fn backend(&self) -> Backend {
-        match self {
-            Self::Llama { .. } => Backend::Llama,
-            Self::Echo { .. } => Backend::Echo,
-        }
+        if self.model.is_some() { Backend::Llama } else { Backend::Echo }
     }
 }
 
@@ -170,18 +198,22 @@ impl Arguments {
             let reason = format!("--hive-url {hive_url:?} is not like http://127.0.0.1:9200");
             return Err(WorkerError::Usage { reason });
         }
-        let engine = match self.engine {
-            EngineKind::Llama => EngineConfig::Llama {
-                path: self.model.ok_or_else(|| missing("--model"))?,
-                slots: self.slots,
-                context: self.context,
-                threads: self.threads,
-            },
-            EngineKind::Echo => EngineConfig::Echo {
-                kind: self.kind.into(),
-                slots: self.slots,
-                context: self.context,
-            },
+        let model = match self.engine {
+            EngineKind::Llama => Some(self.model.ok_or_else(|| missing("--model"))?),
+            EngineKind::Echo => None,
+        };
+        let engine = EngineConfig {
+            model,
+            kind: self.kind.into(),
+            slots: self.slots,
+            context: self.context,
+            threads: self.threads,
+            layout: self.kv_layout.map(|layout| match layout {
+                KvLayout::Split => Layout::Split,
+                KvLayout::Unified => Layout::Unified,
+            }),
+            store_bytes_max: self.cache_ram * 1024 * 1024,
+            speculation: self.speculation,
         };
         Ok(Config {
             worker_id: self.worker_id.ok_or_else(|| missing("--worker-id"))?,
@@ -189,6 +221,7 @@ impl Arguments {
             model_names: self.model_name,
             hive_url,
             hive_run_file: self.hive_run_file,
+            cache_shared: self.cache_shared,
             queue_max: self.queue,
             lease: Duration::from_secs(self.lease_seconds),
             heartbeat_interval: Duration::from_secs(self.heartbeat_seconds),
@@ -307,10 +340,8 @@ mod tests {
         let config = check(&GOOD).unwrap();
         assert_eq!(config.model_names.len(), 2);
         assert_eq!(config.lease, Duration::from_secs(5));
-        let sizes = (Some(3), Some(64));
-        assert!(
-            matches!(config.engine, EngineConfig::Echo { slots, context, .. } if (slots, context) == sizes)
-        );
+        assert_eq!((config.engine.slots, config.engine.context), (Some(3), Some(64)));
+        assert_eq!(config.engine.backend(), Backend::Echo);
     }
 
     #[test]

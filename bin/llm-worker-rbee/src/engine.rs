@@ -4,9 +4,12 @@
 //! model itself.
 
 pub(crate) mod backend;
+mod drafts;
 pub(crate) mod echo;
 pub(crate) mod embedder;
 pub(crate) mod llama;
+pub(crate) mod memory;
+mod pace;
 mod runner;
 mod stats;
 
@@ -23,6 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::engine::backend::{Core, Loaded, Loader, Prompt};
+use crate::engine::memory::Scope;
 use crate::engine::runner::{Control, Runner};
 pub(crate) use crate::engine::stats::{Snapshot, Stats};
 use crate::error::{EngineFailure, LoadFailure};
@@ -43,6 +47,8 @@ const EVENTS_AHEAD_MAX: usize = 64;
 pub(crate) struct Job {
     pub(crate) id: JobId,
     pub(crate) prompt: Arc<Prompt>,
+    /// Whose prompts it may share tokens with.
+    pub(crate) scope: Scope,
     /// Most tokens to generate; at least one.
     pub(crate) tokens_max: u32,
     pub(crate) text: TextStream,
@@ -252,14 +258,15 @@ impl EngineThread {
             duration_ms = loaded.load_time.as_millis(),
             "model loaded"
         );
-        let (slots, interrupt) = (loaded.slots, loaded.interrupt.clone());
+        let slots = loaded.slots;
+        let interrupt = loaded.interrupt.clone();
         self.inside.add_permits((slots + self.queue_max) as usize);
         if self.loaded.set(loaded).is_err() {
             tracing::error!("the model was loaded twice");
         }
         let control = Control { inbox: self.inbox, stopping: self.stopping, interrupt };
         match engine {
-            Core::Generator(backend) => Runner::new(backend, slots, control, self.stats).run(),
+            Core::Generator(generator) => Runner::new(generator, control, self.stats).run(),
             Core::Embedder(backend) => {
                 embedder::runner::Runner::new(backend, slots, control, self.stats).run()
             }

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::engine::backend::{Prompt, PromptError, Tokenizer};
+use crate::engine::memory::Scope;
 use crate::engine::{End, EngineHandle, Event, Job};
 use crate::http::App;
 use crate::live::LiveGuard;
@@ -37,6 +38,8 @@ const EVENTS_AT_ONCE_MAX: usize = 16;
 pub(crate) struct Request {
     pub(crate) id: RequestId,
     pub(crate) model: ModelRef,
+    /// Whose computed prompts it may use.
+    pub(crate) scope: Scope,
     pub(crate) options: GenerationOptions,
     pub(crate) deadline: Deadline,
     /// The field that the prompt stands in.
@@ -88,6 +91,7 @@ impl Generation {
         let job = app.engine().next_job();
         app.engine().submit(Job {
             id: job,
+            scope: request.scope,
             tokens_max,
             text: TextStream::new(&stops),
             sampler,

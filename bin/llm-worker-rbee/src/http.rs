@@ -21,10 +21,12 @@ use input_validation::{ModelRef, WorkerId};
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::worker::{Backend, WorkerHeartbeat, WorkerReady};
 use rbee_http::{Access, ApiError, Authenticator, Metrics, Principal, Readiness, RouteTable};
+use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::EngineHandle;
 use crate::engine::backend::Loaded;
+use crate::engine::memory::Scope;
 use crate::live::LiveRequests;
 
 /// The whole route table.
@@ -56,6 +58,8 @@ struct Shared {
     worker_id: WorkerId,
     backend: Backend,
     model_names: Vec<ModelRef>,
+    /// Whether requests of different users may share computed prompts.
+    cache_shared: bool,
     /// Seconds since the epoch.
     started_at: u64,
     engine: EngineHandle,
@@ -71,6 +75,7 @@ impl App {
         worker_id: WorkerId,
         backend: Backend,
         model_names: Vec<ModelRef>,
+        cache_shared: bool,
         engine: EngineHandle,
         shutdown: CancellationToken,
         metrics: Metrics,
@@ -80,6 +85,7 @@ impl App {
             worker_id,
             backend,
             model_names,
+            cache_shared,
             started_at: now.map_or(0, |since| since.as_secs()),
             engine,
             live: LiveRequests::default(),
@@ -123,6 +129,12 @@ impl App {
         }
         let message = format!("this worker does not hold the model {wanted}");
         Err(ErrorDetail::new(ErrorCode::ModelNotFound, message).with_param("model").into())
+    }
+
+    /// Whose computed prompts a request may use: those of the user it names.
+    pub(crate) fn scope(&self, user: Option<&str>) -> Scope {
+        let user = user.filter(|_| !self.0.cache_shared).unwrap_or_default();
+        Scope(Sha256::digest(user).into())
     }
 
     /// The name of the model for listings.

@@ -81,8 +81,15 @@ async fn run(
         interval: config.heartbeat_interval,
         lease: config.lease,
     };
-    let app =
-        App::new(config.worker_id, backend, config.model_names, engine, shutdown.clone(), metrics);
+    let app = App::new(
+        config.worker_id,
+        backend,
+        config.model_names,
+        config.cache_shared,
+        engine,
+        shutdown.clone(),
+        metrics,
+    );
     let serving = CancellationToken::new();
     let readiness = readiness(app.clone());
     let router = http::routes(readiness).build(
@@ -152,21 +159,28 @@ fn readiness(app: App) -> Readiness {
 }
 
 fn loader(engine: EngineConfig, ignore_sigterm: Arc<AtomicBool>) -> Box<dyn Loader> {
-    match engine {
-        EngineConfig::Llama { path, slots, context, threads } => {
-            Box::new(LlamaLoader { path, slots, context_tokens: context, threads })
-        }
-        EngineConfig::Echo { kind, slots, context } => {
-            let slots = slots.unwrap_or(ECHO_SLOTS);
-            let context_tokens = context.unwrap_or(ECHO_CONTEXT_TOKENS);
-            match kind {
-                ModelKind::Generate => {
-                    Box::new(EchoLoader { slots, context_tokens, ignore_sigterm })
-                }
-                ModelKind::Embed | ModelKind::Rerank => {
-                    Box::new(EchoEmbedLoader { kind, slots, context_tokens })
-                }
-            }
+    let EngineConfig { model, kind, slots, context, threads, layout, .. } = engine;
+    let EngineConfig { store_bytes_max, speculation, .. } = engine;
+    let echo_slots = slots.unwrap_or(ECHO_SLOTS);
+    let echo_context = context.unwrap_or(ECHO_CONTEXT_TOKENS);
+    match (model, kind) {
+        (Some(path), _) => Box::new(LlamaLoader {
+            path,
+            slots,
+            context_tokens: context,
+            threads,
+            layout,
+            store_bytes_max,
+            speculation,
+        }),
+        (None, ModelKind::Generate) => Box::new(EchoLoader {
+            slots: echo_slots,
+            context_tokens: echo_context,
+            store_bytes_max,
+            ignore_sigterm,
+        }),
+        (None, ModelKind::Embed | ModelKind::Rerank) => {
+            Box::new(EchoEmbedLoader { kind, slots: echo_slots, context_tokens: echo_context })
         }
     }
 }

@@ -241,7 +241,12 @@ pub(crate) fn write_event<T: Serialize>(
 mod tests {
     use super::*;
 
-    const USAGE: Usage = Usage { prompt_tokens: 1, completion_tokens: 2, total_tokens: 3 };
+    const USAGE: Usage = Usage {
+        prompt_tokens: 1,
+        completion_tokens: 2,
+        total_tokens: 3,
+        prompt_tokens_details: rbee_api::openai::PromptTokensDetails { cached_tokens: 0 },
+    };
 
     fn stream(dialect: Dialect, usage: UsageFrame, texts: &[&str]) -> Vec<String> {
         let heading = Heading::new(dialect, "smollm2:135m".to_owned());

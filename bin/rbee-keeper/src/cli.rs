@@ -1,12 +1,16 @@
 //! What a person can type. The doc comments are the help text, the man page and the completions. Checks the form of
 //! single values; what they mean together is the command's own business.
 
+mod bench;
+
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use rbee_api::limits;
+
+pub(crate) use bench::{Api, ArrivalPattern, BenchArgs, ExtraFields, Scenario, Span};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -22,6 +26,7 @@ Examples:
   rbee run smollm2:135m \"Why is the sky blue?\"   answer one prompt
   rbee run smollm2:135m < question.txt           take the prompt from a file
   rbee run smollm2:135m                          chat
+  rbee bench -m smollm2:135m                     measure how fast it answers
   eval \"$(rbee env --shell)\"                     point OpenAI's clients at this computer
 
 Exit codes:
@@ -160,6 +165,9 @@ pub(crate) enum Command {
     Status,
     /// Start, stop or look at the queen on this computer
     Queen(QueenArgs),
+    /// Measure how fast an OpenAI endpoint answers, alone or beside another
+    #[command(after_help = bench::EXAMPLES)]
+    Bench(Box<BenchArgs>),
     /// Print what OpenAI's clients need to find rbee
     #[command(after_help = ENV_EXAMPLES)]
     Env(EnvArgs),

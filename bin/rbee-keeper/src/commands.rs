@@ -1,5 +1,6 @@
 //! The commands: which one runs, and what they have in common. Each file is one command.
 
+mod bench;
 mod chat;
 mod completions;
 mod embed;
@@ -52,6 +53,7 @@ async fn dispatch(keeper: &Keeper, command: Command) -> Result<ExitStatus, Keepe
         Command::Logs(args) => logs::logs(keeper, args).await,
         Command::Status => return status::status(keeper).await,
         Command::Queen(args) => return queen::queen(keeper, args.action).await,
+        Command::Bench(args) => return bench::bench(keeper, &args).await,
         Command::Env(args) => env::env(keeper, args.shell).await,
         Command::Completions(args) => completions::completions(keeper, args.shell),
         Command::Man(args) => man::man(keeper, args.command.as_deref()),

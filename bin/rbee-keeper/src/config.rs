@@ -45,6 +45,11 @@ impl Environment {
     }
 }
 
+/// Returns what the variable of this name holds, for a key that the user keeps in the environment.
+pub(crate) fn key_variable(name: &str) -> Option<OsString> {
+    variable(name)
+}
+
 #[expect(clippy::disallowed_methods, reason = "this file is the one that reads the environment")]
 fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())

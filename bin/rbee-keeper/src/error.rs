@@ -134,6 +134,31 @@ pub(crate) enum KeeperError {
         #[source]
         source: io::Error,
     },
+    /// An endpoint answers no request at all.
+    #[error("{name} does not answer as an OpenAI endpoint: {reason}")]
+    EndpointUnusable {
+        /// What the report calls it.
+        name: String,
+        /// The first failure.
+        reason: String,
+    },
+    /// A measurement is whole, but not all of its requests were answered.
+    #[error("{failed} requests failed: {why}")]
+    BenchFailures {
+        /// How many.
+        failed: usize,
+        /// How many of which kind, where, with an example.
+        why: String,
+    },
+    /// The file for a report cannot be written.
+    #[error("cannot write {}", path.display())]
+    ReportFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// Standard input cannot be read.
     #[error("cannot read standard input")]
     Input(#[source] io::Error),
@@ -194,6 +219,7 @@ impl KeeperError {
             Self::Usage { .. } | Self::Invalid { .. } => ExitStatus::Usage,
             Self::NoQueen
             | Self::Unreachable { .. }
+            | Self::EndpointUnusable { .. }
             | Self::Foreign { .. }
             | Self::QueenMissing { .. }
             | Self::QueenSlow { .. } => ExitStatus::Unavailable,
@@ -213,6 +239,8 @@ impl KeeperError {
             | Self::Client(_)
             | Self::QueenSpawn(_)
             | Self::Log { .. }
+            | Self::BenchFailures { .. }
+            | Self::ReportFile { .. }
             | Self::Input(_)
             | Self::Output(_)
             | Self::Setup { .. } => ExitStatus::Failure,
@@ -242,8 +270,11 @@ impl KeeperError {
             Self::Config(_) => "config_invalid",
             Self::Secret(_) => "token_unusable",
             Self::Stopped(_) => "stopped",
+            Self::EndpointUnusable { .. } => "endpoint_unusable",
+            Self::BenchFailures { .. } => "requests_failed",
             Self::Client(_)
             | Self::Log { .. }
+            | Self::ReportFile { .. }
             | Self::Input(_)
             | Self::Output(_)
             | Self::Setup { .. } => "io_error",
@@ -286,7 +317,16 @@ impl KeeperError {
                     .to_owned()
             }
             Self::Log { .. } => "the program may never have been started from here".to_owned(),
+            Self::EndpointUnusable { .. } => {
+                "check its address, the model's name, and the key in --key-file or --key-env"
+                    .to_owned()
+            }
+            Self::BenchFailures { .. } => {
+                "the figures are those of the others; --allow-errors ends with 0 all the same"
+                    .to_owned()
+            }
             Self::Client(_)
+            | Self::ReportFile { .. }
             | Self::Input(_)
             | Self::Output(_)
             | Self::Setup { .. }
@@ -392,7 +432,7 @@ fn chain(error: &dyn Error) -> String {
 }
 
 /// Returns the innermost source, which is the operating system's word on the matter.
-fn root_cause(error: &dyn Error) -> String {
+pub(crate) fn root_cause(error: &dyn Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;

@@ -11,6 +11,7 @@ use futures_util::{Stream, StreamExt as _};
 use rbee_api::error::ErrorBody;
 use serde::de::DeserializeOwned;
 use sseer::EventStream;
+use sseer::event::Event;
 
 use crate::error::KeeperError;
 
@@ -65,14 +66,25 @@ impl EventReader {
     /// [`KeeperError::Refused`] for an error event, [`KeeperError::TimedOut`], [`KeeperError::BrokenOff`], and
     /// [`KeeperError::Garbled`] for what is no `T`.
     pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> Result<Next<T>, KeeperError> {
+        match self.next_raw().await? {
+            None => Ok(Next::End),
+            Some(event) => parse(&event.data),
+        }
+    }
+
+    /// Waits for the next event and leaves its data unparsed; `None` where the connection ended. Cancel safe.
+    ///
+    /// # Errors
+    /// [`KeeperError::TimedOut`] and [`KeeperError::BrokenOff`].
+    pub(crate) async fn next_raw(&mut self) -> Result<Option<Event>, KeeperError> {
         let event = tokio::time::timeout_at(self.deadline.instant(), self.events.next()).await;
         match event {
             Err(_elapsed) => Err(KeeperError::TimedOut { seconds: self.seconds }),
-            Ok(None) => Ok(Next::End),
+            Ok(None) => Ok(None),
             Ok(Some(Err(_broken))) => Err(KeeperError::BrokenOff),
             Ok(Some(Ok(event))) => {
                 self.pending.store(0, Ordering::Relaxed);
-                parse(&event.data)
+                Ok(Some(event))
             }
         }
     }

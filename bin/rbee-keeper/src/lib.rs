@@ -1,5 +1,5 @@
-//! `rbee`, the command line: asks, shows, ends with a meaningful exit code. Talks to a queen and to nobody else, keeps
-//! no state and decides nothing about work.
+//! `rbee`, the command line: asks, shows, ends with a meaningful exit code. Talks to a queen and, when it is
+//! to measure, to the endpoints that the user names; keeps no state and decides nothing about work.
 
 mod cli;
 mod commands;

@@ -23,6 +23,7 @@ pub use fields::RequestError;
 pub use generation::{GenerationOptions, Sampling, StreamOptions};
 pub use reply::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatReplyMessage,
-    CompletionChoice, CompletionReply, FinishReason, InputUsage, ModelCard, ModelCardList, Usage,
+    CompletionChoice, CompletionReply, FinishReason, InputUsage, ModelCard, ModelCardList,
+    PromptTokensDetails, Usage,
 };
 pub use rerank::{RerankDocument, RerankReply, RerankRequest, RerankResult};

@@ -78,14 +78,7 @@ impl HopClient {
     /// # Errors
     /// Fails if the HTTP client cannot be set up.
     pub fn new(base_url: &str, token: std::sync::Arc<Secret>) -> Result<Self, CallError> {
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(POOL_IDLE)
-            .tcp_nodelay(true)
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(CallError::Setup)?;
+        let http = connections()?;
         Ok(Self { http, base_url: base_url.trim_end_matches('/').to_owned(), token })
     }
 
@@ -232,6 +225,18 @@ impl HopClient {
             CallError::Foreign { status }
         })
     }
+}
+
+/// Sets up what makes and keeps connections, the same for every client.
+pub(crate) fn connections() -> Result<reqwest::Client, CallError> {
+    reqwest::Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(POOL_IDLE)
+        .tcp_nodelay(true)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .map_err(CallError::Setup)
 }
 
 /// Reads a reply's body, within the deadline and the limit on its size.

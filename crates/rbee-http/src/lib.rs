@@ -1,10 +1,12 @@
 //! HTTP as rbee does it, the same in all three daemons: the accept loop, the
 //! order of the layers, the one way from an error to a response, the client
-//! for the next hop, streams, logs and metrics. Knows no route and decides
-//! nothing about work. No other crate opens a listener or makes an HTTP call.
+//! for the next hop and that for foreign endpoints, streams, logs and metrics.
+//! Knows no route and decides nothing about work. No other crate opens a
+//! listener or makes an HTTP call.
 
 mod auth;
 mod client;
+mod endpoint;
 mod error;
 mod health;
 mod json;
@@ -18,6 +20,7 @@ mod telemetry;
 
 pub use auth::{Access, Authenticator, Principal};
 pub use client::{CallError, HopClient, collect};
+pub use endpoint::EndpointClient;
 pub use error::ApiError;
 pub use health::Readiness;
 pub use json::{JsonBody, RawJson};

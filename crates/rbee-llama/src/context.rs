@@ -314,6 +314,10 @@ impl Context {
         unsafe { self.borrow_floats(embedding, len as usize) }.ok_or(none)
     }
 
+    pub(crate) fn raw(&self) -> NonNull<sys::llama_context> {
+        self.raw
+    }
+
     pub(crate) fn memory(&self) -> sys::llama_memory_t {
         self.memory
     }

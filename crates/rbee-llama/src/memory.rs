@@ -23,6 +23,12 @@ pub enum MemoryError {
         /// The sequence to cut.
         sequence: u32,
     },
+    /// llama.cpp did not write or read the state of a sequence.
+    #[error("the state of sequence {sequence} cannot be moved")]
+    State {
+        /// The sequence asked for.
+        sequence: u32,
+    },
     /// Sequences with memory of their own can be copied only whole.
     #[error("sequence {sequence} can be copied only whole")]
     CannotCopyPart {
@@ -84,6 +90,47 @@ impl Context {
         // sequences exist; between memories of their own only the whole is copied.
         unsafe { sys::llama_memory_seq_cp(self.memory(), from_id, to_id, from, to) }
         Ok(())
+    }
+
+    /// Copies what is remembered of a sequence out of the context, in llama.cpp's
+    /// own form: good for [`Self::set_seq_state`] on a context of the same
+    /// model and types, also in another process.
+    ///
+    /// # Errors
+    /// The sequence does not exist, or llama.cpp could not write its state.
+    pub fn seq_state(&mut self, sequence: u32) -> Result<Vec<u8>, MemoryError> {
+        let id = self.sequence_id(sequence)?;
+        let failed = MemoryError::State { sequence };
+        // SAFETY: the context is valid and the sequence exists.
+        let size = unsafe { sys::llama_state_seq_get_size(self.raw().as_ptr(), id) };
+        let mut state = Vec::new();
+        state.try_reserve_exact(size).map_err(|_| failed)?;
+        state.resize(size, 0);
+        // SAFETY: as above; the buffer has `size` bytes.
+        let written = unsafe {
+            sys::llama_state_seq_get_data(self.raw().as_ptr(), state.as_mut_ptr(), size, id)
+        };
+        if written == 0 || written > size {
+            return Err(failed);
+        }
+        state.truncate(written);
+        Ok(state)
+    }
+
+    /// Makes a sequence remember what [`Self::seq_state`] has copied out, and
+    /// nothing else. The bytes must be unchanged: llama.cpp trusts them.
+    ///
+    /// # Errors
+    /// The sequence does not exist, or the context has no room for the state;
+    /// then what the sequence remembers is unknown until it is removed.
+    pub fn set_seq_state(&mut self, sequence: u32, state: &[u8]) -> Result<(), MemoryError> {
+        let id = self.sequence_id(sequence)?;
+        // SAFETY: the context is valid, the sequence exists, and the buffer has
+        // as many bytes as are said.
+        let read = unsafe {
+            sys::llama_state_seq_set_data(self.raw().as_ptr(), state.as_ptr(), state.len(), id)
+        };
+        if read == 0 { Err(MemoryError::State { sequence }) } else { Ok(()) }
     }
 
     /// Forgets every sequence but one.

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use e2e::{Cluster, Http};
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn monitoring_page() -> String {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/MONITORING.md");
@@ -92,4 +92,30 @@ fn logs_and_status_can_be_read_by_command() {
     let status = cluster.rbee(&["status"]).ok();
     assert!(status.contains("local") && status.contains("tiny"), "{status}");
     assert!(Http::new(&cluster.url("queen"), None).get("/health").status == 200);
+}
+
+#[test]
+fn bench_measures_the_whole_chain_by_the_tokens_that_it_counts() {
+    let cluster = Cluster::echo();
+    cluster.import_tiny("tiny");
+    for (scenario, options, phases, requests) in [
+        ("unique", &["--streams=1,4", "--requests=3"][..], &["load"][..], 15),
+        ("shared-prefix", &["--streams=4", "--requests=2"], &["load"], 8),
+        ("second-turn", &["--chats=3"], &["turn-one", "turn-two", "cold"], 9),
+    ] {
+        let fixed = ["bench", "-m", "tiny", "--json", "--output-tokens=12", "--scenario", scenario];
+        let report: Value =
+            serde_json::from_str(&cluster.rbee(&[&fixed[..], options].concat()).ok())
+                .expect("JSON");
+        let asked = report["requests"].as_array().expect("requests");
+        assert_eq!((asked.len(), &report["failed"]), (requests, &json!(0)), "{scenario}: {report}");
+        let seen: BTreeSet<&str> = asked.iter().filter_map(|r| r["phase"].as_str()).collect();
+        assert_eq!(seen, phases.iter().copied().collect(), "{scenario}");
+        for request in asked {
+            assert_eq!(request["counted_by"], "usage", "{scenario}: {request}");
+            let tokens = request["output_tokens"].as_u64().expect("a count");
+            assert!((1..=12).contains(&tokens), "{scenario}: {request}");
+            assert!(request["ttft_ms"].as_f64() <= request["e2e_ms"].as_f64(), "{request}");
+        }
+    }
 }

@@ -11,9 +11,9 @@ use rbee_api::openai::ChatMessage;
 use rbee_http::ApiError;
 
 use super::embedder::{self, Embedding};
+use super::memory::MemoryLimits;
 use crate::error::LoadFailure;
 use crate::sampler::Sampler;
-use crate::scheduler::Entry;
 
 /// A prompt as the engine computes it.
 #[derive(Debug)]
@@ -94,8 +94,27 @@ impl Loaded {
 
 /// What computes, by the kind of its results.
 pub(crate) enum Core {
-    Generator(Box<dyn Backend>),
+    Generator(Generator),
     Embedder(Box<dyn embedder::Backend>),
+}
+
+/// What generates text, and how it is to be used.
+pub(crate) struct Generator {
+    pub(crate) backend: Box<dyn Backend>,
+    /// What its context can do.
+    pub(crate) memory: MemoryLimits,
+    pub(crate) speculation: Speculation,
+}
+
+/// Whether replies that repeat earlier text are guessed ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Speculation {
+    /// Never.
+    Off,
+    /// Where it is faster.
+    Auto,
+    /// Wherever there is something to guess from.
+    Always,
 }
 
 /// Loads a model, on the engine thread.
@@ -141,21 +160,50 @@ impl PromptError {
     }
 }
 
+/// The tokens that a step computes in one slot, after those it holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run<'a> {
+    pub(crate) slot: u32,
+    /// Tokens that the slot holds before.
+    pub(crate) position: u32,
+    /// At least one.
+    pub(crate) tokens: &'a [u32],
+    /// How many of the last of them are to say which token comes next.
+    pub(crate) outputs: u32,
+}
+
 /// Computes steps. Lives on the engine thread, so it need not be `Send`.
 pub(crate) trait Backend {
-    /// Gives a free slot to a prompt.
-    fn begin(&mut self, slot: u32, prompt: &Arc<Prompt>);
-    /// Computes the entries of one step. After an error that is not fatal the
-    /// slots hold what they held before.
-    fn step(&mut self, entries: &[Entry]) -> Result<(), StepError>;
-    /// Chooses the token that entry `index` of the last step yields.
-    fn choose(&mut self, index: usize, entry: &Entry, sampler: &mut Sampler) -> Option<u32>;
+    /// Gives a slot to a prompt of which `reply_tokens` have been chosen
+    /// before. Says nothing about the tokens that the slot holds.
+    fn begin(&mut self, slot: u32, prompt: &Arc<Prompt>, reply_tokens: u32);
+    /// Computes one step. After an error that is not fatal the slots hold what
+    /// they held before.
+    fn step(&mut self, runs: &[Run<'_>]) -> Result<(), StepError>;
+    /// Chooses the token that comes after one of the outputs of a run of the
+    /// last step, counted from its first output.
+    fn choose(&mut self, run: usize, output: u32, sampler: &mut Sampler) -> Option<u32>;
     /// Whether a token ends the reply.
     fn is_end(&self, slot: u32, token: u32) -> bool;
     /// The bytes of a token's text.
     fn piece(&self, slot: u32, token: u32) -> &[u8];
-    /// Frees a slot and forgets what it held.
-    fn release(&mut self, slot: u32);
+    /// Makes a slot hold its first `len` tokens only; 0 empties it.
+    fn cut(&mut self, slot: u32, len: u32) -> Result<(), Unusable>;
+    /// Makes `to` hold the first `len` tokens of `from`, of which there are at
+    /// least so many, and nothing else.
+    fn copy(&mut self, from: u32, to: u32, len: u32) -> Result<(), Unusable>;
+    /// Returns all that a slot holds, to be kept outside the context.
+    fn save(&mut self, slot: u32) -> Result<Vec<u8>, Unusable>;
+    /// Makes a slot hold the first `len` tokens of what was saved.
+    fn restore(&mut self, slot: u32, state: &[u8], len: u32) -> Result<(), Unusable>;
+}
+
+/// The tokens cannot be had this way and must be computed. The slot in
+/// question is empty.
+#[derive(Debug, thiserror::Error)]
+#[error("the tokens must be computed again: {reason}")]
+pub(crate) struct Unusable {
+    pub(crate) reason: String,
 }
 
 /// Ends the step that is being computed, from any thread.

@@ -5,6 +5,7 @@
 
 mod script;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,14 +14,15 @@ use rbee_api::openai::{ChatMessage, Role};
 use tokio::time::Instant;
 
 use super::backend::{
-    Abilities, Backend, Core, Loaded, Loader, Prompt, PromptError, StepError, Tokenizer,
+    Abilities, Backend, Core, Generator, Loaded, Loader, Prompt, PromptError, Run, Speculation,
+    StepError, Tokenizer, Unusable,
 };
+use super::memory::{Layout, MemoryLimits};
 use crate::error::LoadFailure;
 use crate::sampler::Sampler;
-use crate::scheduler::{Entry, Work};
 use script::Script;
 
-/// Ids that a prompt of token ids may hold.
+/// Ids that a prompt of token ids may hold: each is said as a word.
 pub(super) const VOCABULARY: usize = 32_768;
 /// The token that ends a reply; all others are positions in the reply.
 const END: u32 = u32::MAX;
@@ -30,6 +32,8 @@ const END: u32 = u32::MAX;
 pub(crate) struct EchoLoader {
     pub(crate) slots: u32,
     pub(crate) context_tokens: u32,
+    /// Most bytes of states outside the slots.
+    pub(crate) store_bytes_max: u64,
     /// Set when a script asks that SIGTERM be ignored from then on.
     pub(crate) ignore_sigterm: Arc<AtomicBool>,
 }
@@ -51,33 +55,58 @@ impl Loader for EchoLoader {
             interrupt: None,
             load_time: Duration::ZERO,
         };
-        let slots = (0..self.slots).map(|_| None).collect();
-        let backend = EchoBackend { slots, ignore_sigterm: self.ignore_sigterm };
-        Ok((Core::Generator(Box::new(backend)), loaded))
+        let backend = EchoBackend {
+            slots: (0..self.slots).map(|_| Slot::default()).collect(),
+            slots_of_runs: Vec::new(),
+            ignore_sigterm: self.ignore_sigterm,
+        };
+        let memory = MemoryLimits {
+            slots: self.slots,
+            layout: Layout::Split,
+            can_cut: true,
+            store_bytes_max: self.store_bytes_max,
+        };
+        let speculation = Speculation::Off;
+        let generator = Generator { backend: Box::new(backend), memory, speculation };
+        Ok((Core::Generator(generator), loaded))
     }
 }
 
-/// Counts words.
+/// Makes a token of each word.
 #[derive(Debug)]
 struct EchoTokenizer;
 
 impl EchoTokenizer {
-    fn prompt(words: usize, text: String) -> Result<Prompt, PromptError> {
+    fn prompt<'a>(
+        words: impl Iterator<Item = &'a str>,
+        text: String,
+    ) -> Result<Prompt, PromptError> {
         Script::parse(&text)?;
-        let words = u32::try_from(words.max(1)).unwrap_or(u32::MAX);
-        Ok(Prompt { tokens: (0..words).collect(), stops: Vec::new(), text: Some(text) })
+        let mut tokens: Vec<u32> = words.map(token_of).collect();
+        if tokens.is_empty() {
+            tokens.push(token_of(""));
+        }
+        Ok(Prompt { tokens, stops: Vec::new(), text: Some(text) })
     }
+}
+
+/// The same for the same word; hardly ever the same for two.
+fn token_of(word: &str) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    word.hash(&mut hasher);
+    let [a, b, c, d, ..] = hasher.finish().to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
 }
 
 impl Tokenizer for EchoTokenizer {
     fn chat(&self, messages: &[ChatMessage]) -> Result<Prompt, PromptError> {
-        let words = messages.iter().map(|m| m.content.split_whitespace().count()).sum();
+        let words = messages.iter().flat_map(|message| message.content.split_whitespace());
         let last = messages.iter().rev().find(|message| message.role == Role::User);
         Self::prompt(words, last.map(|message| message.content.clone()).unwrap_or_default())
     }
 
     fn text(&self, text: &str) -> Result<Prompt, PromptError> {
-        Self::prompt(text.split_whitespace().count(), text.to_owned())
+        Self::prompt(text.split_whitespace(), text.to_owned())
     }
 
     fn tokens(&self, tokens: &[u32]) -> Result<Prompt, PromptError> {
@@ -88,68 +117,105 @@ impl Tokenizer for EchoTokenizer {
             }
         }
         let words: Vec<String> = tokens.iter().map(|token| format!("t{token}")).collect();
-        Self::prompt(words.len(), words.join(" "))
+        Self::prompt(words.iter().map(String::as_str), words.join(" "))
     }
 }
 
-/// One running reply.
-#[derive(Debug)]
-struct Reply {
+/// One slot: what it holds and the reply that is running there.
+#[derive(Debug, Default)]
+struct Slot {
+    tokens: Vec<u32>,
+    /// The prompt that must stand at their beginning.
+    prompt: Vec<u32>,
     script: Script,
-    /// Position of the next token.
+    /// Position of the next token of the reply.
     next: u32,
 }
 
-/// Plays scripts.
+/// Plays scripts, and holds the worker to what it says a slot holds.
 #[derive(Debug)]
 struct EchoBackend {
-    slots: Vec<Option<Reply>>,
+    slots: Vec<Slot>,
+    /// The slot of each run of the last step.
+    slots_of_runs: Vec<u32>,
     ignore_sigterm: Arc<AtomicBool>,
 }
 
 impl EchoBackend {
-    fn reply(&self, slot: u32) -> Option<&Reply> {
-        self.slots.get(slot as usize)?.as_ref()
+    fn slot_mut(&mut self, slot: u32) -> Result<&mut Slot, Unusable> {
+        let unknown = || Unusable { reason: format!("there is no slot {slot}") };
+        self.slots.get_mut(slot as usize).ok_or_else(unknown)
+    }
+
+    fn hold(&mut self, slot: u32, tokens: Option<&[u32]>) -> Result<(), Unusable> {
+        let held = self.slot_mut(slot)?;
+        held.tokens.clear();
+        let fewer = || Unusable { reason: "there are fewer tokens than that".to_owned() };
+        held.tokens.extend_from_slice(tokens.ok_or_else(fewer)?);
+        Ok(())
     }
 }
 
 impl Backend for EchoBackend {
-    fn begin(&mut self, slot: u32, prompt: &Arc<Prompt>) {
+    fn begin(&mut self, slot: u32, prompt: &Arc<Prompt>, reply_tokens: u32) {
         // The tokenizer has parsed it already, so a script that is wrong cannot be here.
         let script = Script::parse(prompt.text.as_deref().unwrap_or_default()).unwrap_or_default();
         if script.ignore_sigterm {
             self.ignore_sigterm.store(true, Ordering::Relaxed);
         }
         if let Some(place) = self.slots.get_mut(slot as usize) {
-            *place = Some(Reply { script, next: 0 });
+            place.script = script;
+            place.prompt.clone_from(&prompt.tokens);
+            place.next = reply_tokens;
         }
     }
 
-    fn step(&mut self, entries: &[Entry]) -> Result<(), StepError> {
+    fn step(&mut self, runs: &[Run<'_>]) -> Result<(), StepError> {
         let started = Instant::now();
         let mut delay = Duration::ZERO;
-        for entry in entries.iter().filter(|entry| entry.work.yields_token()) {
-            let Some(reply) = self.reply(entry.slot) else { continue };
-            let token = Some(reply.next + 1);
-            if reply.script.die_at == token {
+        self.slots_of_runs.clear();
+        for run in runs {
+            self.slots_of_runs.push(run.slot);
+            let Some(slot) = self.slots.get_mut(run.slot as usize) else { continue };
+            if slot.tokens.len() != run.position as usize {
+                let reason = format!(
+                    "slot {} holds {} tokens and not {}",
+                    run.slot,
+                    slot.tokens.len(),
+                    run.position
+                );
+                return Err(StepError::Fatal { reason });
+            }
+            slot.tokens.extend_from_slice(run.tokens);
+            if run.outputs == 0 {
+                continue;
+            }
+            let reply = slot.tokens.strip_prefix(slot.prompt.as_slice());
+            if !reply.is_some_and(|reply| reply.iter().copied().eq(0..slot.next)) {
+                let reason = format!("slot {} holds somebody else's tokens", run.slot);
+                return Err(StepError::Fatal { reason });
+            }
+            let token = Some(slot.next + 1);
+            if slot.script.die_at == token {
                 std::process::abort();
             }
-            if reply.script.hang_at == token {
+            if slot.script.hang_at == token {
                 hang();
             }
-            if entry.work == Work::Decode {
-                delay = delay.max(reply.script.delay);
+            if slot.next > 0 {
+                delay = delay.max(slot.script.delay);
             }
         }
         wait_until(started + delay);
         Ok(())
     }
 
-    fn choose(&mut self, _: usize, entry: &Entry, _: &mut Sampler) -> Option<u32> {
-        let reply = self.slots.get_mut(entry.slot as usize)?.as_mut()?;
-        let token = reply.next;
-        reply.next += 1;
-        Some(if token < reply.script.tokens { token } else { END })
+    fn choose(&mut self, run: usize, _: u32, _: &mut Sampler) -> Option<u32> {
+        let slot = *self.slots_of_runs.get(run)?;
+        let slot = self.slots.get_mut(slot as usize)?;
+        let token = slot.next;
+        slot.next += 1;
+        Some(if token < slot.script.tokens { token } else { END })
     }
 
     fn is_end(&self, _: u32, token: u32) -> bool {
@@ -157,13 +223,28 @@ impl Backend for EchoBackend {
     }
 
     fn piece(&self, slot: u32, token: u32) -> &[u8] {
-        self.reply(slot).map_or(&[], |reply| reply.script.piece(token))
+        self.slots.get(slot as usize).map_or(&[], |slot| slot.script.piece(token))
     }
 
-    fn release(&mut self, slot: u32) {
-        if let Some(place) = self.slots.get_mut(slot as usize) {
-            *place = None;
-        }
+    fn cut(&mut self, slot: u32, len: u32) -> Result<(), Unusable> {
+        let tokens = std::mem::take(&mut self.slot_mut(slot)?.tokens);
+        self.hold(slot, tokens.get(..len as usize))
+    }
+
+    fn copy(&mut self, from: u32, to: u32, len: u32) -> Result<(), Unusable> {
+        let tokens = self.slot_mut(from)?.tokens.clone();
+        self.hold(to, tokens.get(..len as usize))
+    }
+
+    fn save(&mut self, slot: u32) -> Result<Vec<u8>, Unusable> {
+        let tokens = &self.slot_mut(slot)?.tokens;
+        Ok(tokens.iter().flat_map(|token| token.to_le_bytes()).collect())
+    }
+
+    fn restore(&mut self, slot: u32, state: &[u8], len: u32) -> Result<(), Unusable> {
+        let (tokens, _) = state.as_chunks();
+        let tokens: Vec<u32> = tokens.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
+        self.hold(slot, tokens.get(..len as usize))
     }
 }
 

@@ -4,6 +4,7 @@
 
 #[cfg(test)]
 mod oracle;
+mod sequences;
 mod sizing;
 mod tokenizer;
 
@@ -13,23 +14,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rbee_llama::backend::system_info;
-use rbee_llama::batch::{Batch, Logits};
 use rbee_llama::chat::ChatTemplate;
-use rbee_llama::context::{AbortHandle, Context, ContextError, DecodeError};
+use rbee_llama::context::{AbortHandle, Context, ContextError};
 use rbee_llama::context_params::{ContextParams, FlashAttention, KvType};
 use rbee_llama::device::{DeviceKind, devices};
 use rbee_llama::model::{LoadError, Model, ModelParams};
-use rbee_llama::vocab::Token;
 
-use super::backend::{Abilities, Backend, Core, Interrupt, Loaded, Loader, Prompt, StepError};
+use super::backend::{Abilities, Core, Generator, Interrupt, Loaded, Loader, Speculation};
 use super::embedder;
+use super::memory::{Layout, MemoryLimits};
+use super::pace::DRAFT_MAX;
 use super::runner::STEP_TOKENS;
 use crate::error::{LoadFailure, chain};
-use crate::sampler::Sampler;
-use crate::scheduler::{Entry, Work};
 use crate::threads::compute_threads;
+use sequences::LlamaBackend;
 use sizing::{Sizes, Wishes};
 use tokenizer::LlamaTokenizer;
+
+/// What the processor is called among devices.
+const CPU: &str = "cpu";
 
 /// How to start the llama.cpp engine; `None` leaves a size to be worked out.
 #[derive(Debug)]
@@ -38,6 +41,12 @@ pub(crate) struct LlamaLoader {
     pub(crate) slots: Option<u32>,
     pub(crate) context_tokens: Option<u32>,
     pub(crate) threads: Option<u32>,
+    /// How slots lie in the context; `None` for what suits the device.
+    pub(crate) layout: Option<Layout>,
+    /// Most bytes of states outside the context.
+    pub(crate) store_bytes_max: u64,
+    /// Counts only for models whose state can be cut back.
+    pub(crate) speculation: Speculation,
 }
 
 impl Loader for LlamaLoader {
@@ -65,37 +74,60 @@ impl Loader for LlamaLoader {
         let wishes = Wishes { slots: self.slots, context_tokens: self.context_tokens };
         let sizes = Sizes::for_model(&model, wishes);
         let threads = self.threads.unwrap_or_else(compute_threads);
-        let context = Context::new(Arc::clone(&model), &context_params(sizes, threads))?;
+        let device = device_name();
+        let layout = self.layout.unwrap_or_else(|| layout_for(&device));
+        let params = context_params(sizes, threads, layout);
+        let context = Context::new(Arc::clone(&model), &params)?;
+        let can_cut = !model.has_recurrent_state();
+        let memory = MemoryLimits {
+            slots: sizes.slots,
+            layout,
+            can_cut,
+            store_bytes_max: self.store_bytes_max,
+        };
         let loaded = Loaded {
             slots: sizes.slots,
             context_tokens: context.n_ctx_seq().min(sizes.context_tokens),
-            device: device_name(),
+            device,
             description: model.description(),
-            interrupt: interrupt_of(&model, &context),
+            // A state of fixed size cannot be cut back to where a step began.
+            interrupt: can_cut.then(|| Arc::new(context.abort_handle()) as Arc<dyn Interrupt>),
             abilities: Abilities::Generates(Arc::new(LlamaTokenizer {
                 model: Arc::clone(&model),
                 template,
             })),
             load_time: Duration::ZERO,
         };
-        tracing::info!(threads, device = loaded.device, system = system_info(), "model loaded");
-        let backend = LlamaBackend::new(context, sizes.slots);
-        Ok((Core::Generator(Box::new(backend)), loaded))
+        tracing::info!(
+            threads,
+            device = loaded.device,
+            ?layout,
+            system = system_info(),
+            "model loaded"
+        );
+        let speculation = if can_cut { self.speculation } else { Speculation::Off };
+        let backend = Box::new(LlamaBackend::new(context, layout));
+        Ok((Core::Generator(Generator { backend, memory, speculation }), loaded))
     }
 }
 
-/// The KV memory is split by slot: on a processor, attention over a memory that
-/// all share visits everybody's tokens and skips the others' one by one.
-fn context_params(sizes: Sizes, threads: u32) -> ContextParams {
+/// On a processor, attention over a memory that all share visits everybody's
+/// tokens and skips the others' one by one; on a GPU, tokens that are shared
+/// are worth more.
+fn layout_for(device: &str) -> Layout {
+    if device == CPU { Layout::Split } else { Layout::Unified }
+}
+
+fn context_params(sizes: Sizes, threads: u32, layout: Layout) -> ContextParams {
     ContextParams {
         n_ctx: sizes.slots.saturating_mul(sizes.context_tokens),
         n_batch: STEP_TOKENS,
         n_ubatch: STEP_TOKENS,
         n_seq_max: sizes.slots,
-        n_outputs_max: sizes.slots,
+        n_outputs_max: sizes.slots + DRAFT_MAX,
         n_threads: threads,
         n_threads_batch: threads,
-        kv_unified: false,
+        kv_unified: layout == Layout::Unified,
         flash_attention: FlashAttention::Auto,
         type_k: KvType::F16,
         type_v: KvType::F16,
@@ -103,12 +135,6 @@ fn context_params(sizes: Sizes, threads: u32) -> ContextParams {
         embeddings: false,
         pooling: None,
     }
-}
-
-/// A state of fixed size cannot be cut back to where an interrupted step began.
-fn interrupt_of(model: &Model, context: &Context) -> Option<Arc<dyn Interrupt>> {
-    let can_be_cut = !model.has_recurrent_state();
-    can_be_cut.then(|| Arc::new(context.abort_handle()) as Arc<dyn Interrupt>)
 }
 
 impl Interrupt for AbortHandle {
@@ -124,7 +150,7 @@ impl Interrupt for AbortHandle {
 fn device_name() -> String {
     let on_gpu = |kind| matches!(kind, DeviceKind::Gpu | DeviceKind::IntegratedGpu);
     let gpu = devices().into_iter().find(|device| on_gpu(device.kind));
-    gpu.map_or_else(|| "cpu".to_owned(), |device| device.name.to_lowercase())
+    gpu.map_or_else(|| CPU.to_owned(), |device| device.name.to_lowercase())
 }
 
 impl From<LoadError> for LoadFailure {
@@ -146,150 +172,6 @@ impl From<ContextError> for LoadFailure {
             ContextError::Params(_) | ContextError::Refused { .. } => {
                 Self::Resources { reason: chain(&error) }
             }
-        }
-    }
-}
-
-/// What a slot holds.
-#[derive(Debug)]
-struct Sequence {
-    prompt: Arc<Prompt>,
-    /// Tokens that the context holds of it.
-    len: u32,
-    /// The token chosen last, which the context does not hold yet.
-    last: Token,
-}
-
-/// Runs steps on a context.
-#[derive(Debug)]
-struct LlamaBackend {
-    context: Context,
-    batch: Batch,
-    sequences: Vec<Option<Sequence>>,
-    /// The row of the last batch in which each entry ends.
-    rows: Vec<usize>,
-}
-
-impl LlamaBackend {
-    fn new(context: Context, slots: u32) -> Self {
-        let batch = Batch::with_capacity(context.n_batch());
-        Self { context, batch, sequences: (0..slots).map(|_| None).collect(), rows: Vec::new() }
-    }
-
-    /// Writes the entries into the batch.
-    fn fill_batch(&mut self, entries: &[Entry]) -> Result<(), StepError> {
-        self.batch.clear();
-        self.rows.clear();
-        for entry in entries {
-            let place = self.sequences.get(entry.slot as usize).and_then(Option::as_ref);
-            let sequence = place.ok_or_else(|| fatal("a slot without a job was planned"))?;
-            let row = match entry.work {
-                Work::Decode => {
-                    self.batch.push(sequence.last, sequence.len, entry.slot, Logits::Want)
-                }
-                Work::Prefill { from, len, completes } => {
-                    push_prompt(&mut self.batch, sequence, entry.slot, from, len, completes)
-                }
-            };
-            self.rows.push(row.map_err(|error| fatal(error.to_string()))?);
-        }
-        Ok(())
-    }
-
-    fn sequence_mut(&mut self, slot: u32) -> Option<&mut Sequence> {
-        self.sequences.get_mut(slot as usize)?.as_mut()
-    }
-
-    /// Forgets what an interrupted step has left behind.
-    fn roll_back(&mut self, entries: &[Entry]) -> Result<(), StepError> {
-        for entry in entries {
-            let len = self.sequence_mut(entry.slot).map_or(0, |sequence| sequence.len);
-            self.context.seq_rm(entry.slot, len..).map_err(|error| fatal(error.to_string()))?;
-        }
-        Ok(())
-    }
-}
-
-/// Adds a part of a prompt; wants logits after its last token if it is complete.
-fn push_prompt(
-    batch: &mut Batch,
-    sequence: &Sequence,
-    slot: u32,
-    from: u32,
-    len: u32,
-    completes: bool,
-) -> Result<usize, rbee_llama::batch::BatchFull> {
-    let mut row = 0;
-    let last = from + len - 1;
-    let tokens = sequence.prompt.tokens.iter().skip(from as usize).take(len as usize);
-    for (position, token) in (from..).zip(tokens) {
-        let logits = if completes && position == last { Logits::Want } else { Logits::Skip };
-        row = batch.push(Token(*token), position, slot, logits)?;
-    }
-    Ok(row)
-}
-
-fn fatal(reason: impl Into<String>) -> StepError {
-    StepError::Fatal { reason: reason.into() }
-}
-
-impl Backend for LlamaBackend {
-    fn begin(&mut self, slot: u32, prompt: &Arc<Prompt>) {
-        if let Some(place) = self.sequences.get_mut(slot as usize) {
-            *place = Some(Sequence { prompt: Arc::clone(prompt), len: 0, last: Token(0) });
-        }
-    }
-
-    fn step(&mut self, entries: &[Entry]) -> Result<(), StepError> {
-        self.fill_batch(entries)?;
-        match self.context.decode(&self.batch) {
-            Ok(()) => {
-                for entry in entries {
-                    if let Some(sequence) = self.sequence_mut(entry.slot) {
-                        sequence.len += entry.work.tokens();
-                    }
-                }
-                Ok(())
-            }
-            Err(DecodeError::NoRoom) => Err(StepError::NoRoom),
-            Err(DecodeError::Aborted) => {
-                self.roll_back(entries)?;
-                Err(StepError::Interrupted)
-            }
-            Err(error @ (DecodeError::Invalid(_) | DecodeError::Fatal { .. })) => {
-                Err(fatal(chain(&error)))
-            }
-        }
-    }
-
-    fn choose(&mut self, index: usize, entry: &Entry, sampler: &mut Sampler) -> Option<u32> {
-        let row = *self.rows.get(index)?;
-        let logits = match self.context.logits(row) {
-            Ok(logits) => logits,
-            Err(error) => {
-                tracing::error!(%error, "a step left no logits");
-                return None;
-            }
-        };
-        let token = sampler.choose(logits)?;
-        self.sequence_mut(entry.slot)?.last = Token(token);
-        Some(token)
-    }
-
-    fn is_end(&self, _: u32, token: u32) -> bool {
-        self.context.model().vocab().is_eog(Token(token))
-    }
-
-    fn piece(&self, _: u32, token: u32) -> &[u8] {
-        self.context.model().vocab().piece_bytes(Token(token))
-    }
-
-    fn release(&mut self, slot: u32) {
-        if let Some(place) = self.sequences.get_mut(slot as usize) {
-            *place = None;
-        }
-        if let Err(error) = self.context.seq_rm(slot, ..) {
-            tracing::error!(%error, "a slot could not be emptied");
         }
     }
 }

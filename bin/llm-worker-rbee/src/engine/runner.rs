@@ -2,46 +2,34 @@
 //! have the backend compute it, hand the new text out. Chooses nothing itself
 //! and never waits for a reader.
 
+mod active;
+mod slots;
+
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use rbee_api::error::{ErrorCode, ErrorDetail};
-use rbee_api::openai::{FinishReason, Usage};
-use tokio::sync::mpsc::error::TrySendError;
+use rbee_api::openai::FinishReason;
 use tokio::time::Instant;
 
-use super::backend::{Backend, Interrupt, StepError};
-use super::stats::{JobTimes, Stats};
-use super::{Command, End, EngineEnd, Event, Job};
+use super::backend::{Backend, Generator, Interrupt, Run, Speculation, StepError};
+use super::memory::Memory;
+use super::pace::{DRAFT_MAX, Pace};
+use super::stats::{Stats, StepFigures};
+use super::{Command, EngineEnd, Job};
 use crate::error::EngineFailure;
-use crate::scheduler::{JobId, Limits, Place, Plan, Reader, Scheduler};
-use crate::text::Flow;
+use crate::scheduler::{Entry, JobId, Limits, Place, Reader, Scheduler, Work};
+use active::{Active, Cause};
 
 /// Tokens in one step: what llama.cpp computes in one piece, so that a longer
 /// step would only make a cancelled prompt take longer to notice it.
 pub(super) const STEP_TOKENS: u32 = 512;
-/// Prompt tokens beside running streams. Half a step bounds the pause of the
-/// streams, and is enough that reading the weights twice costs little.
-const PROMPT_TOKENS_BESIDE_STREAMS: u32 = 256;
 /// How often jobs are looked at when all of their readers lag.
 const LAG_POLL: Duration = Duration::from_millis(5);
-
-/// A job inside the engine.
-struct Active {
-    job: Job,
-    generated: u32,
-    first_token_at: Option<Instant>,
-}
-
-/// Why a job ends.
-enum Cause {
-    Finished(FinishReason),
-    Failed(ErrorDetail),
-    ReaderGone,
-}
 
 /// What reaches the engine thread from outside.
 pub(super) struct Control {
@@ -54,34 +42,52 @@ pub(super) struct Control {
 pub(super) struct Runner {
     backend: Box<dyn Backend>,
     scheduler: Scheduler,
+    memory: Memory,
+    speculation: Speculation,
+    pace: Pace,
     jobs: HashMap<JobId, Active>,
     control: Control,
     stats: Arc<Stats>,
+    /// Whether a job had to give way since the last one ended: as long as
+    /// nobody leaves, there is no room for it.
+    is_full: bool,
+    /// Steps that the busy slots have had a gap between them.
+    steps_with_gap: u32,
     /// Reused between steps.
-    plan: Plan,
+    entries: Vec<Entry>,
     ending: Vec<JobId>,
+    /// The tokens of the step, and where each entry's stand.
+    tokens: Vec<u32>,
+    spans: Vec<Span>,
+}
+
+/// The tokens of one entry.
+#[derive(Debug)]
+struct Span {
+    /// Tokens that the slot holds before them.
+    position: u32,
+    /// Where they stand among those of the step.
+    range: Range<usize>,
 }
 
 impl Runner {
-    pub(super) fn new(
-        backend: Box<dyn Backend>,
-        slots: u32,
-        control: Control,
-        stats: Arc<Stats>,
-    ) -> Self {
-        let limits = Limits {
-            slots,
-            step_tokens: STEP_TOKENS,
-            prompt_tokens_beside_streams: PROMPT_TOKENS_BESIDE_STREAMS,
-        };
+    pub(super) fn new(generator: Generator, control: Control, stats: Arc<Stats>) -> Self {
+        let Generator { backend, memory, speculation } = generator;
         Self {
             backend,
-            scheduler: Scheduler::new(limits),
+            scheduler: Scheduler::new(Limits { slots: memory.slots, step_tokens: STEP_TOKENS }),
+            memory: Memory::new(memory),
+            speculation,
+            pace: Pace::new(),
             jobs: HashMap::new(),
             control,
             stats,
-            plan: Plan::default(),
+            is_full: false,
+            steps_with_gap: 0,
+            entries: Vec::new(),
             ending: Vec::new(),
+            tokens: Vec::new(),
+            spans: Vec::new(),
         }
     }
 
@@ -93,16 +99,18 @@ impl Runner {
             if self.control.stopping.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            self.end_expired();
+            let began = Instant::now();
+            self.end_expired(began);
             self.end_abandoned();
             self.watch_readers();
-            let mut plan = std::mem::take(&mut self.plan);
-            self.scheduler.plan(&mut plan);
-            self.begin(&plan.admitted);
-            let outcome = if plan.entries.is_empty() { Ok(()) } else { self.step(&plan) };
-            self.plan = plan;
+            self.give_slots();
+            self.close_gap();
+            self.draft();
+            self.plan(began);
             self.stats.set_running(self.scheduler.running_len());
-            outcome?;
+            if !self.entries.is_empty() {
+                self.step(began)?;
+            }
         }
     }
 
@@ -113,7 +121,7 @@ impl Runner {
                 Ok(command) => self.take(command),
                 Err(_) => self.control.stopping.store(true, Ordering::Relaxed),
             }
-        } else if self.plan.entries.is_empty() {
+        } else if self.entries.is_empty() {
             match self.control.inbox.recv_timeout(LAG_POLL) {
                 Ok(command) => self.take(command),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -130,11 +138,9 @@ impl Runner {
     fn take(&mut self, command: Command) {
         match command {
             Command::Submit(job) => {
-                let id = job.id;
-                let prompt_tokens = u32::try_from(job.prompt.tokens.len()).unwrap_or(u32::MAX);
-                self.scheduler.add(id, prompt_tokens, job.deadline.instant());
-                let active = Active { job: *job, generated: 0, first_token_at: None };
-                self.jobs.insert(id, active);
+                let Job { id, deadline, .. } = *job;
+                self.scheduler.add(id, Instant::now(), deadline.instant());
+                self.jobs.insert(id, Active::new(*job));
             }
             Command::Embed(job) => {
                 // Nobody gets an input to embed past the model's kind.
@@ -145,9 +151,9 @@ impl Runner {
         }
     }
 
-    fn end_expired(&mut self) {
+    fn end_expired(&mut self, now: Instant) {
         let mut ending = std::mem::take(&mut self.ending);
-        self.scheduler.expired(Instant::now(), &mut ending);
+        self.scheduler.expired(now, &mut ending);
         for id in ending.drain(..) {
             let message = "the time for this request is over";
             let detail = ErrorDetail::new(ErrorCode::DeadlineExceeded, message);
@@ -176,28 +182,49 @@ impl Runner {
         }
     }
 
-    fn begin(&mut self, admitted: &[(JobId, u32)]) {
-        for (id, slot) in admitted {
-            let Some(active) = self.jobs.get_mut(id) else { continue };
-            self.backend.begin(*slot, &active.job.prompt);
-            self.stats.admitted(active.job.submitted_at.elapsed());
-        }
-        self.stats.set_running(self.scheduler.running_len());
+    /// Guesses on for a stream that is alone: beside others, the processor has
+    /// enough to do with what is certain.
+    fn draft(&mut self) {
+        let pace = match self.speculation {
+            Speculation::Off => return,
+            Speculation::Auto => Some(&self.pace),
+            Speculation::Always => None,
+        };
+        let Some(slot) = self.scheduler.lone_stream() else { return };
+        let active = self.scheduler.job_in(slot).and_then(|id| self.jobs.get_mut(&id));
+        let Some(active) = active else { return };
+        // The token after the guessed ones is one of the reply too.
+        let room = active.tokens_left().saturating_sub(1).min(DRAFT_MAX);
+        let len = active.drafts.guess(&active.tokens, room, pace);
+        self.scheduler.set_draft(slot, len);
     }
 
-    fn step(&mut self, plan: &Plan) -> EngineEnd {
-        let sole = match plan.entries.as_slice() {
+    fn plan(&mut self, now: Instant) {
+        let (streams, prompts) = self.scheduler.load();
+        let budget = self.pace.budget(streams, prompts, now);
+        self.scheduler.plan(budget, &mut self.entries);
+    }
+
+    fn step(&mut self, began: Instant) -> EngineEnd {
+        let entries = std::mem::take(&mut self.entries);
+        self.gather(&entries);
+        let runs = runs(&entries, &self.spans, &self.tokens);
+        let sole = match entries.as_slice() {
             [entry] => Some(entry.job),
             _ => None,
         };
         self.stats.step_begins(sole);
-        let outcome = self.backend.step(&plan.entries);
-        let tokens = plan.entries.iter().map(|entry| entry.work.tokens()).sum();
-        self.stats.step_ended(plan.entries.len(), tokens);
-        match outcome {
+        let computing = Instant::now();
+        let outcome = self.backend.step(&runs);
+        let took = computing.elapsed();
+        drop(runs);
+        let figures = StepFigures::of(&entries, took);
+        self.stats.step_ended(figures);
+        let outcome = match outcome {
             Ok(()) => {
-                self.scheduler.commit(&plan.entries);
-                self.hand_out(plan);
+                self.pace.observe(figures.stream_tokens, figures.prompt_tokens, took);
+                self.scheduler.commit(&entries);
+                self.hand_out(&entries);
                 Ok(())
             }
             Err(StepError::NoRoom) => {
@@ -212,34 +239,48 @@ impl Runner {
                 Ok(())
             }
             Err(StepError::Fatal { reason }) => Err(EngineFailure::Computation { reason }),
+        };
+        self.entries = entries;
+        self.stats.step_overhead(began.elapsed().saturating_sub(took));
+        outcome
+    }
+
+    /// Lays the tokens of the step out one after the other.
+    fn gather(&mut self, entries: &[Entry]) {
+        self.tokens.clear();
+        self.spans.clear();
+        for entry in entries {
+            let begin = self.tokens.len();
+            let mut position = 0;
+            if let Some(active) = self.jobs.get(&entry.job) {
+                match entry.work {
+                    Work::Prefill { from, len, .. } => {
+                        position = from;
+                        let part = active.tokens.iter().skip(from as usize).take(len as usize);
+                        self.tokens.extend(part);
+                    }
+                    Work::Decode { draft } => {
+                        position = active.tokens_held();
+                        self.tokens.extend(active.tokens.last());
+                        self.tokens.extend(active.drafts.draft().iter().take(draft as usize));
+                    }
+                }
+            }
+            self.spans.push(Span { position, range: begin..self.tokens.len() });
         }
     }
 
-    /// Ends the youngest job, so that the others can go on.
-    fn give_way(&mut self) {
-        let Some(id) = self.scheduler.youngest() else { return };
-        tracing::warn!("a request was ended: the context memory is full");
-        let message = "the worker's context memory is full; try again shortly";
-        self.end(id, Cause::Failed(ErrorDetail::new(ErrorCode::AllSlotsBusy, message)));
-    }
-
     /// Chooses the new tokens and sends their text.
-    fn hand_out(&mut self, plan: &Plan) {
-        for (index, entry) in plan.entries.iter().enumerate() {
-            if !entry.work.yields_token() {
-                continue;
-            }
-            let Some(active) = self.jobs.get_mut(&entry.job) else { continue };
-            let token = self.backend.choose(index, entry, &mut active.job.sampler);
-            let cause = match token {
-                None => {
-                    let message = "the model gave no result";
-                    Some(Cause::Failed(ErrorDetail::new(ErrorCode::WorkerFailed, message)))
+    fn hand_out(&mut self, entries: &[Entry]) {
+        for (run, entry) in entries.iter().enumerate() {
+            let cause = match entry.work {
+                Work::Prefill { completes, .. } => {
+                    let range = self.spans.get(run).map(|span| span.range.clone());
+                    let tokens = range.and_then(|range| self.tokens.get(range));
+                    self.memory.prefilled(entry.slot, tokens.unwrap_or_default());
+                    if completes { self.hand_out_run(run, entry) } else { None }
                 }
-                Some(token) if self.backend.is_end(entry.slot, token) => {
-                    Some(Cause::Finished(FinishReason::Stop))
-                }
-                Some(token) => active.advance(self.backend.piece(entry.slot, token), &self.stats),
+                Work::Decode { .. } => self.hand_out_run(run, entry),
             };
             if let Some(cause) = cause {
                 self.end(entry.job, cause);
@@ -247,10 +288,57 @@ impl Runner {
         }
     }
 
-    /// Takes a job out, frees its slot and tells its reader.
+    /// Chooses as many tokens as the guesses were right, and one more.
+    fn hand_out_run(&mut self, run: usize, entry: &Entry) -> Option<Cause> {
+        let active = self.jobs.get_mut(&entry.job)?;
+        let position = active.tokens.len();
+        let mut text = String::new();
+        let mut cause = None;
+        let mut hits = 0;
+        for output in 0..entry.work.outputs() {
+            let Some(token) = self.backend.choose(run, output, &mut active.job.sampler) else {
+                let message = "the model gave no result";
+                cause = Some(Cause::Failed(ErrorDetail::new(ErrorCode::WorkerFailed, message)));
+                break;
+            };
+            if self.backend.is_end(entry.slot, token) {
+                cause = Some(Cause::Finished(FinishReason::Stop));
+                break;
+            }
+            active.tokens.push(token);
+            cause = active.advance(self.backend.piece(entry.slot, token), &mut text, &self.stats);
+            let guessed = active.drafts.draft().get(hits) == Some(&token);
+            hits += usize::from(guessed);
+            if cause.is_some() || !guessed {
+                break;
+            }
+        }
+        let cause = active.send(text).or(cause);
+        if let Work::Decode { draft } = entry.work {
+            // The last token before, and the guesses that were right.
+            let held = position.saturating_sub(1)..position + hits;
+            self.memory.extend(entry.slot, active.tokens.get(held).unwrap_or_default());
+            if draft > 0 {
+                active.drafts.learn(hits);
+                self.stats.drafted(draft, hits);
+                let len = u32::try_from(position + hits).unwrap_or(u32::MAX);
+                if let Err(error) = self.backend.cut(entry.slot, len) {
+                    tracing::error!(%error, "a guess could not be taken back");
+                    self.memory.forget(entry.slot);
+                    let message = "the worker lost the state of this request";
+                    return Some(Cause::Failed(ErrorDetail::new(ErrorCode::WorkerFailed, message)));
+                }
+            }
+        }
+        cause
+    }
+
+    /// Takes a job out, frees its slot and tells its reader. What the slot
+    /// holds stays for others to go on from.
     fn end(&mut self, id: JobId, cause: Cause) {
         if let Some(Place::Slot(slot)) = self.scheduler.remove(id) {
-            self.backend.release(slot);
+            self.memory.end(slot);
+            self.is_full = false;
         }
         self.stats.set_running(self.scheduler.running_len());
         let Some(active) = self.jobs.remove(&id) else { return };
@@ -259,82 +347,13 @@ impl Runner {
     }
 }
 
-impl Cause {
-    /// The word that stands in the metrics.
-    fn outcome(&self) -> &'static str {
-        match self {
-            Self::Finished(FinishReason::Stop) => "stop",
-            Self::Finished(FinishReason::Length) => "length",
-            Self::Failed(_) => "failed",
-            Self::ReaderGone => "cancelled",
-        }
-    }
-}
-
-impl Active {
-    /// Takes the bytes of one token in and says whether the job ends with it.
-    fn advance(&mut self, bytes: &[u8], stats: &Stats) -> Option<Cause> {
-        self.generated += 1;
-        if self.first_token_at.is_none() {
-            self.first_token_at = Some(Instant::now());
-            stats.first_token(self.job.submitted_at.elapsed());
-        }
-        let mut text = String::new();
-        let flow = self.job.text.push(bytes, &mut text);
-        if !text.is_empty() {
-            match self.job.events.try_send(Event::Text(text)) {
-                Ok(()) => {}
-                Err(TrySendError::Closed(_)) => return Some(Cause::ReaderGone),
-                // A job without room in its channel is not computed.
-                Err(TrySendError::Full(_)) => tracing::error!("text was lost: a channel is full"),
-            }
-        }
-        match flow {
-            Flow::Stopped => Some(Cause::Finished(FinishReason::Stop)),
-            Flow::GoesOn if self.generated >= self.job.tokens_max => {
-                Some(Cause::Finished(FinishReason::Length))
-            }
-            Flow::GoesOn => None,
-        }
-    }
-
-    fn times(&self) -> JobTimes {
-        JobTimes {
-            prompt_tokens: self.prompt_tokens(),
-            generated_tokens: self.generated,
-            total: self.job.submitted_at.elapsed(),
-            generation: self.first_token_at.map(|at| at.elapsed()).unwrap_or_default(),
-        }
-    }
-
-    fn prompt_tokens(&self) -> u32 {
-        u32::try_from(self.job.prompt.tokens.len()).unwrap_or(u32::MAX)
-    }
-
-    fn tell_end(mut self, cause: Cause) {
-        let end = match cause {
-            Cause::Finished(reason) => self.finished(reason),
-            Cause::Failed(detail) => End::Failed(Box::new(detail)),
-            Cause::ReaderGone => return,
-        };
-        if let Err(error) = self.job.events.try_send(Event::End(end)) {
-            tracing::debug!(%error, "a reader left before the end");
-        }
-    }
-
-    fn finished(&mut self, reason: FinishReason) -> End {
-        let mut text = String::new();
-        // The last of the text can still complete a stop sequence.
-        let reason = match self.job.text.finish(&mut text) {
-            Flow::Stopped => FinishReason::Stop,
-            Flow::GoesOn => reason,
-        };
-        let prompt_tokens = self.prompt_tokens();
-        let usage = Usage {
-            prompt_tokens,
-            completion_tokens: self.generated,
-            total_tokens: prompt_tokens.saturating_add(self.generated),
-        };
-        End::Finished { text, reason, usage }
-    }
+/// The runs of a step, one for each entry.
+fn runs<'a>(entries: &[Entry], spans: &[Span], tokens: &'a [u32]) -> Vec<Run<'a>> {
+    let runs = entries.iter().zip(spans).map(|(entry, span)| Run {
+        slot: entry.slot,
+        position: span.position,
+        tokens: tokens.get(span.range.clone()).unwrap_or_default(),
+        outputs: entry.work.outputs(),
+    });
+    runs.collect()
 }

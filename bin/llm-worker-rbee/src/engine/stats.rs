@@ -4,7 +4,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::scheduler::JobId;
+use super::memory::Memory;
+use crate::scheduler::{Entry, JobId, Work};
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 /// The figures themselves.
@@ -42,11 +43,36 @@ pub(crate) struct Snapshot {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct JobTimes {
     pub(crate) prompt_tokens: u32,
+    /// Of those, the ones that were not computed.
+    pub(crate) cached_tokens: u32,
     pub(crate) generated_tokens: u32,
     /// From the first token to the last.
     pub(crate) generation: Duration,
     /// From the submission to the end.
     pub(crate) total: Duration,
+}
+
+/// What one step computed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StepFigures {
+    pub(crate) requests: u32,
+    pub(crate) stream_tokens: u32,
+    pub(crate) prompt_tokens: u32,
+    pub(crate) took: Duration,
+}
+
+impl StepFigures {
+    pub(super) fn of(entries: &[Entry], took: Duration) -> Self {
+        let requests = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+        let mut figures = Self { requests, stream_tokens: 0, prompt_tokens: 0, took };
+        for entry in entries {
+            match entry.work {
+                Work::Prefill { len, .. } => figures.prompt_tokens += len,
+                Work::Decode { draft } => figures.stream_tokens += 1 + draft,
+            }
+        }
+        figures
+    }
 }
 
 impl Stats {
@@ -99,15 +125,38 @@ impl Stats {
         self.sole_job.load(Ordering::Relaxed) == job.0
     }
 
-    pub(super) fn step_ended(&self, requests: usize, tokens: u32) {
+    pub(super) fn step_ended(&self, figures: StepFigures) {
         self.sole_job.store(0, Ordering::Relaxed);
         self.stepping.store(false, Ordering::Relaxed);
-        let requests = u32::try_from(requests).unwrap_or(u32::MAX);
         self.steps.fetch_add(1, Ordering::Relaxed);
-        self.batch_requests_max.fetch_max(requests, Ordering::Relaxed);
+        self.batch_requests_max.fetch_max(figures.requests, Ordering::Relaxed);
         self.meters.steps.increment(1);
-        self.meters.step_requests.increment(u64::from(requests));
-        self.meters.step_tokens.increment(u64::from(tokens));
+        self.meters.step_requests.increment(u64::from(figures.requests));
+        let tokens = u64::from(figures.stream_tokens) + u64::from(figures.prompt_tokens);
+        self.meters.step_tokens.increment(tokens);
+        self.meters.step_time.record(figures.took.as_secs_f64());
+    }
+
+    /// What the engine thread did around a step: planning, choosing, sending.
+    pub(super) fn step_overhead(&self, took: Duration) {
+        self.meters.step_overhead.record(took.as_secs_f64());
+    }
+
+    /// Counts the guessed tokens of one step, and those that were right.
+    pub(super) fn drafted(&self, guessed: u32, right: usize) {
+        self.meters.draft_tokens.increment(u64::from(guessed));
+        self.meters.draft_tokens_accepted.increment(right as u64);
+    }
+
+    pub(super) fn preempted(&self) {
+        self.meters.preemptions.increment(1);
+    }
+
+    pub(super) fn set_memory(&self, memory: &Memory) {
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+        let (tokens, bytes) = (memory.tokens_held() as f64, memory.stored_bytes() as f64);
+        self.meters.context_tokens.set(tokens);
+        self.meters.stored_bytes.set(bytes);
     }
 
     /// Counts inputs that were embedded or scored.
@@ -128,6 +177,7 @@ impl Stats {
     pub(super) fn ended(&self, outcome: &'static str, times: JobTimes) {
         counter!("rbee_worker_requests_total", "outcome" => outcome).increment(1);
         self.meters.prompt_tokens.increment(u64::from(times.prompt_tokens));
+        self.meters.cached_tokens.increment(u64::from(times.cached_tokens));
         self.meters.generated_tokens.increment(u64::from(times.generated_tokens));
         if times.generated_tokens > 1 {
             let each = times.generation.as_secs_f64() / f64::from(times.generated_tokens - 1);
@@ -145,7 +195,15 @@ struct Meters {
     steps: Counter,
     step_requests: Counter,
     step_tokens: Counter,
+    step_time: Histogram,
+    step_overhead: Histogram,
+    draft_tokens: Counter,
+    draft_tokens_accepted: Counter,
+    preemptions: Counter,
+    context_tokens: Gauge,
+    stored_bytes: Gauge,
     prompt_tokens: Counter,
+    cached_tokens: Counter,
     generated_tokens: Counter,
     inputs: Counter,
     queue_time: Histogram,
@@ -174,7 +232,15 @@ impl Meters {
             steps: counter!("rbee_worker_engine_steps_total"),
             step_requests: counter!("rbee_worker_step_requests_total"),
             step_tokens: counter!("rbee_worker_step_tokens_total"),
+            step_time: histogram!("rbee_worker_step_seconds"),
+            step_overhead: histogram!("rbee_worker_step_overhead_seconds"),
+            draft_tokens: counter!("rbee_worker_draft_tokens_total"),
+            draft_tokens_accepted: counter!("rbee_worker_draft_tokens_accepted_total"),
+            preemptions: counter!("rbee_worker_preemptions_total"),
+            context_tokens: gauge!("rbee_worker_context_tokens"),
+            stored_bytes: gauge!("rbee_worker_stored_state_bytes"),
             prompt_tokens: counter!("rbee_worker_prompt_tokens_total"),
+            cached_tokens: counter!("rbee_worker_cached_prompt_tokens_total"),
             generated_tokens: counter!("rbee_worker_generated_tokens_total"),
             inputs: counter!("rbee_worker_inputs_total"),
             queue_time: histogram!("rbee_worker_queue_seconds"),

@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use rbee_api::openai::{ChatMessage, Sampling};
 
-use super::backend::{Abilities, Backend, Interrupt, PromptError, StepError, Tokenizer};
+use super::backend::{
+    Abilities, Backend, Generator, Interrupt, PromptError, Run, Speculation, StepError, Tokenizer,
+    Unusable,
+};
+use super::memory::{Layout, MemoryLimits};
 use super::*;
-use crate::scheduler::Entry;
 
 /// Longest that anything here may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -78,15 +81,18 @@ impl Loader for Doomed {
             interrupt: Some(Arc::clone(&self.interrupt) as Arc<dyn Interrupt>),
             load_time: Duration::ZERO,
         };
-        Ok((Core::Generator(self), loaded))
+        let memory =
+            MemoryLimits { slots: 2, layout: Layout::Unified, can_cut: true, store_bytes_max: 0 };
+        let generator = Generator { backend: self, memory, speculation: Speculation::Off };
+        Ok((Core::Generator(generator), loaded))
     }
 }
 
 impl Backend for Doomed {
-    fn begin(&mut self, _: u32, _: &Arc<Prompt>) {}
+    fn begin(&mut self, _: u32, _: &Arc<Prompt>, _: u32) {}
 
-    fn step(&mut self, entries: &[Entry]) -> Result<(), StepError> {
-        if entries.len() < self.gathered {
+    fn step(&mut self, runs: &[Run<'_>]) -> Result<(), StepError> {
+        if runs.len() < self.gathered {
             return Err(StepError::Interrupted);
         }
         self.gathered = 0;
@@ -99,7 +105,7 @@ impl Backend for Doomed {
         }
     }
 
-    fn choose(&mut self, _: usize, _: &Entry, _: &mut Sampler) -> Option<u32> {
+    fn choose(&mut self, _: usize, _: u32, _: &mut Sampler) -> Option<u32> {
         Some(7)
     }
 
@@ -111,7 +117,21 @@ impl Backend for Doomed {
         b"x"
     }
 
-    fn release(&mut self, _: u32) {}
+    fn cut(&mut self, _: u32, _: u32) -> Result<(), Unusable> {
+        Ok(())
+    }
+
+    fn copy(&mut self, _: u32, _: u32, _: u32) -> Result<(), Unusable> {
+        Ok(())
+    }
+
+    fn save(&mut self, _: u32) -> Result<Vec<u8>, Unusable> {
+        Ok(Vec::new())
+    }
+
+    fn restore(&mut self, _: u32, _: &[u8], _: u32) -> Result<(), Unusable> {
+        Ok(())
+    }
 }
 
 struct Running {
@@ -143,6 +163,7 @@ impl Running {
         let job = Job {
             id: self.handle.next_job(),
             prompt: Arc::new(prompt),
+            scope: Scope([0; 32]),
             tokens_max,
             text: TextStream::new(&[]),
             sampler: Sampler::new(Sampling::default(), 1),
@@ -170,12 +191,23 @@ async fn outcome(mut events: mpsc::Receiver<Event>) -> Result<String, Option<Err
 }
 
 #[tokio::test]
-async fn when_memory_is_full_the_youngest_gives_way_and_the_others_finish() {
+async fn when_memory_is_full_the_youngest_waits_and_everybody_finishes() {
     let engine = Running::start(2, &[Fate::NoRoom]).await;
     let older = engine.submit(REPLY_TOKENS, PATIENCE);
     let younger = engine.submit(REPLY_TOKENS, PATIENCE);
-    assert_eq!(outcome(younger).await, Err(Some(ErrorCode::AllSlotsBusy)));
+    assert_eq!(outcome(younger).await.unwrap(), "xxx");
     assert_eq!(outcome(older).await.unwrap(), "xxx");
+}
+
+#[tokio::test]
+async fn a_request_for_which_memory_never_suffices_is_refused() {
+    let engine = Running::start(0, &[Fate::NoRoom, Fate::NoRoom]).await;
+    let job = engine.submit(REPLY_TOKENS, PATIENCE);
+    assert_eq!(outcome(job).await, Err(Some(ErrorCode::ContextLengthExceeded)));
+    let next = engine.submit(REPLY_TOKENS, PATIENCE);
+    assert_eq!(outcome(next).await, Err(Some(ErrorCode::ContextLengthExceeded)));
+    let last = engine.submit(REPLY_TOKENS, PATIENCE);
+    assert_eq!(outcome(last).await.unwrap(), "xxx");
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ pub(super) async fn complete(
     let heading = Heading::new(Dialect::Chat, model.to_string());
     let request = Request {
         id: context.id,
+        scope: app.scope(options.user.as_deref()),
         model,
         options,
         deadline,

@@ -9,5 +9,6 @@ mod life;
 mod llama;
 mod process;
 mod replies;
+mod sharing;
 mod slots;
 mod tiny_models;

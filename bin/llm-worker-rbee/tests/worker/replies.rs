@@ -9,7 +9,7 @@ use crate::process::{MODEL, Worker, program, run};
 
 fn usage(prompt_tokens: u32, completion_tokens: u32) -> Usage {
     let total_tokens = prompt_tokens + completion_tokens;
-    Usage { prompt_tokens, completion_tokens, total_tokens }
+    Usage { prompt_tokens, completion_tokens, total_tokens, ..Usage::default() }
 }
 
 /// The routes as the program itself lists them: method, path, access.

@@ -3,12 +3,16 @@
 #[cfg(test)]
 mod cluster;
 #[cfg(test)]
+mod fake_endpoint;
+#[cfg(test)]
 mod fake_queen;
 #[cfg(test)]
 mod program;
 #[cfg(test)]
 mod pty;
 
+#[cfg(test)]
+mod bench;
 #[cfg(test)]
 mod chat;
 #[cfg(test)]

@@ -74,7 +74,8 @@ impl EmbeddingRequest {
         if dimensions == Some(0) {
             return Err(RequestError::invalid("dimensions", "dimensions must be at least 1"));
         }
-        fields.ignore_text("user", limits::USER_BYTES_MAX)?;
+        // Nothing is kept of an input, so that nothing could be shared.
+        fields.take_text("user", limits::USER_BYTES_MAX)?;
         fields.finish()?;
         Ok(Self { model, inputs, is_list, encoding, dimensions })
     }

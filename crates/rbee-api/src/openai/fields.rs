@@ -107,13 +107,17 @@ impl Fields {
         }
     }
 
-    /// Accepts a text that changes nothing in the reply, within its limit.
-    pub(super) fn ignore_text(&mut self, name: &str, bytes_max: usize) -> Result<(), RequestError> {
+    /// Takes a text of at most `bytes_max` bytes.
+    pub(super) fn take_text(
+        &mut self,
+        name: &str,
+        bytes_max: usize,
+    ) -> Result<Option<String>, RequestError> {
         match self.take::<String>(name)? {
             Some(text) if text.len() > bytes_max => {
                 Err(RequestError::invalid(name, format!("{name} is longer than {bytes_max} bytes")))
             }
-            _ => Ok(()),
+            text => Ok(text),
         }
     }
 

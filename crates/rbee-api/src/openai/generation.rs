@@ -56,6 +56,8 @@ pub struct GenerationOptions {
     pub stop: Vec<String>,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// Whom the client asks for. Prompts of different users share no computed tokens.
+    pub user: Option<String>,
 }
 
 /// Whether and how to stream.
@@ -93,7 +95,12 @@ impl GenerationOptions {
             .or(old)
             .map(|(name, n)| in_range(name, n, 1, limits::MAX_TOKENS_MAX))
             .transpose()?;
-        Ok(Self { max_tokens, stop: take_stop(fields)?, sampling: Sampling::take(fields)? })
+        Ok(Self {
+            max_tokens,
+            stop: take_stop(fields)?,
+            sampling: Sampling::take(fields)?,
+            user: fields.take_text("user", limits::USER_BYTES_MAX)?,
+        })
     }
 }
 
@@ -166,6 +173,5 @@ fn take_stop(fields: &mut Fields) -> Result<Vec<String>, RequestError> {
 /// Takes the parameters that chat and completion share and rbee does not honour.
 pub(super) fn take_neutral(fields: &mut Fields) -> Result<(), RequestError> {
     fields.only("n", &[json!(1)])?;
-    fields.only("logit_bias", &[json!({})])?;
-    fields.ignore_text("user", limits::USER_BYTES_MAX)
+    fields.only("logit_bias", &[json!({})])
 }

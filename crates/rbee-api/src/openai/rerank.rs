@@ -46,7 +46,8 @@ impl RerankRequest {
             .map(|top_n| in_range("top_n", top_n, 1, u32::MAX))
             .transpose()?;
         let return_documents = fields.take("return_documents")?.unwrap_or(false);
-        fields.ignore_text("user", limits::USER_BYTES_MAX)?;
+        // Nothing is kept of an input, so that nothing could be shared.
+        fields.take_text("user", limits::USER_BYTES_MAX)?;
         fields.finish()?;
         Ok(Self { model, query, documents, top_n, return_documents })
     }

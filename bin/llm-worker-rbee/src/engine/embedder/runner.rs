@@ -14,7 +14,7 @@ use super::turns::{Entry, Turns};
 use super::{Backend, Job};
 use crate::engine::backend::StepError;
 use crate::engine::runner::Control;
-use crate::engine::stats::{JobTimes, Stats};
+use crate::engine::stats::{JobTimes, Stats, StepFigures};
 use crate::engine::{Command, EngineEnd};
 use crate::error::EngineFailure;
 use crate::scheduler::JobId;
@@ -139,8 +139,14 @@ impl Runner {
             entries.iter().map(|entry| input_of(&self.jobs, *entry)).collect();
         let tokens = inputs.iter().map(|input| input.len()).sum::<usize>();
         self.stats.step_begins(sole);
+        let computing = Instant::now();
         let outcome = self.backend.compute(&inputs);
-        self.stats.step_ended(requests, u32::try_from(tokens).unwrap_or(u32::MAX));
+        self.stats.step_ended(StepFigures {
+            requests: u32::try_from(requests).unwrap_or(u32::MAX),
+            stream_tokens: 0,
+            prompt_tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
+            took: computing.elapsed(),
+        });
         match outcome {
             Ok(results) => {
                 self.keep(entries, results);
@@ -226,6 +232,7 @@ impl Active {
         let tokens = self.job.inputs.iter().map(Vec::len).sum::<usize>();
         JobTimes {
             prompt_tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
+            cached_tokens: 0,
             generated_tokens: 0,
             generation: std::time::Duration::ZERO,
             total: self.job.submitted_at.elapsed(),

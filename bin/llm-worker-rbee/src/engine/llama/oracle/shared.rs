@@ -1,0 +1,128 @@
+//! Streams that share tokens, are guessed ahead, or have to give way say what
+//! they say without.
+
+use super::*;
+
+const SCOPE: Scope = Scope([0; 32]);
+
+fn story() -> String {
+    let sentences = (1..=32).map(|day| {
+        format!(
+            "On day {day} the bee Maja flew to the river and counted {} flowers. ",
+            day * 7 % 40
+        )
+    });
+    sentences.collect()
+}
+
+fn prompt_of(tokens: Vec<u32>) -> Prompt {
+    Prompt { tokens, stops: Vec::new(), text: None }
+}
+
+/// Asks eight questions about one story at once.
+async fn eight_about_one_story(engine: &Engine) {
+    let ask = |question: &&str| engine.prompt(&format!("{}{question}", story()));
+    let questions = QUESTIONS.get(..8).unwrap();
+    let prompt_tokens = ask(&questions[0]).tokens.len();
+    assert!(prompt_tokens > STEP_TOKENS as usize, "{prompt_tokens}");
+    let replies = questions.iter().map(|question| engine.reply_in(SCOPE, ask(question)));
+    let replies = futures_util::future::join_all(replies).await;
+    let mut computed_whole = 0;
+    for (index, (question, (reply, cached))) in questions.iter().zip(replies).enumerate() {
+        if index % 3 == 0 {
+            assert_plausible(question, &[&ask(question).tokens], &reply);
+        }
+        computed_whole += usize::from((cached as usize) < prompt_tokens - 60);
+    }
+    assert_eq!(computed_whole, 1, "the story was computed for more than one");
+}
+
+#[tokio::test]
+async fn what_eight_prompts_have_in_common_is_computed_once_and_copied() {
+    eight_about_one_story(&Engine::start().await).await;
+}
+
+#[tokio::test]
+async fn what_eight_prompts_have_in_common_is_computed_once_and_shared() {
+    eight_about_one_story(
+        &Engine::start_with(|loader| loader.layout = Some(Layout::Unified)).await,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_second_turn_is_computed_from_where_the_first_ended() {
+    for store_bytes_max in [0, 1 << 30] {
+        let engine = Engine::start_with(|loader| {
+            loader.slots = Some(1);
+            loader.store_bytes_max = store_bytes_max;
+        })
+        .await;
+        let first = engine.prompt(QUESTIONS[1]);
+        let second = engine.prompt(QUESTIONS[3]).tokens;
+        let mut turns = first.tokens.clone();
+        let (reply, cached) = engine.reply_in(SCOPE, first).await;
+        assert_eq!(cached, 0);
+        // Somebody else takes the only slot.
+        engine.reply(engine.prompt(QUESTIONS[2])).await;
+        turns.extend(&reply);
+        let held = turns.len() - 1;
+        turns.extend(second);
+        let all = turns.clone();
+        let (reply, cached) = engine.reply_in(SCOPE, prompt_of(turns)).await;
+        assert_plausible("the second turn", &[&all], &reply);
+        let stored = if store_bytes_max == 0 { 0 } else { held };
+        assert_eq!(cached as usize, stored, "{store_bytes_max}");
+    }
+}
+
+#[tokio::test]
+async fn the_same_prompt_of_another_scope_is_computed_again() {
+    let engine = Engine::start().await;
+    let ask = || engine.prompt(&story());
+    let (_, first) = engine.reply_in(SCOPE, ask()).await;
+    let (_, other) = engine.reply_in(Scope([9; 32]), ask()).await;
+    let (_, same) = engine.reply_in(SCOPE, ask()).await;
+    assert_eq!((first, other), (0, 0));
+    assert_eq!(same as usize, ask().tokens.len() - 1);
+}
+
+#[tokio::test]
+async fn jobs_that_had_to_give_way_say_what_they_say_with_room() {
+    let engine = Engine::start_with(|loader| {
+        loader.slots = Some(4);
+        loader.context_tokens = Some(64);
+        loader.layout = Some(Layout::Unified);
+    })
+    .await;
+    let questions = QUESTIONS.get(..4).unwrap();
+    let room = 4 * 64;
+    let needed: usize = questions
+        .iter()
+        .map(|question| engine.prompt(question).tokens.len() + REPLY_TOKENS as usize)
+        .sum();
+    assert!(needed > room, "{needed}");
+    let replies = questions.iter().map(|question| engine.reply(engine.prompt(question)));
+    let replies = futures_util::future::join_all(replies).await;
+    for (question, reply) in questions.iter().zip(replies) {
+        assert_plausible(question, &[&engine.prompt(question).tokens], &reply);
+    }
+}
+
+#[tokio::test]
+async fn a_reply_that_is_guessed_ahead_is_the_same_in_fewer_steps() {
+    let engine = Engine::start_with(|loader| loader.speculation = Speculation::Always).await;
+    let mut tokens = 0;
+    for question in [
+        "Repeat this exactly, twice: one two three four five six seven eight nine ten",
+        QUESTIONS[0],
+        QUESTIONS[1],
+        QUESTIONS[8],
+    ] {
+        let got = engine.reply(engine.prompt(question)).await;
+        assert_plausible(question, &[&engine.prompt(question).tokens], &got);
+        tokens += got.len() as u64;
+    }
+    let steps = engine.handle.snapshot().engine_steps;
+    assert!(steps * 10 < tokens * 8, "{steps} steps for {tokens} tokens");
+}

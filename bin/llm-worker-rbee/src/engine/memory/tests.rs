@@ -1,0 +1,306 @@
+//! Plays random traffic against a context that really holds tokens, and checks
+//! that everything the memory says of it is true.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn scope(number: u8) -> Scope {
+    Scope([number; 32])
+}
+
+fn limits(layout: Layout, store_bytes_max: u64) -> MemoryLimits {
+    MemoryLimits { slots: 4, layout, can_cut: true, store_bytes_max }
+}
+
+/// Tokens from `from`, `len` of them.
+fn tokens(from: u32, len: u32) -> Arc<[u32]> {
+    (from..from + len).collect()
+}
+
+/// Computes a whole prompt in the slot that the memory chooses.
+fn run(memory: &mut Memory, scope: Scope, prompt: &Arc<[u32]>) -> u32 {
+    let slot = memory.occupy(scope, prompt).unwrap();
+    memory.begin(slot, scope, prompt, 0);
+    memory.prefilled(slot, prompt);
+    slot
+}
+
+#[test]
+fn a_conversation_goes_on_in_its_slot_and_a_new_one_in_an_empty_one() {
+    let mut memory = Memory::new(limits(Layout::Split, 0));
+    let first = run(&mut memory, scope(0), &tokens(0, 50));
+    memory.extend(first, &[900, 901]);
+    memory.end(first);
+    let second = run(&mut memory, scope(0), &tokens(500, 50));
+    memory.end(second);
+    assert_ne!(first, second);
+    let turn: Vec<u32> = (0..50).chain([900, 901, 902]).collect();
+    assert_eq!(memory.occupy(scope(0), &turn), Some(first));
+    assert_eq!(memory.source(first, scope(0), &turn), Source::Here { len: 52 });
+    assert_eq!(memory.source(second, scope(0), &turn), Source::Slot { from: first, len: 52 });
+    assert_eq!(memory.source(first, scope(1), &turn), Source::Nothing);
+}
+
+#[test]
+fn whoever_comes_while_a_prompt_is_computed_waits_for_what_they_share() {
+    let mut memory = Memory::new(limits(Layout::Split, 0));
+    let prompt = tokens(0, 100);
+    let leader = memory.occupy(scope(0), &prompt).unwrap();
+    assert_eq!(memory.source(leader, scope(0), &prompt), Source::Nothing);
+    memory.begin(leader, scope(0), &prompt, 0);
+    let other: Vec<u32> = (0..60).chain(200..260).collect();
+    let follower = memory.occupy(scope(0), &other).unwrap();
+    let source = |memory: &Memory| memory.source(follower, scope(0), &other);
+    assert_eq!(source(&memory), Source::Later);
+    memory.prefilled(leader, &prompt[..30]);
+    assert_eq!(source(&memory), Source::Later);
+    memory.prefilled(leader, &prompt[30..70]);
+    // Of the 60 shared tokens 4 are computed once more, to fill a tile.
+    assert_eq!(source(&memory), Source::Slot { from: leader, len: 56 });
+    // A leader that ends on the way leaves what it has.
+    let mut memory = Memory::new(limits(Layout::Split, 0));
+    let leader = memory.occupy(scope(0), &prompt).unwrap();
+    memory.begin(leader, scope(0), &prompt, 0);
+    memory.prefilled(leader, &prompt[..30]);
+    memory.end(leader);
+    assert_eq!(memory.source(follower, scope(0), &other), Source::Slot { from: leader, len: 30 });
+}
+
+#[test]
+fn busy_slots_are_neighbours_where_gaps_cost_time() {
+    let mut memory = Memory::new(limits(Layout::Split, 0));
+    let slots: Vec<u32> =
+        (0..4).map(|job| run(&mut memory, scope(0), &tokens(job * 100, 20))).collect();
+    assert_eq!(slots, [0, 1, 2, 3]);
+    assert_eq!(memory.occupy(scope(0), &[1]), None);
+    [0, 1, 3].into_iter().for_each(|slot| memory.end(slot));
+    // Slot 0 holds the beginning of this one, but lies apart from slot 2.
+    let turn: Vec<u32> = (0..25).collect();
+    assert_eq!(memory.occupy(scope(0), &turn), Some(1));
+    memory.end(2);
+    memory.begin(1, scope(0), &tokens(0, 25), 0);
+    run(&mut memory, scope(0), &tokens(700, 20));
+    let busy = |memory: &Memory| -> Vec<u32> {
+        (0..4).filter(|slot| memory.held(*slot).unwrap().busy).collect()
+    };
+    assert_eq!(busy(&memory), [0, 1]);
+    run(&mut memory, scope(0), &tokens(800, 20));
+    memory.end(1);
+    assert_eq!((busy(&memory), memory.gap()), (vec![0, 2], Some((2, 1))));
+    memory.relocate(2, 1);
+    assert_eq!((busy(&memory), memory.gap()), (vec![0, 1], None));
+    assert_eq!(memory.len(1), 20);
+}
+
+#[test]
+fn a_state_that_cannot_be_cut_is_used_whole_or_not_at_all() {
+    let mut memory = Memory::new(MemoryLimits { can_cut: false, ..limits(Layout::Split, 0) });
+    let slot = run(&mut memory, scope(0), &tokens(0, 50));
+    memory.end(slot);
+    let longer: Vec<u32> = (0..60).collect();
+    assert_eq!(memory.source(slot, scope(0), &longer), Source::Here { len: 50 });
+    let other: Vec<u32> = (0..40).chain(70..90).collect();
+    assert_eq!(memory.source(slot, scope(0), &other), Source::Nothing);
+    assert_eq!(memory.source(3, scope(0), &other), Source::Nothing);
+}
+
+#[test]
+fn what_is_held_elsewhere_is_not_stored() {
+    let mut memory = Memory::new(limits(Layout::Unified, 1 << 20));
+    let slot = run(&mut memory, scope(0), &tokens(0, 50));
+    memory.end(slot);
+    assert!(memory.is_worth_storing(slot, 0));
+    assert!(!memory.is_worth_storing(slot, 30), "most of it stays");
+    memory.store(slot, vec![7; 100]);
+    assert!(!memory.is_worth_storing(slot, 0), "it is stored already");
+    memory.forget(slot);
+    let turn: Vec<u32> = (0..60).collect();
+    let Source::Stored { id, len: 50 } = memory.source(slot, scope(0), &turn) else {
+        panic!("what was stored is not found");
+    };
+    assert_eq!(memory.stored(id), Some(&[7; 100][..]));
+    memory.discard(id);
+    assert_eq!(memory.source(slot, scope(0), &turn), Source::Nothing);
+    assert_eq!(memory.stored_bytes(), 0);
+}
+
+/// A random event; slots and jobs are picked by number.
+#[derive(Debug, Clone)]
+enum Action {
+    Start { in_scope: u8, prompt: Vec<u32> },
+    Begin(u32),
+    Compute(u32, usize),
+    Reply(u32, u32),
+    End(u32),
+    CloseGap,
+    MakeRoom,
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    // Prompts that share long beginnings: stretches of 20 tokens.
+    let stretches = proptest::collection::vec(0..3_u32, 1..4);
+    let prompt = (stretches, 1..5_u32).prop_map(|(stretches, rest)| {
+        let tokens = stretches.iter().flat_map(|s| (s * 100)..(s * 100 + 20));
+        tokens.chain(1000..1000 + rest).collect()
+    });
+    prop_oneof![
+        4 => (0..2_u8, prompt).prop_map(|(in_scope, prompt)| Action::Start { in_scope, prompt }),
+        6 => (0..4_u32).prop_map(Action::Begin),
+        6 => (0..4_u32, 1..40_usize).prop_map(|(slot, len)| Action::Compute(slot, len)),
+        3 => (0..4_u32, 2000..2010_u32).prop_map(|(slot, token)| Action::Reply(slot, token)),
+        3 => (0..4_u32).prop_map(Action::End),
+        1 => Just(Action::CloseGap),
+        1 => Just(Action::MakeRoom),
+    ]
+}
+
+/// A job in a slot.
+#[derive(Debug, Clone)]
+struct Job {
+    in_scope: u8,
+    prompt: Arc<[u32]>,
+    begun: bool,
+}
+
+/// What the slots really hold, and the states that were saved.
+#[derive(Debug, Default)]
+struct Context {
+    slots: BTreeMap<u32, (u8, Vec<u32>)>,
+    jobs: BTreeMap<u32, Job>,
+}
+
+impl Context {
+    fn held(&self, slot: u32) -> &[u32] {
+        self.slots.get(&slot).map_or(&[], |(_, tokens)| tokens)
+    }
+
+    fn act(&mut self, memory: &mut Memory, action: Action) {
+        match action {
+            Action::Start { in_scope, prompt } => {
+                let free = self.jobs.len() < 4;
+                let slot = memory.occupy(scope(in_scope), &prompt);
+                assert_eq!(slot.is_some(), free);
+                if let Some(slot) = slot {
+                    let job = Job { in_scope, prompt: prompt.into(), begun: false };
+                    assert!(self.jobs.insert(slot, job).is_none(), "a busy slot was given away");
+                }
+            }
+            Action::Begin(slot) => self.begin(memory, slot),
+            Action::Compute(slot, len) => self.compute(memory, slot, len),
+            Action::Reply(slot, token) => {
+                let held = self.held(slot).len();
+                if self.jobs.get(&slot).is_some_and(|job| job.begun && held >= job.prompt.len()) {
+                    self.slots.get_mut(&slot).unwrap().1.push(token);
+                    memory.extend(slot, &[token]);
+                }
+            }
+            Action::End(slot) => {
+                if self.jobs.remove(&slot).is_some() {
+                    memory.end(slot);
+                }
+            }
+            Action::CloseGap => {
+                if let Some((from, to)) = memory.gap()
+                    && self.jobs.get(&from).is_some_and(|job| job.begun)
+                {
+                    let moved = self.slots.remove(&from).unwrap();
+                    self.slots.insert(to, moved);
+                    let job = self.jobs.remove(&from).unwrap();
+                    assert!(self.jobs.insert(to, job).is_none(), "moved into a busy slot");
+                    memory.relocate(from, to);
+                }
+            }
+            Action::MakeRoom => {
+                if let Some(slot) = memory.idle_slots().first().copied() {
+                    assert!(!self.jobs.contains_key(&slot));
+                    self.store(memory, slot, 0);
+                    memory.forget(slot);
+                    self.slots.remove(&slot);
+                }
+            }
+        }
+        for slot in 0..4 {
+            assert_eq!(memory.held(slot).unwrap().tokens, self.held(slot), "slot {slot}");
+        }
+    }
+
+    fn store(&self, memory: &mut Memory, slot: u32, kept: usize) {
+        if memory.is_worth_storing(slot, kept) {
+            // The state is the scope and the tokens themselves, to be checked later.
+            let (in_scope, tokens) = &self.slots[&slot];
+            let bytes = tokens.iter().flat_map(|token| token.to_le_bytes());
+            memory.store(slot, std::iter::once(*in_scope).chain(bytes).collect());
+        }
+    }
+
+    fn begin(&mut self, memory: &mut Memory, slot: u32) {
+        let Some(job) = self.jobs.get(&slot).filter(|job| !job.begun).cloned() else { return };
+        let source = memory.source(slot, scope(job.in_scope), &job.prompt);
+        let (kept, taken, len) = match source {
+            Source::Later => {
+                let leads = |(other, job_there): (&u32, &Job)| {
+                    job_there.begun && self.held(*other).len() < job_there.prompt.len()
+                };
+                assert!(self.jobs.iter().any(leads), "nobody computes what is waited for");
+                return;
+            }
+            Source::Nothing => (0, (job.in_scope, Vec::new()), 0),
+            Source::Here { len } => (len, self.slots[&slot].clone(), len),
+            Source::Slot { from, len } => (0, self.slots[&from].clone(), len),
+            Source::Stored { id, len } => {
+                let (in_scope, bytes) = memory.stored(id).unwrap().split_first().unwrap();
+                let (chunks, _) = bytes.as_chunks::<4>();
+                let tokens = chunks.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
+                (0, (*in_scope, tokens), len)
+            }
+        };
+        assert!(len < job.prompt.len(), "no token is left to compute");
+        assert_eq!(taken.0, job.in_scope, "tokens crossed scopes");
+        assert_eq!(taken.1.get(..len), job.prompt.get(..len), "{source:?} holds something else");
+        self.store(memory, slot, kept);
+        memory.begin(slot, scope(job.in_scope), &job.prompt, len);
+        self.slots.insert(slot, (job.in_scope, job.prompt[..len].to_vec()));
+        self.jobs.get_mut(&slot).unwrap().begun = true;
+    }
+
+    fn compute(&mut self, memory: &mut Memory, slot: u32, len: usize) {
+        let Some(job) = self.jobs.get(&slot).filter(|job| job.begun) else { return };
+        let held = self.slots.get_mut(&slot).unwrap();
+        let end = (held.1.len() + len).min(job.prompt.len());
+        if let Some(part) = job.prompt.get(held.1.len()..end) {
+            memory.prefilled(slot, part);
+            held.1.extend_from_slice(part);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn everything_the_memory_says_is_true_and_nobody_waits_for_ever(
+        unified in prop::bool::ANY,
+        store_bytes_max in prop::sample::select(vec![0_u64, 600, 1 << 20]),
+        actions in proptest::collection::vec(action(), 1..150),
+    ) {
+        let layout = if unified { Layout::Unified } else { Layout::Split };
+        let mut memory = Memory::new(limits(layout, store_bytes_max));
+        let mut context = Context::default();
+        for action in actions {
+            context.act(&mut memory, action);
+            prop_assert!(memory.stored_bytes() <= store_bytes_max);
+        }
+        // As the engine does: whoever can begin begins, and what has begun is computed.
+        for _ in 0..5 {
+            for slot in 0..4 {
+                context.act(&mut memory, Action::Begin(slot));
+                context.act(&mut memory, Action::Compute(slot, 1000));
+            }
+        }
+        prop_assert!(context.jobs.values().all(|job| job.begun), "a job waits for ever");
+        let slots: Vec<u32> = context.jobs.keys().copied().collect();
+        slots.into_iter().for_each(|slot| context.act(&mut memory, Action::End(slot)));
+        prop_assert_eq!(memory.gap(), None);
+    }
+}
