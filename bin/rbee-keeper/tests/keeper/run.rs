@@ -103,7 +103,8 @@ async fn a_reply_can_be_had_whole_or_as_json() {
         streamed,
         json!({
             "model": "m", "text": "You said: \"hi\"", "finish_reason": "stop",
-            "usage": { "prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10 },
+            "usage": { "prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10,
+                "prompt_tokens_details": { "cached_tokens": 0 } },
             "timings": { "total_ms": null, "first_token_ms": null, "tokens_per_second": null },
             "request_id": null,
         })
