@@ -133,7 +133,8 @@ impl Vocab {
                 }
             };
             if kind == Kind::Text {
-                self.read_piece(id, &mut buffer);
+                let len = self.read_piece(id, Markers::Hide, &mut buffer);
+                self.pieces.extend(buffer.iter().take(len));
             }
             self.kinds.push(kind);
             self.piece_ends.push(u32::try_from(self.pieces.len()).ok()?);
@@ -141,7 +142,8 @@ impl Vocab {
         Some(())
     }
 
-    fn read_piece(&mut self, id: sys::llama_token, buffer: &mut Vec<u8>) {
+    /// Writes the text of a token to the beginning of the buffer and returns its length.
+    fn read_piece(&self, id: sys::llama_token, markers: Markers, buffer: &mut Vec<u8>) -> usize {
         loop {
             // SAFETY: `raw` is valid, the id is one of its tokens, and the
             // length given is that of the buffer.
@@ -152,13 +154,12 @@ impl Vocab {
                     buffer.as_mut_ptr().cast(),
                     i32::try_from(buffer.len()).unwrap_or(i32::MAX),
                     0,
-                    false,
+                    markers == Markers::Show,
                 )
             };
             // A negative number is the length that would have fitted.
             if let Ok(written) = usize::try_from(written) {
-                self.pieces.extend(buffer.iter().take(written));
-                return;
+                return written;
             }
             buffer.resize(written.unsigned_abs() as usize, 0);
         }
@@ -257,6 +258,24 @@ impl Vocab {
         self.pieces.get(start..end).unwrap_or_default()
     }
 
+    /// The bytes a token is written with, those of control tokens included:
+    /// `<|im_end|>`. Nothing for a token that does not exist.
+    #[must_use]
+    pub fn written_bytes(&self, token: Token) -> Vec<u8> {
+        let mut buffer = vec![0; 64];
+        let len = match i32::try_from(token.0) {
+            Ok(id) if self.kind(token).is_some() => self.read_piece(id, Markers::Show, &mut buffer),
+            _ => 0,
+        };
+        buffer.truncate(len);
+        buffer
+    }
+
+    /// llama.cpp's own vocabulary.
+    pub(crate) fn raw(&self) -> NonNull<sys::llama_vocab> {
+        self.raw
+    }
+
     /// Whether a token ends a generation (end of text, of turn, of message).
     #[must_use]
     pub fn is_eog(&self, token: Token) -> bool {
@@ -292,6 +311,13 @@ impl Vocab {
         // SAFETY: `raw` is valid for the life of self; the function only reads it.
         unsafe { sys::llama_vocab_get_add_bos(self.raw.as_ptr()) }
     }
+}
+
+/// Whether control tokens have a text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Markers {
+    Show,
+    Hide,
 }
 
 /// Whether to surround a text with the special tokens its vocabulary asks for.

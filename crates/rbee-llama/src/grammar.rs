@@ -1,0 +1,113 @@
+//! A grammar that a model's tokens are held to, by llama.cpp's own engine. Says
+//! which token may come next and goes on by one; chooses none.
+#![expect(unsafe_code, reason = "owns a grammar of the C++ shim")]
+
+use std::ffi::CString;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use crate::ffi::{self, ShimString};
+use crate::model::Model;
+use crate::vocab::Token;
+
+/// Why there is no grammar, or why it says nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum GrammarError {
+    /// The source is no GBNF, or too large for llama.cpp.
+    #[error("the grammar cannot be used: {reason}")]
+    Syntax {
+        /// What llama.cpp said.
+        reason: String,
+    },
+    /// A token was accepted before that the grammar does not allow.
+    #[error("the text has left the grammar: {reason}")]
+    Left {
+        /// What llama.cpp said.
+        reason: String,
+    },
+    /// A row of logits does not have the length of the vocabulary.
+    #[error("a row of {got} logits was given for a vocabulary of {expected}")]
+    Row {
+        /// The length of the row.
+        got: usize,
+        /// The length of the vocabulary.
+        expected: usize,
+    },
+}
+
+/// A grammar and how far a text has come in it.
+#[derive(Debug)]
+pub struct Grammar {
+    raw: NonNull<ffi::GrammarHandle>,
+    /// Keeps the vocabulary alive that the grammar looks tokens up in.
+    model: Arc<Model>,
+}
+
+// SAFETY: the shim's grammar is a C++ object without ties to a thread; it
+// shares nothing but the vocabulary, which does not change.
+unsafe impl Send for Grammar {}
+
+impl Drop for Grammar {
+    fn drop(&mut self) {
+        // SAFETY: `raw` was returned by the shim and is freed once.
+        unsafe { ffi::rbee_grammar_free(self.raw.as_ptr()) }
+    }
+}
+
+impl Grammar {
+    /// Compiles GBNF whose first rule is `root`.
+    ///
+    /// # Errors
+    /// The source is not valid, or has more repetitions than llama.cpp takes.
+    pub fn new(model: Arc<Model>, source: &str) -> Result<Self, GrammarError> {
+        let syntax = |reason: String| GrammarError::Syntax { reason };
+        let source = CString::new(source).map_err(|error| syntax(error.to_string()))?;
+        let mut error = ShimString::null();
+        // SAFETY: the vocabulary lives as long as the model, which is kept; the
+        // source is NUL-terminated and copied.
+        let raw = unsafe {
+            ffi::rbee_grammar_new(model.vocab().raw().as_ptr(), source.as_ptr(), error.as_out())
+        };
+        NonNull::new(raw).map(|raw| Self { raw, model }).ok_or_else(|| syntax(error.reason()))
+    }
+
+    /// Whether a token may come next; a token that ends the generation may
+    /// where the grammar is fulfilled.
+    #[must_use]
+    pub fn allows(&mut self, token: Token) -> bool {
+        // SAFETY: `raw` is valid and the id is one of the vocabulary.
+        self.id(token).is_some_and(|id| unsafe { ffi::rbee_grammar_allows(self.raw.as_ptr(), id) })
+    }
+
+    /// Sets the logit of every token that may not come next to minus infinity.
+    ///
+    /// # Errors
+    /// The row has a wrong length, or the text has left the grammar.
+    pub fn mask(&mut self, logits: &mut [f32]) -> Result<(), GrammarError> {
+        let expected = self.model.vocab().len();
+        let wrong_row = || GrammarError::Row { got: logits.len(), expected };
+        let n_logits = i32::try_from(logits.len()).map_err(|_| wrong_row())?;
+        if logits.len() != expected {
+            return Err(wrong_row());
+        }
+        let mut error = ShimString::null();
+        // SAFETY: `raw` is valid; the length is that of the row, and each
+        // position in it is a token of the vocabulary.
+        let masked = unsafe {
+            ffi::rbee_grammar_mask(self.raw.as_ptr(), logits.as_mut_ptr(), n_logits, error.as_out())
+        };
+        if masked { Ok(()) } else { Err(GrammarError::Left { reason: error.reason() }) }
+    }
+
+    /// Goes on by a token, and says whether it was allowed. After one that was
+    /// not, none is.
+    pub fn accept(&mut self, token: Token) -> bool {
+        // SAFETY: `raw` is valid and the id is one of the vocabulary.
+        self.id(token).is_some_and(|id| unsafe { ffi::rbee_grammar_accept(self.raw.as_ptr(), id) })
+    }
+
+    fn id(&self, token: Token) -> Option<i32> {
+        let known = (token.0 as usize) < self.model.vocab().len();
+        i32::try_from(token.0).ok().filter(|_| known)
+    }
+}
