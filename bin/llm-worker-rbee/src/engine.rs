@@ -8,6 +8,7 @@ pub(crate) mod echo;
 pub(crate) mod llama;
 mod runner;
 mod stats;
+mod template;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

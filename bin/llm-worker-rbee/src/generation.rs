@@ -16,10 +16,11 @@ use rbee_http::ApiError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::engine::backend::{Loaded, Prompt, PromptError, Tokenizer};
+use crate::engine::backend::{Loaded, Prepared, Prompt, PromptError, Tokenizer};
 use crate::engine::{End, EngineHandle, Event, Job};
 use crate::http::App;
 use crate::live::LiveGuard;
+use crate::reading::ReplyReader;
 use crate::sampler::Sampler;
 use crate::scheduler::JobId;
 use crate::text::TextStream;
@@ -48,6 +49,8 @@ pub(crate) struct Request {
 #[derive(Debug)]
 pub(crate) struct Generation {
     pub(crate) id: RequestId,
+    /// Reads the text; `None` where all of it is content.
+    pub(crate) reader: Option<ReplyReader>,
     app: App,
     job: JobId,
     events: mpsc::Receiver<Event>,
@@ -67,7 +70,7 @@ impl Generation {
     /// The reason that goes to the client.
     pub(crate) async fn start<F>(app: &App, request: Request, prepare: F) -> Result<Self, ApiError>
     where
-        F: FnOnce(&dyn Tokenizer) -> Result<Prompt, PromptError> + Send + 'static,
+        F: FnOnce(&dyn Tokenizer) -> Result<Prepared, PromptError> + Send + 'static,
     {
         let submitted_at = Instant::now();
         if request.deadline.is_expired() {
@@ -75,13 +78,20 @@ impl Generation {
         }
         let loaded = app.ready()?;
         app.check_model(&request.model)?;
-        let prompt = make_prompt(loaded, &request, prepare).await?;
+        let prepared = make_prompt(loaded, &request, prepare).await?;
+        let Prepared { prompt, format, constraint } = prepared;
+        let reader = format.as_ref().map(ReplyReader::new).transpose();
+        let reader = reader.map_err(|error| {
+            tracing::error!(%error, "a reply cannot be read");
+            ApiError::new(ErrorCode::InternalError, "the reply could not be read")
+        })?;
         let tokens_max = room_for_reply(&prompt, loaded.context_tokens, &request)?;
         let permit = app.engine().try_enter()?;
         let (sender, events) = EngineHandle::events();
         let (live, ending) = app.live().enter(request.id.clone());
         let mut sampler = Sampler::new(request.options.sampling, fresh_seed());
         sampler.accept(&prompt.tokens);
+        sampler.constrain(constraint);
         let mut stops = request.options.stop;
         stops.extend(prompt.stops.iter().cloned());
         let job = app.engine().next_job();
@@ -98,6 +108,7 @@ impl Generation {
         })?;
         Ok(Self {
             id: request.id,
+            reader,
             app: app.clone(),
             job,
             events,
@@ -158,9 +169,13 @@ fn time_is_over() -> ErrorDetail {
     ErrorDetail::new(ErrorCode::DeadlineExceeded, "the time for this request is over")
 }
 
-async fn make_prompt<F>(loaded: &Loaded, request: &Request, prepare: F) -> Result<Prompt, ApiError>
+async fn make_prompt<F>(
+    loaded: &Loaded,
+    request: &Request,
+    prepare: F,
+) -> Result<Prepared, ApiError>
 where
-    F: FnOnce(&dyn Tokenizer) -> Result<Prompt, PromptError> + Send + 'static,
+    F: FnOnce(&dyn Tokenizer) -> Result<Prepared, PromptError> + Send + 'static,
 {
     let outcome = if request.prompt_bytes <= INLINE_BYTES_MAX {
         prepare(loaded.tokenizer.as_ref())

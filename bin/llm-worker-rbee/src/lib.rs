@@ -10,6 +10,7 @@ mod generation;
 mod http;
 mod launch;
 mod live;
+mod reading;
 mod reply;
 mod sampler;
 mod scheduler;

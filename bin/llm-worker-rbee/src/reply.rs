@@ -7,10 +7,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::{BufMut, BytesMut};
 use rbee_api::openai::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatReplyMessage,
-    CompletionChoice, CompletionReply, FinishReason, Usage,
+    CompletionChoice, CompletionReply, FinishReason, FunctionDelta, ReplyFunction, ReplyToolCall,
+    ToolCallDelta, Usage,
 };
 use rbee_http::new_request_id;
 use serde::Serialize;
+
+use crate::reading::{Delta, Message};
 
 /// Which of OpenAI's two dialects a reply speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +48,7 @@ impl Heading {
     }
 
     /// The whole reply, for a request that does not stream.
-    pub(crate) fn whole(self, text: String, reason: FinishReason, usage: Usage) -> WholeReply {
+    pub(crate) fn whole(self, message: Message, reason: FinishReason, usage: Usage) -> WholeReply {
         match self.dialect {
             Dialect::Chat => WholeReply::Chat(ChatCompletion {
                 id: self.id,
@@ -54,18 +57,14 @@ impl Heading {
                 model: self.model,
                 choices: vec![ChatChoice {
                     index: 0,
-                    message: ChatReplyMessage {
-                        role: "assistant".to_owned(),
-                        content: text,
-                        refusal: None,
-                    },
+                    message: reply_message(message),
                     logprobs: None,
                     finish_reason: reason,
                 }],
                 usage,
             }),
             Dialect::Completion => WholeReply::Completion(
-                self.completion(Some((text, Some(reason))), Some(Some(usage))),
+                self.completion(Some((message.content, Some(reason))), Some(Some(usage))),
             ),
         }
     }
@@ -113,6 +112,54 @@ impl Heading {
     }
 }
 
+/// A message as a client sees it: no content beside calls is null, and what the
+/// model did not do is left away.
+fn reply_message(message: Message) -> ChatReplyMessage {
+    let Message { content, reasoning, calls } = message;
+    let is_null = content.is_empty() && !calls.is_empty();
+    let calls = calls.into_iter().map(|call| ReplyToolCall {
+        id: call.id,
+        kind: "function".to_owned(),
+        function: ReplyFunction { name: call.name, arguments: call.arguments },
+    });
+    ChatReplyMessage {
+        role: "assistant".to_owned(),
+        content: (!is_null).then_some(content),
+        refusal: None,
+        reasoning_content: (!reasoning.is_empty()).then_some(reasoning),
+        tool_calls: calls.collect(),
+    }
+}
+
+/// What is new in a reply as a client sees it.
+fn reply_delta(delta: Delta) -> ChatDelta {
+    let mut wire = ChatDelta::default();
+    let call = match delta {
+        Delta::Content(text) => {
+            wire.content = Some(text);
+            return wire;
+        }
+        Delta::Reasoning(text) => {
+            wire.reasoning_content = Some(text);
+            return wire;
+        }
+        Delta::Call { index, id, name } => ToolCallDelta {
+            index,
+            id: Some(id),
+            kind: Some("function".to_owned()),
+            function: FunctionDelta { name: Some(name), arguments: String::new() },
+        },
+        Delta::Arguments { index, text } => ToolCallDelta {
+            index,
+            id: None,
+            kind: None,
+            function: FunctionDelta { name: None, arguments: text },
+        },
+    };
+    wire.tool_calls.push(call);
+    wire
+}
+
 /// A reply that does not stream.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
@@ -148,7 +195,8 @@ impl Frames {
         let mut sample = BytesMut::new();
         match frames.heading.dialect {
             Dialect::Chat => {
-                let delta = ChatDelta { role: None, content: Some(PLACEHOLDER.to_owned()) };
+                let delta =
+                    ChatDelta { content: Some(PLACEHOLDER.to_owned()), ..ChatDelta::default() };
                 let chunk = frames.heading.chunk(Some((delta, None)), frames.usage_so_far());
                 write_event(&mut sample, &chunk)?;
             }
@@ -184,7 +232,11 @@ impl Frames {
         if self.heading.dialect == Dialect::Completion {
             return Ok(());
         }
-        let delta = ChatDelta { role: Some("assistant".to_owned()), content: Some(String::new()) };
+        let delta = ChatDelta {
+            role: Some("assistant".to_owned()),
+            content: Some(String::new()),
+            ..ChatDelta::default()
+        };
         write_event(out, &self.heading.chunk(Some((delta, None)), self.usage_so_far()))
     }
 
@@ -195,6 +247,18 @@ impl Frames {
         serde_json::to_writer(out.writer(), text)?;
         out.put_slice(&self.after);
         Ok(())
+    }
+
+    /// Appends a frame with anything that is new.
+    pub(crate) fn delta(&self, delta: Delta, out: &mut BytesMut) -> Result<(), serde_json::Error> {
+        match delta {
+            Delta::Content(text) => self.text(&text, out),
+            Delta::Reasoning(_) | Delta::Call { .. } | Delta::Arguments { .. } => {
+                let chunk =
+                    self.heading.chunk(Some((reply_delta(delta), None)), self.usage_so_far());
+                write_event(out, &chunk)
+            }
+        }
     }
 
     /// Appends the frames that end a whole stream.

@@ -3,12 +3,14 @@
 //! min-p, temperature, draw. Never computes logits, never looks at text.
 
 mod candidates;
+pub(crate) mod constraint;
 mod penalties;
 mod random;
 
 use rbee_api::openai::Sampling;
 
 use candidates::Candidates;
+use constraint::Constraint;
 use penalties::Penalties;
 use random::Random;
 
@@ -21,6 +23,8 @@ pub(crate) struct Sampler {
     penalties: Option<Penalties>,
     candidates: Candidates,
     random: Random,
+    /// What the reply is held to, if anything.
+    constraint: Option<Box<dyn Constraint>>,
 }
 
 impl Sampler {
@@ -28,7 +32,12 @@ impl Sampler {
     pub(crate) fn new(settings: Sampling, seed: u64) -> Self {
         let random = Random::new(settings.seed.unwrap_or(seed));
         let penalties = Penalties::new(&settings);
-        Self { settings, penalties, candidates: Candidates::default(), random }
+        Self { settings, penalties, candidates: Candidates::default(), random, constraint: None }
+    }
+
+    /// Holds all tokens chosen from now on to a constraint.
+    pub(crate) fn constrain(&mut self, constraint: Option<Box<dyn Constraint>>) {
+        self.constraint = constraint;
     }
 
     /// Counts tokens into the window that the penalties look at: those of the
@@ -41,19 +50,35 @@ impl Sampler {
 
     /// Chooses a token; `None` for an empty row.
     pub(crate) fn choose(&mut self, logits: &[f32]) -> Option<u32> {
-        let logits = match &mut self.penalties {
-            Some(penalties) => penalties.apply(logits),
-            None => logits,
-        };
-        let token = if self.settings.temperature <= 0.0 || self.settings.top_k == 1 {
-            argmax(logits)
-        } else {
-            self.candidates.draw(logits, &self.settings, &mut self.random)
-        };
+        let mut token = self.pick(logits);
+        if let Some(mut constraint) = self.constraint.take() {
+            // Nearly every token is allowed; to look at all of them costs a thousand times more.
+            if !token.is_some_and(|token| constraint.allows(token)) {
+                let mut masked = logits.to_vec();
+                constraint.mask(&mut masked);
+                token = self.pick(&masked);
+            }
+            if let Some(token) = token {
+                constraint.accept(token);
+            }
+            self.constraint = Some(constraint);
+        }
         if let Some(token) = token {
             self.accept(&[token]);
         }
         token
+    }
+
+    fn pick(&mut self, logits: &[f32]) -> Option<u32> {
+        let logits = match &mut self.penalties {
+            Some(penalties) => penalties.apply(logits),
+            None => logits,
+        };
+        if self.settings.temperature <= 0.0 || self.settings.top_k == 1 {
+            argmax(logits)
+        } else {
+            self.candidates.draw(logits, &self.settings, &mut self.random)
+        }
     }
 }
 

@@ -11,11 +11,12 @@ use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use rbee_api::error::{ErrorBody, ErrorCode, ErrorDetail};
-use rbee_api::openai::StreamOptions;
+use rbee_api::openai::{FinishReason, StreamOptions};
 use rbee_http::{ApiError, event_stream_response};
 
 use crate::engine::{End, Event};
 use crate::generation::Generation;
+use crate::reading::{Message, ReplyReader};
 use crate::reply::{Frames, Heading, UsageFrame, write_event};
 
 /// Room for the frames of a few events.
@@ -53,7 +54,16 @@ async fn whole(
             Event::Text(text) => reply.push_str(&text),
             Event::End(End::Finished { text, reason, usage }) => {
                 reply.push_str(&text);
-                return Ok(Json(heading.whole(reply, reason, usage)).into_response());
+                let message = match generation.reader.take() {
+                    None => Message { content: reply, ..Message::default() },
+                    Some(mut reader) => {
+                        reader.push(&reply, &mut Vec::new());
+                        reader.finish(&mut Vec::new());
+                        reader.message().clone()
+                    }
+                };
+                let reason = reason_with_calls(reason, &message);
+                return Ok(Json(heading.whole(message, reason, usage)).into_response());
             }
             Event::End(End::Failed(detail)) => return Err((*detail).into()),
         }
@@ -61,8 +71,16 @@ async fn whole(
     }
 }
 
+/// A reply that ends with calls waits for their results.
+fn reason_with_calls(reason: FinishReason, message: &Message) -> FinishReason {
+    match reason {
+        FinishReason::Stop if !message.calls.is_empty() => FinishReason::ToolCalls,
+        FinishReason::Stop | FinishReason::Length | FinishReason::ToolCalls => reason,
+    }
+}
+
 fn stream(
-    generation: Generation,
+    mut generation: Generation,
     first: Event,
     heading: Heading,
     options: StreamOptions,
@@ -75,7 +93,8 @@ fn stream(
     let frames = Frames::new(heading, usage).map_err(defect)?;
     let mut buffer = BytesMut::with_capacity(BUFFER_BYTES);
     frames.begin(&mut buffer).map_err(defect)?;
-    let mut events = EventStream { generation, frames, buffer, ended: false };
+    let reader = generation.reader.take();
+    let mut events = EventStream { generation, reader, frames, buffer, ended: false };
     events.write(first);
     Ok(event_stream_response(events))
 }
@@ -83,6 +102,8 @@ fn stream(
 /// The body of a streamed reply.
 struct EventStream {
     generation: Generation,
+    /// `None` where all of the text is content.
+    reader: Option<ReplyReader>,
     frames: Frames,
     /// Frames not yet given to the connection.
     buffer: BytesMut,
@@ -92,15 +113,12 @@ struct EventStream {
 impl EventStream {
     fn write(&mut self, event: Event) {
         let written = match event {
-            Event::Text(text) => self.frames.text(&text, &mut self.buffer),
+            Event::Text(text) => self.write_text(&text),
             Event::End(End::Finished { text, reason, usage }) => {
                 self.ended = true;
-                let text = if text.is_empty() {
-                    Ok(())
-                } else {
-                    self.frames.text(&text, &mut self.buffer)
-                };
-                text.and_then(|()| self.frames.end(reason, usage, &mut self.buffer))
+                self.write_text(&text)
+                    .and_then(|()| self.write_rest(reason))
+                    .and_then(|reason| self.frames.end(reason, usage, &mut self.buffer))
             }
             Event::End(End::Failed(detail)) => {
                 self.ended = true;
@@ -111,6 +129,28 @@ impl EventStream {
             tracing::error!(%error, "a frame cannot be written");
             self.ended = true;
         }
+    }
+
+    fn write_text(&mut self, text: &str) -> Result<(), serde_json::Error> {
+        match &mut self.reader {
+            _ if text.is_empty() => Ok(()),
+            None => self.frames.text(text, &mut self.buffer),
+            Some(reader) => {
+                let mut deltas = Vec::new();
+                reader.push(text, &mut deltas);
+                deltas.into_iter().try_for_each(|new| self.frames.delta(new, &mut self.buffer))
+            }
+        }
+    }
+
+    /// Writes what the reader held back and says why the reply ended.
+    fn write_rest(&mut self, reason: FinishReason) -> Result<FinishReason, serde_json::Error> {
+        let Some(reader) = &mut self.reader else { return Ok(reason) };
+        let mut deltas = Vec::new();
+        reader.finish(&mut deltas);
+        let reason = reason_with_calls(reason, reader.message());
+        deltas.into_iter().try_for_each(|new| self.frames.delta(new, &mut self.buffer))?;
+        Ok(reason)
     }
 
     fn write_error(&mut self, mut detail: ErrorDetail) -> Result<(), serde_json::Error> {

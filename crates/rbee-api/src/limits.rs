@@ -18,3 +18,20 @@ pub const MAX_TOKENS_MAX: u32 = 1 << 20;
 pub const REPEAT_LAST_N_MAX: u32 = 65_536;
 /// Longest `user` or metadata text.
 pub const USER_BYTES_MAX: usize = 512;
+/// Most tools in one request; the number OpenAI allows.
+pub const TOOLS_MAX: usize = 128;
+/// Longest name of a tool; the number OpenAI allows.
+pub const TOOL_NAME_BYTES_MAX: usize = 64;
+/// Longest description of a tool.
+pub const TOOL_DESCRIPTION_BYTES_MAX: usize = 16 * 1024;
+/// Largest JSON schema of a tool's arguments: each becomes a grammar many
+/// times its size.
+pub const TOOL_SCHEMA_BYTES_MAX: usize = 64 * 1024;
+/// Most calls in one message of an assistant.
+pub const TOOL_CALLS_MAX: usize = 128;
+/// Longest id of a call; the longest known ones have 40.
+pub const TOOL_CALL_ID_BYTES_MAX: usize = 256;
+/// Most variables given to a chat template.
+pub const TEMPLATE_ARGUMENTS_MAX: usize = 16;
+/// Longest name or text among them.
+pub const TEMPLATE_ARGUMENT_BYTES_MAX: usize = 256;

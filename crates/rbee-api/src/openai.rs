@@ -10,6 +10,8 @@ mod completion;
 mod fields;
 mod generation;
 mod reply;
+mod thinking;
+mod tools;
 
 pub use chat::{ChatMessage, ChatRequest, Role};
 pub use completion::{CompletionPrompt, CompletionRequest};
@@ -17,5 +19,8 @@ pub use fields::RequestError;
 pub use generation::{GenerationOptions, Sampling, StreamOptions};
 pub use reply::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatReplyMessage,
-    CompletionChoice, CompletionReply, FinishReason, ModelCard, ModelCardList, Usage,
+    CompletionChoice, CompletionReply, FinishReason, FunctionDelta, ModelCard, ModelCardList,
+    ReplyFunction, ReplyToolCall, ToolCallDelta, Usage,
 };
+pub use thinking::Thinking;
+pub use tools::{ToolCall, ToolChoice, ToolDefinition, ToolOptions};

@@ -4,6 +4,8 @@
 #include "guard.h"
 #include "shim.h"
 
+#include "common.h"
+
 #include <cmath>
 #include <memory>
 #include <vector>
@@ -36,10 +38,21 @@ bool may_come(rbee_grammar & grammar, llama_token token) {
 
 }
 
-rbee_grammar * rbee_grammar_new(const llama_vocab * vocab, const char * source, char ** error) {
+rbee_grammar * rbee_grammar_new(
+        const llama_vocab * vocab,
+        const char        * source,
+        const char        * trigger,
+        char             ** error) {
     return rbee::guarded<rbee_grammar *>(error, nullptr, [&]() -> rbee_grammar * {
         auto grammar = std::make_unique<rbee_grammar>();
-        grammar->sampler = llama_sampler_init_grammar(vocab, source, "root");
+        if (trigger == nullptr) {
+            grammar->sampler = llama_sampler_init_grammar(vocab, source, "root");
+        } else {
+            const std::string pattern  = regex_escape(trigger);
+            const char *      patterns = pattern.c_str();
+            grammar->sampler =
+                llama_sampler_init_grammar_lazy_patterns(vocab, source, "root", &patterns, 1, nullptr, 0);
+        }
         if (grammar->sampler == nullptr) {
             rbee::set_error(error, "the grammar does not parse");
             return nullptr;

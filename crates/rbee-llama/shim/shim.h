@@ -103,10 +103,13 @@ char * rbee_reply_parser_parse(
     bool                      is_partial,
     char                   ** error);
 
-// A GBNF grammar with a rule `root`. Returns null on failure.
+// A GBNF grammar with a rule `root`. With a trigger it allows everything until
+// the text holds the trigger, and that is where it begins. Returns null on
+// failure.
 rbee_grammar * rbee_grammar_new(
     const llama_vocab * vocab,
     const char        * source,
+    const char        * trigger,
     char             ** error);
 
 void rbee_grammar_free(rbee_grammar * grammar);

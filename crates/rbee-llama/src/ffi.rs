@@ -94,6 +94,7 @@ unsafe extern "C" {
     pub(crate) fn rbee_grammar_new(
         vocab: *const sys::llama_vocab,
         source: *const c_char,
+        trigger: *const c_char,
         error: *mut *mut c_char,
     ) -> *mut GrammarHandle;
 

@@ -55,18 +55,47 @@ impl Drop for Grammar {
 }
 
 impl Grammar {
-    /// Compiles GBNF whose first rule is `root`.
+    /// Compiles GBNF whose first rule is `root`, to hold from the first token on.
     ///
     /// # Errors
     /// The source is not valid, or has more repetitions than llama.cpp takes.
     pub fn new(model: Arc<Model>, source: &str) -> Result<Self, GrammarError> {
+        Self::compile(model, source, None)
+    }
+
+    /// As [`Self::new`], but to begin where the text of the accepted tokens
+    /// holds `trigger`, and with it. Looks through all of that text with every
+    /// token, so it is made for when the trigger is known to come now.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn beginning_at(
+        model: Arc<Model>,
+        source: &str,
+        trigger: &str,
+    ) -> Result<Self, GrammarError> {
+        Self::compile(model, source, Some(trigger))
+    }
+
+    fn compile(
+        model: Arc<Model>,
+        source: &str,
+        trigger: Option<&str>,
+    ) -> Result<Self, GrammarError> {
         let syntax = |reason: String| GrammarError::Syntax { reason };
         let source = CString::new(source).map_err(|error| syntax(error.to_string()))?;
+        let trigger =
+            trigger.map(CString::new).transpose().map_err(|error| syntax(error.to_string()))?;
         let mut error = ShimString::null();
         // SAFETY: the vocabulary lives as long as the model, which is kept; the
-        // source is NUL-terminated and copied.
+        // strings are NUL-terminated, or null for no trigger, and copied.
         let raw = unsafe {
-            ffi::rbee_grammar_new(model.vocab().raw().as_ptr(), source.as_ptr(), error.as_out())
+            ffi::rbee_grammar_new(
+                model.vocab().raw().as_ptr(),
+                source.as_ptr(),
+                trigger.as_ref().map_or(std::ptr::null(), |trigger| trigger.as_ptr()),
+                error.as_out(),
+            )
         };
         NonNull::new(raw).map(|raw| Self { raw, model }).ok_or_else(|| syntax(error.reason()))
     }

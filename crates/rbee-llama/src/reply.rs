@@ -77,6 +77,17 @@ impl ReplyFormat {
         }
     }
 
+    /// Whether the prompt ends with what thinking begins with.
+    #[must_use]
+    pub fn begins_thinking(&self) -> bool {
+        let start = self.thinking_start.as_str();
+        let Some(at) = self.generation_prompt.rfind(start).filter(|_| !start.is_empty()) else {
+            return false;
+        };
+        let after = self.generation_prompt.get(at + start.len()..).unwrap_or_default();
+        !self.thinking_end.iter().any(|end| after.contains(end.as_str()))
+    }
+
     /// The grammar of calls, if there is one to hold the reply to.
     ///
     /// A reply that must call tools goes to them at once: the grammar lets the

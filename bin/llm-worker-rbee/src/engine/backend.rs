@@ -5,14 +5,59 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rbee_api::error::{ErrorCode, ErrorDetail};
-use rbee_api::openai::ChatMessage;
+use rbee_api::openai::{ChatMessage, Thinking, ToolOptions};
+use rbee_llama::reply::ReplyFormat;
 
 use crate::error::LoadFailure;
 use crate::sampler::Sampler;
+use crate::sampler::constraint::Constraint;
 use crate::scheduler::Entry;
 
-/// A prompt as the engine computes it.
+/// A conversation that a model is to continue.
 #[derive(Debug)]
+pub(crate) struct Conversation {
+    pub(crate) messages: Vec<ChatMessage>,
+    pub(crate) tools: ToolOptions,
+    pub(crate) thinking: Thinking,
+}
+
+#[cfg(test)]
+impl Conversation {
+    /// What a user says first.
+    pub(crate) fn of_user(text: &str) -> Self {
+        let message = ChatMessage {
+            role: rbee_api::openai::Role::User,
+            content: text.to_owned(),
+            reasoning_content: String::new(),
+            tool_calls: Vec::new(),
+            tool_call_id: None,
+        };
+        Self {
+            messages: vec![message],
+            tools: ToolOptions::default(),
+            thinking: Thinking::default(),
+        }
+    }
+}
+
+/// A prompt, and how its reply is written and read where it is more than content.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) prompt: Prompt,
+    /// `None` where all of the reply is content.
+    pub(crate) format: Option<Arc<ReplyFormat>>,
+    /// What the reply's tokens are held to.
+    pub(crate) constraint: Option<Box<dyn Constraint>>,
+}
+
+impl From<Prompt> for Prepared {
+    fn from(prompt: Prompt) -> Self {
+        Self { prompt, format: None, constraint: None }
+    }
+}
+
+/// A prompt as the engine computes it.
+#[derive(Debug, Default)]
 pub(crate) struct Prompt {
     /// Its tokens, at least one.
     pub(crate) tokens: Vec<u32>,
@@ -20,6 +65,8 @@ pub(crate) struct Prompt {
     pub(crate) stops: Vec<String>,
     /// What the echo engine repeats; `None` for an engine that reads tokens.
     pub(crate) text: Option<String>,
+    /// Control tokens that are to be seen in the reply, and their texts.
+    pub(crate) visible: Vec<(u32, Vec<u8>)>,
 }
 
 /// What is known of a model once it is loaded.
@@ -51,7 +98,7 @@ pub(crate) trait Loader: Send {
 /// Turns requests into prompts, on any thread.
 pub(crate) trait Tokenizer: std::fmt::Debug + Send + Sync {
     /// Renders a conversation by the model's template and tokenises it.
-    fn chat(&self, messages: &[ChatMessage]) -> Result<Prompt, PromptError>;
+    fn chat(&self, conversation: &Conversation) -> Result<Prepared, PromptError>;
     /// Tokenises a text to be continued.
     fn text(&self, text: &str) -> Result<Prompt, PromptError>;
     /// Takes tokens as they are, if the vocabulary has them.
@@ -63,6 +110,8 @@ pub(crate) trait Tokenizer: std::fmt::Debug + Send + Sync {
 pub(crate) enum PromptError {
     #[error("the model's chat template refuses these messages: {reason}")]
     Template { reason: String },
+    #[error("these tools cannot be called with this model: {reason}")]
+    Tools { reason: String },
     #[error("the prompt cannot be tokenised: {reason}")]
     Tokenize { reason: String },
     #[error(
@@ -78,6 +127,14 @@ pub(crate) enum PromptError {
 impl PromptError {
     /// Blames the field that the prompt came from.
     pub(crate) fn into_detail(self, param: &str) -> ErrorDetail {
+        let param = match self {
+            Self::Tools { .. } => "tools",
+            Self::Template { .. }
+            | Self::Tokenize { .. }
+            | Self::UnknownToken { .. }
+            | Self::Empty
+            | Self::Script { .. } => param,
+        };
         ErrorDetail::new(ErrorCode::ValidationFailed, self.to_string()).with_param(param)
     }
 }

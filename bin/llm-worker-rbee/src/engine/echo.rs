@@ -1,7 +1,8 @@
 //! The stand-in engine for tests: deterministic, no model, the same scheduler,
 //! slots, stop sequences and character handling as the real one. Repeats the
-//! last user message, or does what a script at its beginning says. Compiled
-//! into the real worker, reachable only by `--engine echo`.
+//! last user message, or the result of a tool after it, or does what a script at
+//! its beginning says. Compiled into the real worker, reachable only by
+//! `--engine echo`.
 
 mod script;
 
@@ -9,10 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rbee_api::openai::{ChatMessage, Role};
+use rbee_api::openai::Role;
+use rbee_llama::chat::ChatTemplate;
 use tokio::time::Instant;
 
-use super::backend::{Backend, Loaded, Loader, Prompt, PromptError, StepError, Tokenizer};
+use super::backend::{
+    Backend, Conversation, Loaded, Loader, Prepared, Prompt, PromptError, StepError, Tokenizer,
+};
+use super::template::render;
 use crate::error::LoadFailure;
 use crate::sampler::Sampler;
 use crate::scheduler::{Entry, Work};
@@ -20,6 +25,19 @@ use script::Script;
 
 /// Ids that a prompt of token ids may hold.
 const VOCABULARY: usize = 32_768;
+/// A template whose model thinks before it answers, and calls tools in the form
+/// of models that were trained for none.
+const TEMPLATE: &str = r"
+{%- for message in messages %}
+{{- '<|im_start|>' + message.role + '\n' }}
+{%- if message.reasoning_content %}
+{{- '<think>\n' + message.reasoning_content + '\n</think>\n\n' }}
+{%- endif %}
+{{- message.content + '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\n' }}
+{%- endif %}";
 /// The token that ends a reply; all others are positions in the reply.
 const END: u32 = u32::MAX;
 
@@ -40,8 +58,10 @@ impl Loader for EchoLoader {
         if !progress(0.0) {
             return Err(LoadFailure::Stopped);
         }
+        let template = ChatTemplate::from_source(TEMPLATE)
+            .map_err(|error| LoadFailure::Invalid { reason: error.to_string() })?;
         let loaded = Loaded {
-            tokenizer: Arc::new(EchoTokenizer),
+            tokenizer: Arc::new(EchoTokenizer { template }),
             slots: self.slots,
             context_tokens: self.context_tokens,
             device: "cpu".to_owned(),
@@ -54,23 +74,34 @@ impl Loader for EchoLoader {
     }
 }
 
-/// Counts words.
+/// Counts words. Conversations that ask for tools or thinking are told how
+/// their replies are read; all others are all content.
 #[derive(Debug)]
-struct EchoTokenizer;
+struct EchoTokenizer {
+    template: ChatTemplate,
+}
 
 impl EchoTokenizer {
     fn prompt(words: usize, text: String) -> Result<Prompt, PromptError> {
         Script::parse(&text)?;
         let words = u32::try_from(words.max(1)).unwrap_or(u32::MAX);
-        Ok(Prompt { tokens: (0..words).collect(), stops: Vec::new(), text: Some(text) })
+        Ok(Prompt { tokens: (0..words).collect(), text: Some(text), ..Prompt::default() })
     }
 }
 
 impl Tokenizer for EchoTokenizer {
-    fn chat(&self, messages: &[ChatMessage]) -> Result<Prompt, PromptError> {
+    fn chat(&self, conversation: &Conversation) -> Result<Prepared, PromptError> {
+        let Conversation { messages, tools, thinking } = conversation;
         let words = messages.iter().map(|m| m.content.split_whitespace().count()).sum();
-        let last = messages.iter().rev().find(|message| message.role == Role::User);
-        Self::prompt(words, last.map(|message| message.content.clone()).unwrap_or_default())
+        let said = |role: Role| messages.iter().rposition(|message| message.role == role);
+        // The result of a call is what the conversation is about then.
+        let last = said(Role::Tool).max(said(Role::User)).and_then(|at| messages.get(at));
+        let text = last.map(|message| message.content.clone()).unwrap_or_default();
+        let mut prepared = Prepared::from(Self::prompt(words, text)?);
+        if !tools.tools.is_empty() || thinking.enabled == Some(true) {
+            prepared.format = render(&self.template, conversation)?.reply;
+        }
+        Ok(prepared)
     }
 
     fn text(&self, text: &str) -> Result<Prompt, PromptError> {

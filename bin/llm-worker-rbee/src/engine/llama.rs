@@ -2,6 +2,7 @@
 //! every slot is a sequence with memory of its own. Decides nothing about who
 //! is computed when, and chooses tokens only through the sampler.
 
+mod calls;
 #[cfg(test)]
 mod oracle;
 mod sizing;
@@ -267,7 +268,12 @@ impl Backend for LlamaBackend {
         self.context.model().vocab().is_eog(Token(token))
     }
 
-    fn piece(&self, _: u32, token: u32) -> &[u8] {
+    fn piece(&self, slot: u32, token: u32) -> &[u8] {
+        let sequence = self.sequences.get(slot as usize).and_then(Option::as_ref);
+        let visible = sequence.map(|sequence| sequence.prompt.visible.as_slice());
+        if let Some((_, text)) = visible.and_then(|list| list.iter().find(|(id, _)| *id == token)) {
+            return text;
+        }
         self.context.model().vocab().piece_bytes(Token(token))
     }
 

@@ -259,7 +259,7 @@ impl Cause {
     /// The word that stands in the metrics.
     fn outcome(&self) -> &'static str {
         match self {
-            Self::Finished(FinishReason::Stop) => "stop",
+            Self::Finished(FinishReason::Stop | FinishReason::ToolCalls) => "stop",
             Self::Finished(FinishReason::Length) => "length",
             Self::Failed(_) => "failed",
             Self::ReaderGone => "cancelled",

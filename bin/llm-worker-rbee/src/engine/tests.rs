@@ -5,9 +5,11 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use rbee_api::openai::{ChatMessage, Sampling};
+use rbee_api::openai::Sampling;
 
-use super::backend::{Backend, Interrupt, PromptError, StepError, Tokenizer};
+use super::backend::{
+    Backend, Conversation, Interrupt, Prepared, PromptError, StepError, Tokenizer,
+};
 use super::*;
 use crate::scheduler::Entry;
 
@@ -51,7 +53,7 @@ impl Interrupt for CountingInterrupt {
 struct NoTokenizer;
 
 impl Tokenizer for NoTokenizer {
-    fn chat(&self, _: &[ChatMessage]) -> Result<Prompt, PromptError> {
+    fn chat(&self, _: &Conversation) -> Result<Prepared, PromptError> {
         Err(PromptError::Empty)
     }
 
@@ -139,7 +141,7 @@ impl Running {
 
     fn submit(&self, tokens_max: u32, budget: Duration) -> mpsc::Receiver<Event> {
         let (events, receiver) = EngineHandle::events();
-        let prompt = Prompt { tokens: vec![1, 2], stops: Vec::new(), text: None };
+        let prompt = Prompt { tokens: vec![1, 2], ..Prompt::default() };
         let job = Job {
             id: self.handle.next_job(),
             prompt: Arc::new(prompt),

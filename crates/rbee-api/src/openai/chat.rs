@@ -1,11 +1,15 @@
 //! `POST /v1/chat/completions`: the request.
 
+use std::collections::HashSet;
+
 use input_validation::ModelRef;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::fields::{Fields, RequestError};
 use super::generation::{GenerationOptions, StreamOptions, take_neutral};
+use super::thinking::Thinking;
+use super::tools::{RawCall, ToolCall, ToolOptions, check_calls};
 use crate::limits;
 
 /// Who speaks.
@@ -44,6 +48,12 @@ pub struct ChatMessage {
     pub role: Role,
     /// What is said.
     pub content: String,
+    /// What an assistant thought before it; empty for nothing.
+    pub reasoning_content: String,
+    /// The tools an assistant called.
+    pub tool_calls: Vec<ToolCall>,
+    /// The call whose result a tool's message is; one of an earlier message.
+    pub tool_call_id: Option<String>,
 }
 
 /// A checked chat request.
@@ -53,6 +63,10 @@ pub struct ChatRequest {
     pub model: ModelRef,
     /// The conversation, oldest turn first; never empty.
     pub messages: Vec<ChatMessage>,
+    /// What the model may call.
+    pub tools: ToolOptions,
+    /// Whether it thinks first.
+    pub thinking: Thinking,
     /// Length, stopping, sampling.
     pub generation: GenerationOptions,
     /// Whether and how to stream.
@@ -68,9 +82,11 @@ struct RawMessage {
     #[serde(default)]
     name: Option<Value>,
     #[serde(default)]
-    tool_calls: Option<Value>,
-    #[serde(default, rename = "tool_call_id")]
-    _tool_call_id: Option<String>,
+    tool_calls: Option<Vec<RawCall>>,
+    #[serde(default)]
+    tool_call_id: Option<String>,
+    #[serde(default)]
+    reasoning_content: Option<String>,
     #[serde(default)]
     refusal: Option<Value>,
     #[serde(default)]
@@ -111,23 +127,67 @@ impl ChatRequest {
         }
         let messages: Vec<ChatMessage> =
             raw.into_iter().enumerate().map(|(i, m)| m.check(i)).collect::<Result<_, _>>()?;
-        if messages.iter().all(|m| m.content.is_empty()) {
+        check_results(&messages)?;
+        if messages.iter().all(|m| m.content.is_empty() && m.tool_calls.is_empty()) {
             return Err(RequestError::invalid("messages", "every message is empty; say something"));
         }
+        let tools = ToolOptions::take(&mut fields)?;
+        let thinking = Thinking::take(&mut fields)?;
         let generation = GenerationOptions::take(&mut fields)?;
         let stream = StreamOptions::take(&mut fields)?;
         take_neutral(&mut fields)?;
         take_neutral_chat(&mut fields)?;
         fields.finish()?;
-        Ok(Self { model, messages, generation, stream })
+        Ok(Self { model, messages, tools, thinking, generation, stream })
     }
 }
 
 impl RawMessage {
     fn check(self, index: usize) -> Result<ChatMessage, RequestError> {
+        self.refuse_unsupported(index)?;
+        let at = |field: &str| format!("messages[{index}].{field}");
+        let content = match self.content {
+            None => String::new(),
+            Some(RawContent::Text(text)) => text,
+            Some(RawContent::Parts(parts)) => join_parts(index, parts)?,
+        };
+        let reasoning_content = self.reasoning_content.unwrap_or_default();
+        for (field, text) in [("content", &content), ("reasoning_content", &reasoning_content)] {
+            if text.contains('\0') {
+                let reason = "text must not contain a NUL character";
+                return Err(RequestError::invalid(at(field), reason));
+            }
+        }
+        let tool_calls = check_calls(index, self.tool_calls.unwrap_or_default())?;
+        if !tool_calls.is_empty() && self.role != Role::Assistant {
+            let reason = "only messages of the assistant have tool_calls";
+            return Err(RequestError::invalid(at("tool_calls"), reason));
+        }
+        match (self.role, &self.tool_call_id) {
+            (Role::Tool, None) => {
+                let reason = "a message of a tool needs the tool_call_id that it answers";
+                return Err(RequestError::invalid(at("tool_call_id"), reason));
+            }
+            (Role::System | Role::Developer | Role::User | Role::Assistant, Some(_)) => {
+                let reason = "only messages of tools have a tool_call_id";
+                return Err(RequestError::invalid(at("tool_call_id"), reason));
+            }
+            _ => {}
+        }
+        Ok(ChatMessage {
+            role: self.role,
+            content,
+            reasoning_content,
+            tool_calls,
+            tool_call_id: self.tool_call_id,
+        })
+    }
+
+    fn refuse_unsupported(&self, index: usize) -> Result<(), RequestError> {
+        // The name in a tool's message is that of the function it answers for.
+        let name = if self.role == Role::Tool { &None } else { &self.name };
         let refused = [
-            ("name", &self.name),
-            ("tool_calls", &self.tool_calls),
+            ("name", name),
             ("refusal", &self.refusal),
             ("annotations", &self.annotations),
             ("audio", &self.audio),
@@ -143,17 +203,26 @@ impl RawMessage {
                 ));
             }
         }
-        let content = match self.content {
-            None => String::new(),
-            Some(RawContent::Text(text)) => text,
-            Some(RawContent::Parts(parts)) => join_parts(index, parts)?,
-        };
-        if content.contains('\0') {
-            let param = format!("messages[{index}].content");
-            return Err(RequestError::invalid(param, "text must not contain a NUL character"));
-        }
-        Ok(ChatMessage { role: self.role, content })
+        Ok(())
     }
+}
+
+/// Checks that every result is that of a call made before it.
+fn check_results(messages: &[ChatMessage]) -> Result<(), RequestError> {
+    let mut called = HashSet::new();
+    for (index, message) in messages.iter().enumerate() {
+        called.extend(message.tool_calls.iter().map(|call| call.id.as_str()));
+        match &message.tool_call_id {
+            Some(id) if !called.contains(id.as_str()) => {
+                return Err(RequestError::invalid(
+                    format!("messages[{index}].tool_call_id"),
+                    "tool_call_id is that of no call in an earlier message of the assistant",
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn join_parts(message: usize, parts: Vec<RawPart>) -> Result<String, RequestError> {
@@ -189,11 +258,6 @@ fn take_neutral_chat(fields: &mut Fields) -> Result<(), RequestError> {
     fields.only("top_logprobs", &[json!(0)])?;
     fields.only("store", &off)?;
     fields.only("metadata", &[json!({})])?;
-    fields.only("tools", &[json!([])])?;
-    fields.only("tool_choice", &[json!("none"), json!("auto")])?;
-    fields.only("parallel_tool_calls", &[json!(false), json!(true)])?;
-    fields.only("functions", &[json!([])])?;
-    fields.only("function_call", &[json!("none"), json!("auto")])?;
     fields.only("modalities", &[json!(["text"])])?;
     fields.only("response_format", &[json!({"type": "text"})])?;
     fields.only("service_tier", &[json!("auto"), json!("default")])

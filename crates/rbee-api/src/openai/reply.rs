@@ -11,6 +11,8 @@ pub enum FinishReason {
     Stop,
     /// It reached `max_tokens` or the end of the context.
     Length,
+    /// It ended with calls of tools, whose results the model waits for.
+    ToolCalls,
 }
 
 /// Token counts of one request.
@@ -59,10 +61,37 @@ pub struct ChatChoice {
 pub struct ChatReplyMessage {
     /// `assistant`.
     pub role: String,
-    /// The text.
-    pub content: String,
+    /// The text; null when there are only calls of tools.
+    pub content: Option<String>,
     /// Always null: local models have no refusal channel.
     pub refusal: Option<()>,
+    /// What it thought before; absent when it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// The tools it calls; absent when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ReplyToolCall>,
+}
+
+/// A call of a tool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplyToolCall {
+    /// What the result has to refer to: `call_…`.
+    pub id: String,
+    /// `function`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What is called.
+    pub function: ReplyFunction,
+}
+
+/// What is called, and with what.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplyFunction {
+    /// The tool.
+    pub name: String,
+    /// Its arguments, as JSON text.
+    pub arguments: String,
 }
 
 /// One event of a streamed chat reply.
@@ -105,6 +134,37 @@ pub struct ChatDelta {
     /// New text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// New thoughts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// What is new of calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCallDelta>,
+}
+
+/// What is new of one call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolCallDelta {
+    /// Which call, counted from 0.
+    pub index: u32,
+    /// `call_…`, with the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `function`, with the name.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// What is new of the function.
+    pub function: FunctionDelta,
+}
+
+/// What is new of a call's function.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionDelta {
+    /// The tool, whole and once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// More of the arguments.
+    pub arguments: String,
 }
 
 /// A text completion, whole or one event of a stream.

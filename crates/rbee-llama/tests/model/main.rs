@@ -5,6 +5,7 @@
 
 mod chat;
 mod decode;
+mod golden;
 mod load;
 mod memory;
 mod oracle;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use deadline_propagation::Deadline;
-use rbee_api::openai::{ChatMessage, Role, Sampling};
+use rbee_api::openai::Sampling;
 use rbee_llama::batch::{Batch, Logits};
 use rbee_llama::context::Context;
 use rbee_llama::model::{Model, ModelParams};
@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{LlamaLoader, STEP_TOKENS, Sizes, context_params};
-use crate::engine::backend::{Backend, Loaded, Loader, Prompt, StepError};
+use crate::engine::backend::{Backend, Conversation, Loaded, Loader, Prompt, StepError};
 use crate::engine::{End, EngineHandle, Event, Job, start};
 use crate::error::LoadFailure;
 use crate::sampler::Sampler;
@@ -211,8 +211,8 @@ impl Engine {
     }
 
     fn prompt(&self, question: &str) -> Prompt {
-        let message = ChatMessage { role: Role::User, content: question.to_owned() };
-        self.handle.loaded().unwrap().tokenizer.chat(&[message]).unwrap()
+        let conversation = Conversation::of_user(question);
+        self.handle.loaded().unwrap().tokenizer.chat(&conversation).unwrap().prompt
     }
 
     fn submit(&self, prompt: Prompt) -> (JobId, mpsc::Receiver<Event>) {

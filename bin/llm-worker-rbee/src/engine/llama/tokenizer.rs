@@ -1,14 +1,17 @@
 //! From messages and texts to tokens, by the model's own template and
-//! vocabulary. Runs on any thread.
+//! vocabulary, and how the reply is to be written and read. Runs on any thread.
 
 use std::sync::Arc;
 
-use rbee_api::openai::ChatMessage;
-use rbee_llama::chat::{ChatMessage as TemplateMessage, ChatRequest, ChatTemplate};
+use rbee_llama::chat::ChatTemplate;
 use rbee_llama::model::Model;
+use rbee_llama::reply::ReplyFormat;
 use rbee_llama::vocab::{AddSpecial, Special};
 
-use crate::engine::backend::{Prompt, PromptError, Tokenizer};
+use super::calls::CallGrammar;
+use crate::engine::backend::{Conversation, Prepared, Prompt, PromptError, Tokenizer};
+use crate::engine::template::render;
+use crate::sampler::constraint::Constraint;
 
 /// A loaded model's template and vocabulary.
 #[derive(Debug)]
@@ -18,7 +21,7 @@ pub(super) struct LlamaTokenizer {
 }
 
 impl LlamaTokenizer {
-    fn tokenize(&self, text: &str, stops: Vec<String>) -> Result<Prompt, PromptError> {
+    fn tokenize(&self, text: &str) -> Result<Prompt, PromptError> {
         // The template engine leaves out a begin token that the tokenizer
         // adds, so that there is one and not two.
         let tokens = self
@@ -30,30 +33,43 @@ impl LlamaTokenizer {
             return Err(PromptError::Empty);
         }
         let tokens = tokens.into_iter().map(|token| token.0).collect();
-        Ok(Prompt { tokens, stops, text: None })
+        Ok(Prompt { tokens, ..Prompt::default() })
+    }
+
+    /// The control tokens that the reader of a reply has to see.
+    fn visible(&self, format: &ReplyFormat) -> Result<Vec<(u32, Vec<u8>)>, PromptError> {
+        let vocab = self.model.vocab();
+        let marks = format.thinking_end.iter().chain([&format.thinking_start]);
+        let mut visible = Vec::new();
+        for text in format.preserved.iter().chain(marks) {
+            let tokens = vocab
+                .tokenize(text, AddSpecial::No, Special::Parse)
+                .map_err(|error| PromptError::Tokenize { reason: error.to_string() })?;
+            if let [token] = tokens.as_slice()
+                && vocab.is_control(*token)
+            {
+                visible.push((token.0, vocab.written_bytes(*token)));
+            }
+        }
+        Ok(visible)
     }
 }
 
 impl Tokenizer for LlamaTokenizer {
-    fn chat(&self, messages: &[ChatMessage]) -> Result<Prompt, PromptError> {
-        let messages: Vec<TemplateMessage> = messages
-            .iter()
-            .map(|message| TemplateMessage {
-                role: message.role.template_name().to_owned(),
-                content: message.content.clone(),
-            })
-            .collect();
-        let request =
-            ChatRequest { messages: &messages, add_generation_prompt: true, enable_thinking: true };
-        let rendered = self
-            .template
-            .render(&request)
-            .map_err(|error| PromptError::Template { reason: error.to_string() })?;
-        self.tokenize(&rendered.prompt, rendered.stops)
+    fn chat(&self, conversation: &Conversation) -> Result<Prepared, PromptError> {
+        let rendered = render(&self.template, conversation)?;
+        let mut prompt = self.tokenize(&rendered.prompt)?;
+        prompt.stops = rendered.stops;
+        let Some(format) = rendered.reply else { return Ok(prompt.into()) };
+        prompt.visible = self.visible(&format)?;
+        let grammar = CallGrammar::new(&self.model, &format)
+            .map_err(|error| PromptError::Tools { reason: error.to_string() })?;
+        let constraint = grammar.map(|grammar| Box::new(grammar) as Box<dyn Constraint>);
+        Ok(Prepared { prompt, format: Some(format), constraint })
     }
 
     fn text(&self, text: &str) -> Result<Prompt, PromptError> {
-        self.tokenize(text, Vec::new())
+        self.tokenize(text)
     }
 
     fn tokens(&self, tokens: &[u32]) -> Result<Prompt, PromptError> {
@@ -63,7 +79,7 @@ impl Tokenizer for LlamaTokenizer {
                 let token = tokens.get(position).copied().unwrap_or_default();
                 Err(PromptError::UnknownToken { token, position, vocabulary })
             }
-            None => Ok(Prompt { tokens: tokens.to_vec(), stops: Vec::new(), text: None }),
+            None => Ok(Prompt { tokens: tokens.to_vec(), ..Prompt::default() }),
         }
     }
 }
