@@ -14,7 +14,7 @@ struct rbee_grammar {
     llama_sampler * sampler = nullptr;
     // Set when nothing more may be asked of the sampler.
     bool broken = false;
-    // Reused between masks.
+    // Reused between filterings.
     std::vector<llama_token_data> candidates;
 
     ~rbee_grammar() {
@@ -44,6 +44,11 @@ rbee_grammar * rbee_grammar_new(
         const char        * trigger,
         char             ** error) {
     return rbee::guarded<rbee_grammar *>(error, nullptr, [&]() -> rbee_grammar * {
+        // llama.cpp takes an empty source for one that allows everything.
+        if (*source == '\0') {
+            rbee::set_error(error, "the grammar is empty");
+            return nullptr;
+        }
         auto grammar = std::make_unique<rbee_grammar>();
         if (trigger == nullptr) {
             grammar->sampler = llama_sampler_init_grammar(vocab, source, "root");
@@ -65,23 +70,26 @@ void rbee_grammar_free(rbee_grammar * grammar) {
     delete grammar;
 }
 
-bool rbee_grammar_mask(rbee_grammar * grammar, float * logits, int32_t n_logits, char ** error) {
-    return rbee::guarded(error, false, [&] {
+int32_t rbee_grammar_filter(rbee_grammar * grammar, llama_token * ids, int32_t n_ids, char ** error) {
+    return rbee::guarded(error, -1, [&] {
         if (grammar->broken) {
             rbee::set_error(error, "the text has left the grammar");
-            return false;
+            return -1;
         }
         auto & candidates = grammar->candidates;
-        candidates.resize(n_logits);
-        for (int32_t i = 0; i < n_logits; ++i) {
-            candidates[i] = { i, logits[i], 0.0f };
+        candidates.resize(n_ids);
+        for (int32_t i = 0; i < n_ids; ++i) {
+            candidates[i] = { ids[i], 1.0f, 0.0f };
         }
         llama_token_data_array array = { candidates.data(), candidates.size(), -1, false };
         llama_sampler_apply(grammar->sampler, &array);
+        int32_t n_kept = 0;
         for (const auto & candidate : candidates) {
-            logits[candidate.id] = candidate.logit;
+            if (!std::isinf(candidate.logit)) {
+                ids[n_kept++] = candidate.id;
+            }
         }
-        return true;
+        return n_kept;
     });
 }
 

@@ -114,12 +114,12 @@ rbee_grammar * rbee_grammar_new(
 
 void rbee_grammar_free(rbee_grammar * grammar);
 
-// Sets the logit of every token that may not come next to minus infinity.
-// False on failure.
-bool rbee_grammar_mask(
+// Keeps of the n_ids tokens those that may come next and returns how many they
+// are; -1 on failure.
+int32_t rbee_grammar_filter(
     rbee_grammar * grammar,
-    float        * logits,
-    int32_t        n_logits,
+    llama_token  * ids,
+    int32_t        n_ids,
     char        ** error);
 
 // Whether a token may come next.

@@ -100,12 +100,12 @@ unsafe extern "C" {
 
     pub(crate) fn rbee_grammar_free(grammar: *mut GrammarHandle);
 
-    pub(crate) fn rbee_grammar_mask(
+    pub(crate) fn rbee_grammar_filter(
         grammar: *mut GrammarHandle,
-        logits: *mut f32,
-        n_logits: i32,
+        ids: *mut sys::llama_token,
+        n_ids: i32,
         error: *mut *mut c_char,
-    ) -> bool;
+    ) -> i32;
 
     pub(crate) fn rbee_grammar_allows(grammar: *mut GrammarHandle, token: sys::llama_token)
     -> bool;

@@ -113,19 +113,31 @@ impl Grammar {
     /// # Errors
     /// The row has a wrong length, or the text has left the grammar.
     pub fn mask(&mut self, logits: &mut [f32]) -> Result<(), GrammarError> {
-        let expected = self.model.vocab().len();
-        let wrong_row = || GrammarError::Row { got: logits.len(), expected };
-        let n_logits = i32::try_from(logits.len()).map_err(|_| wrong_row())?;
-        if logits.len() != expected {
-            return Err(wrong_row());
+        let vocab = self.model.vocab();
+        if logits.len() != vocab.len() {
+            return Err(GrammarError::Row { got: logits.len(), expected: vocab.len() });
         }
-        let mut error = ShimString::null();
-        // SAFETY: `raw` is valid; the length is that of the row, and each
-        // position in it is a token of the vocabulary.
-        let masked = unsafe {
-            ffi::rbee_grammar_mask(self.raw.as_ptr(), logits.as_mut_ptr(), n_logits, error.as_out())
-        };
-        if masked { Ok(()) } else { Err(GrammarError::Left { reason: error.reason() }) }
+        // A token can only come if its first byte can. There are few enough of
+        // those to ask for each, which spares asking for most of the tokens.
+        let singles = vocab.single_bytes();
+        let first_bytes = singles.iter().flatten().map(|token| token.0).collect();
+        let first_bytes = filter(self.raw, first_bytes)?;
+        let possible: Vec<bool> = singles
+            .iter()
+            .map(|single| single.is_none_or(|token| first_bytes.contains(&token.0)))
+            .collect();
+        let candidates = (0_u32..).take(logits.len()).filter(|token| {
+            let first = vocab.piece_bytes(Token(*token)).first();
+            first.and_then(|byte| possible.get(usize::from(*byte))).copied().unwrap_or(true)
+        });
+        let allowed = filter(self.raw, candidates.collect())?;
+        let mut allowed = allowed.into_iter().peekable();
+        for (token, logit) in (0..).zip(logits) {
+            if allowed.next_if_eq(&token).is_none() {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        Ok(())
     }
 
     /// Goes on by a token, and says whether it was allowed. After one that was
@@ -139,4 +151,25 @@ impl Grammar {
         let known = (token.0 as usize) < self.model.vocab().len();
         i32::try_from(token.0).ok().filter(|_| known)
     }
+}
+
+/// Keeps those of the tokens, which are of the vocabulary, that may come next.
+fn filter(
+    grammar: NonNull<ffi::GrammarHandle>,
+    mut tokens: Vec<u32>,
+) -> Result<Vec<u32>, GrammarError> {
+    let mut error = ShimString::null();
+    // SAFETY: the grammar is valid; the length is that of the list, whose
+    // numbers are ids of the vocabulary, laid out as the ids of llama.cpp.
+    let kept = unsafe {
+        ffi::rbee_grammar_filter(
+            grammar.as_ptr(),
+            tokens.as_mut_ptr().cast(),
+            i32::try_from(tokens.len()).unwrap_or(i32::MAX),
+            error.as_out(),
+        )
+    };
+    let kept = usize::try_from(kept).map_err(|_| GrammarError::Left { reason: error.reason() })?;
+    tokens.truncate(kept);
+    Ok(tokens)
 }

@@ -46,6 +46,8 @@ pub struct Vocab {
     /// Where each token's bytes end in `pieces`; they begin where the one before ends.
     piece_ends: Vec<u32>,
     kinds: Vec<Kind>,
+    /// The token that is one byte and nothing else, for every byte.
+    single_bytes: [Option<Token>; 256],
     bos: Option<Token>,
     eos: Option<Token>,
     can_add_special: bool,
@@ -92,6 +94,7 @@ impl Vocab {
             pieces: Vec::new(),
             piece_ends: Vec::new(),
             kinds: Vec::new(),
+            single_bytes: [None; 256],
             // SAFETY: as above.
             bos: token(unsafe { sys::llama_vocab_bos(raw.as_ptr()) }),
             // SAFETY: as above.
@@ -135,6 +138,10 @@ impl Vocab {
             if kind == Kind::Text {
                 let len = self.read_piece(id, Markers::Hide, &mut buffer);
                 self.pieces.extend(buffer.iter().take(len));
+                if let [byte] = buffer.get(..len).unwrap_or_default() {
+                    let place = self.single_bytes.get_mut(usize::from(*byte));
+                    place.into_iter().for_each(|single| *single = token(id));
+                }
             }
             self.kinds.push(kind);
             self.piece_ends.push(u32::try_from(self.pieces.len()).ok()?);
@@ -269,6 +276,11 @@ impl Vocab {
         };
         buffer.truncate(len);
         buffer
+    }
+
+    /// The token that is one byte and nothing else, for every byte that has one.
+    pub(crate) fn single_bytes(&self) -> &[Option<Token>; 256] {
+        &self.single_bytes
     }
 
     /// llama.cpp's own vocabulary.

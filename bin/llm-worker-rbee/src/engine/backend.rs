@@ -110,8 +110,10 @@ pub(crate) trait Tokenizer: std::fmt::Debug + Send + Sync {
 pub(crate) enum PromptError {
     #[error("the model's chat template refuses these messages: {reason}")]
     Template { reason: String },
-    #[error("these tools cannot be called with this model: {reason}")]
+    #[error("calls of these tools cannot be held to their schemas: {reason}")]
     Tools { reason: String },
+    #[error("the schema of this tool's arguments has no grammar: {reason}")]
+    Schema { tool: usize, reason: String },
     #[error("the prompt cannot be tokenised: {reason}")]
     Tokenize { reason: String },
     #[error(
@@ -127,13 +129,14 @@ pub(crate) enum PromptError {
 impl PromptError {
     /// Blames the field that the prompt came from.
     pub(crate) fn into_detail(self, param: &str) -> ErrorDetail {
-        let param = match self {
-            Self::Tools { .. } => "tools",
+        let param = match &self {
+            Self::Tools { .. } => "tools".to_owned(),
+            Self::Schema { tool, .. } => format!("tools[{tool}].function.parameters"),
             Self::Template { .. }
             | Self::Tokenize { .. }
             | Self::UnknownToken { .. }
             | Self::Empty
-            | Self::Script { .. } => param,
+            | Self::Script { .. } => param.to_owned(),
         };
         ErrorDetail::new(ErrorCode::ValidationFailed, self.to_string()).with_param(param)
     }

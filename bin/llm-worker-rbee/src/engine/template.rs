@@ -7,6 +7,8 @@ use rbee_llama::chat::{
     Tool, ToolCall, ToolChoice as TemplateChoice,
 };
 
+use serde_json::json;
+
 use super::backend::{Conversation, PromptError};
 
 /// Renders a conversation up to where the answer begins.
@@ -41,11 +43,33 @@ pub(super) fn render(
         enable_thinking: thinking.enabled.unwrap_or(true),
         arguments: &thinking.template_arguments,
     };
-    template.render(&request).map_err(|error| match error {
-        TemplateError::Syntax { reason } | TemplateError::Refused { reason } => {
-            PromptError::Template { reason }
+    template.render(&request).map_err(|error| {
+        let (TemplateError::Syntax { reason } | TemplateError::Refused { reason }) = error;
+        match wrong_schema(template, &request) {
+            Some(name) => {
+                let tool = tools.tools.iter().position(|tool| tool.name == name);
+                PromptError::Schema { tool: tool.unwrap_or_default(), reason }
+            }
+            None => PromptError::Template { reason },
         }
     })
+}
+
+/// Finds the tool whose schema is why a request is refused, if one is: with it
+/// alone the request is refused, and with no schema at all it is not.
+fn wrong_schema(template: &ChatTemplate, request: &ChatRequest<'_>) -> Option<String> {
+    let blank: Vec<Tool> = request
+        .tools
+        .iter()
+        .map(|tool| Tool { parameters: json!({"type": "object"}), ..tool.clone() })
+        .collect();
+    let refuses =
+        |tools: &[Tool]| template.render(&ChatRequest { tools, ..request.clone() }).is_err();
+    if blank.is_empty() || refuses(&blank) {
+        return None;
+    }
+    let alone = |tool: &&Tool| refuses(std::slice::from_ref(*tool));
+    request.tools.iter().find(alone).map(|tool| tool.name.clone())
 }
 
 fn said(message: &ChatMessage, before: &[ChatMessage]) -> TemplateMessage {

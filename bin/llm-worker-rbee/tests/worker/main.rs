@@ -9,3 +9,4 @@ mod llama;
 mod process;
 mod replies;
 mod slots;
+mod tools;

@@ -90,8 +90,8 @@ async fn replies_that_do_not_stream_hold_text_reason_and_usage() {
     for (content, more, text, reason, usage) in cases {
         let reply: ChatCompletion = worker.client.chat(content, more.clone()).await.json();
         let choice = &reply.choices[0];
-        let got = (choice.message.content.as_str(), choice.finish_reason, reply.usage);
-        assert_eq!(got, (text, reason, usage), "{content} {more}");
+        let got = (choice.message.content.as_deref(), choice.finish_reason, reply.usage);
+        assert_eq!(got, (Some(text), reason, usage), "{content} {more}");
 
         let mut body = json!({"model": MODEL, "prompt": content, "max_tokens": 1000});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

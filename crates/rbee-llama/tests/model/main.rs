@@ -6,6 +6,7 @@
 mod chat;
 mod decode;
 mod golden;
+mod grammar;
 mod load;
 mod memory;
 mod oracle;
