@@ -80,11 +80,6 @@ impl Generation {
         app.check_model(&request.model)?;
         let prepared = make_prompt(loaded, &request, prepare).await?;
         let Prepared { prompt, format, constraint } = prepared;
-        let reader = format.as_ref().map(ReplyReader::new).transpose();
-        let reader = reader.map_err(|error| {
-            tracing::error!(%error, "a reply cannot be read");
-            ApiError::new(ErrorCode::InternalError, "the reply could not be read")
-        })?;
         let tokens_max = room_for_reply(&prompt, loaded.context_tokens, &request)?;
         let permit = app.engine().try_enter()?;
         let (sender, events) = EngineHandle::events();
@@ -108,7 +103,7 @@ impl Generation {
         })?;
         Ok(Self {
             id: request.id,
-            reader,
+            reader: format.map(ReplyReader::new),
             app: app.clone(),
             job,
             events,

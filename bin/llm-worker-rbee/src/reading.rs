@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rbee_http::new_request_id;
 use rbee_llama::chat::ToolCall;
-use rbee_llama::reply::{Extent, Reply, ReplyError, ReplyFormat, ReplyParser};
+use rbee_llama::reply::{Reply, ReplyError, ReplyFormat, ReplyParser};
 use tokio::time::Instant;
 
 use scan::{Found, Scan};
@@ -23,6 +23,13 @@ const READ_AGAIN: Duration = Duration::from_millis(30);
 const READING_SHARE: u32 = 9;
 /// Places tried as the end of the calls in a reply that cannot be read whole.
 const CUTS_MAX: usize = 32;
+
+/// How much of a reply there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Whole,
+    Begun,
+}
 
 /// What is new in a reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,8 +60,9 @@ pub(crate) struct Message {
 /// Reads one reply.
 #[derive(Debug)]
 pub(crate) struct ReplyReader {
-    parser: ReplyParser,
-    calls_max: usize,
+    format: Arc<ReplyFormat>,
+    /// Made when it is needed, which most replies never do.
+    parser: Option<ReplyParser>,
     /// The reply so far, as the model wrote it.
     text: String,
     phase: Phase,
@@ -78,23 +86,20 @@ enum Phase {
 
 impl ReplyReader {
     /// Makes the reader of a reply of this format.
-    ///
-    /// # Errors
-    /// The format is not valid.
-    pub(crate) fn new(format: &Arc<ReplyFormat>) -> Result<Self, ReplyError> {
+    pub(crate) fn new(format: Arc<ReplyFormat>) -> Self {
         let phase = match format.call_markers() {
-            Some(markers) => Phase::Scan(Scan::new(format, markers)),
+            Some(markers) => Phase::Scan(Scan::new(&format, markers)),
             None => Phase::Parse { from: 0 },
         };
-        Ok(Self {
-            parser: ReplyParser::new(format)?,
-            calls_max: format.calls_max,
+        Self {
+            format,
+            parser: None,
             text: String::new(),
             phase,
             told: Message::default(),
             read_at: None,
             reading_took: Duration::ZERO,
-        })
+        }
     }
 
     /// Takes the next part of the text and tells what is new in the reply.
@@ -148,12 +153,11 @@ impl ReplyReader {
     /// Has the parser read the text and tells what it found.
     fn read(&mut self, from: usize, extent: Extent, out: &mut Vec<Delta>) {
         let started = Instant::now();
-        let read = self.parser.parse(&self.text, extent);
+        let read = self.parse(self.text.len());
         self.reading_took = started.elapsed();
         self.read_at = Some(Instant::now());
         match read {
-            Ok(mut reply) => {
-                reply.tool_calls.truncate(self.calls_max);
+            Ok(reply) => {
                 // A parser that waits for more of a call that is no call knows nothing of it.
                 let is_blank =
                     reply.content.trim().is_empty() && reply.reasoning_content.trim().is_empty();
@@ -171,17 +175,29 @@ impl ReplyReader {
         }
     }
 
+    /// Reads the text up to a place. A text whose end is still to come is read
+    /// as far as it goes; an error is one that no end would mend.
+    fn parse(&mut self, end: usize) -> Result<Reply, ReplyError> {
+        let parser = match self.parser.take() {
+            Some(parser) => parser,
+            None => ReplyParser::new(&self.format)?,
+        };
+        let read = parser.parse(self.text.get(..end).unwrap_or_default());
+        self.parser = Some(parser);
+        let mut reply = read?;
+        reply.tool_calls.truncate(self.format.calls_max);
+        Ok(reply)
+    }
+
     /// Reads the calls that are whole before what cannot be read; the rest, or
     /// all where there is none, is what the model says.
     fn salvage(&mut self, from: usize, out: &mut Vec<Delta>) {
         let ends = self.text.rmatch_indices(['}', '>', ']']).map(|(at, end)| at + end.len());
         let cuts: Vec<usize> = ends.take_while(|end| *end > from).take(CUTS_MAX).collect();
         for cut in cuts {
-            let before = self.text.get(..cut).unwrap_or_default();
-            if let Ok(mut reply) = self.parser.parse(before, Extent::Whole)
+            if let Ok(reply) = self.parse(cut)
                 && !reply.tool_calls.is_empty()
             {
-                reply.tool_calls.truncate(self.calls_max);
                 self.tell_reply(reply, Extent::Whole, out);
                 self.phase = Phase::Text { from: cut };
                 self.tell_text(out);

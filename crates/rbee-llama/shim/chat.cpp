@@ -169,10 +169,11 @@ char * rbee_reply_parser_parse(
         const rbee_reply_parser * parser,
         const char              * text,
         size_t                    text_len,
-        bool                      is_partial,
         char                   ** error) {
     return rbee::guarded<char *>(error, nullptr, [&] {
-        const auto message = common_chat_parse(std::string(text, text_len), is_partial, parser->params);
+        // The parser takes a text that ends early in any case. Told that it is
+        // partial, it would also hide that a text can no longer be read.
+        const auto message = common_chat_parse(std::string(text, text_len), false, parser->params);
 
         auto calls = common_json::array();
         for (const auto & call : message.tool_calls) {

@@ -95,12 +95,11 @@ void rbee_reply_parser_free(rbee_reply_parser * parser);
 
 // Reads a whole or a begun reply into {"content", "reasoning_content",
 // "tool_calls": [{"name", "arguments", "id"}]}. Returns null when the text is
-// none that the template's model should write.
+// none that the template's model should write, however it may go on.
 char * rbee_reply_parser_parse(
     const rbee_reply_parser * parser,
     const char              * text,
     size_t                    text_len,
-    bool                      is_partial,
     char                   ** error);
 
 // A GBNF grammar with a rule `root`. With a trigger it allows everything until

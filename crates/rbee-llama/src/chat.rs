@@ -4,21 +4,24 @@
 //! reply itself: see [`crate::reply`].
 #![expect(unsafe_code, reason = "owns a chat template of the C++ shim")]
 
+mod call_ids;
 mod formats;
 mod toolless;
+mod wire;
 
 use std::ffi::CString;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::backend::ensure_started;
 use crate::ffi::{self, ShimString};
 use crate::model::Model;
 use crate::reply::ReplyFormat;
 use formats::Formats;
+use wire::{Extent, WireRendered, format_key, wire_request};
 
 /// One message of a conversation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -158,6 +161,8 @@ pub enum TemplateError {
 pub struct ChatTemplate {
     raw: NonNull<ffi::ChatTemplateHandle>,
     traits: Traits,
+    /// Whether the template accepts only short ids of calls.
+    short_ids: bool,
     formats: Formats,
 }
 
@@ -217,9 +222,39 @@ impl ChatTemplate {
             special: true,
             thinking: true,
         };
-        let mut template = Self { raw, traits: least, formats: Formats::default() };
+        let mut template =
+            Self { raw, traits: least, short_ids: false, formats: Formats::default() };
         template.traits = template.read_traits()?;
+        template.short_ids = !template.accepts_id(call_ids::USUAL)
+            && template.accepts_id(&call_ids::short(call_ids::USUAL));
         Ok(template)
+    }
+
+    /// Whether the template shows a call with such an id.
+    fn accepts_id(&self, id: &str) -> bool {
+        let name = "f".to_owned();
+        let call = ToolCall { id: id.to_owned(), name: name.clone(), arguments: "{}".to_owned() };
+        let said = |role: &str, content: &str| ChatMessage {
+            role: role.to_owned(),
+            content: content.to_owned(),
+            ..ChatMessage::default()
+        };
+        let answered = Answered { call_id: id.to_owned(), name };
+        let messages = [
+            said("user", "Hi"),
+            ChatMessage { tool_calls: vec![call], ..said("assistant", "") },
+            ChatMessage { answers: Some(answered), ..said("tool", "1") },
+        ];
+        let request = ChatRequest {
+            messages: &messages,
+            tools: &[],
+            tool_choice: ToolChoice::Auto,
+            parallel_tool_calls: None,
+            add_generation_prompt: true,
+            enable_thinking: true,
+            arguments: &Map::new(),
+        };
+        self.render_wire(&wire_request(&request, &messages, Extent::TextOnly)).is_ok()
     }
 
     fn read_traits(&self) -> Result<Traits, TemplateError> {
@@ -256,7 +291,13 @@ impl ChatTemplate {
     /// The template refuses the messages, or a tool's schema has no grammar.
     pub fn render(&self, request: &ChatRequest<'_>) -> Result<Rendered, TemplateError> {
         let parallel = request.parallel_tool_calls.unwrap_or(self.traits.parallel);
-        let request = &ChatRequest { parallel_tool_calls: Some(parallel), ..request.clone() };
+        let mut request = ChatRequest { parallel_tool_calls: Some(parallel), ..request.clone() };
+        let shortened;
+        if self.short_ids {
+            shortened = call_ids::shortened(request.messages);
+            request.messages = &shortened;
+        }
+        let request = &request;
         if self.traits.tools {
             return self.render_cached(request, request.messages);
         }
@@ -347,76 +388,4 @@ impl ChatTemplate {
         let reply = reply.to_text().ok_or_else(|| refused(error.reason()))?;
         serde_json::from_str(&reply).map_err(|error| refused(error.to_string()))
     }
-}
-
-#[derive(Deserialize)]
-struct WireRendered {
-    prompt: String,
-    stops: Vec<String>,
-    #[serde(flatten)]
-    reply: ReplyFormat,
-}
-
-/// What is rendered.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Extent {
-    /// The prompt, and how to read the reply: a dozen small renderings more.
-    All,
-    TextOnly,
-}
-
-/// All of a request that decides how its reply is read, but for its messages.
-fn format_key(request: &ChatRequest<'_>) -> String {
-    wire_request(request, &[], Extent::All).to_string()
-}
-
-/// The request as the shim reads it.
-fn wire_request(request: &ChatRequest<'_>, messages: &[ChatMessage], extent: Extent) -> Value {
-    json!({
-        "messages": messages.iter().map(wire_message).collect::<Vec<_>>(),
-        "tools": request.tools.iter().map(wire_tool).collect::<Vec<_>>(),
-        "tool_choice": request.tool_choice.word(),
-        "parallel_tool_calls": request.parallel_tool_calls == Some(true),
-        "enable_thinking": request.enable_thinking,
-        "arguments": request.arguments,
-        "add_generation_prompt": request.add_generation_prompt,
-        "text_only": extent == Extent::TextOnly,
-    })
-}
-
-fn wire_message(message: &ChatMessage) -> Value {
-    let mut wire = json!({"role": message.role, "content": message.content});
-    let Some(fields) = wire.as_object_mut() else { return wire };
-    if !message.reasoning_content.is_empty() {
-        fields.insert("reasoning_content".to_owned(), json!(message.reasoning_content));
-    }
-    if !message.tool_calls.is_empty() {
-        let calls: Vec<Value> = message.tool_calls.iter().map(wire_call).collect();
-        fields.insert("tool_calls".to_owned(), json!(calls));
-    }
-    if let Some(answered) = &message.answers {
-        fields.insert("tool_call_id".to_owned(), json!(answered.call_id));
-        fields.insert("name".to_owned(), json!(answered.name));
-    }
-    wire
-}
-
-fn wire_call(call: &ToolCall) -> Value {
-    let function = json!({"name": call.name, "arguments": call.arguments});
-    json!({"type": "function", "id": call.id, "function": function})
-}
-
-fn wire_tool(tool: &Tool) -> Value {
-    let function = json!({
-        "name": tool.name,
-        "description": tool.description,
-        "parameters": tool.parameters,
-    });
-    json!({"type": "function", "function": function})
-}
-
-/// The tools as a text that any model can read, one JSON object a line.
-fn describe_tools(tools: &[Tool]) -> String {
-    let lines: Vec<String> = tools.iter().map(|tool| wire_tool(tool).to_string()).collect();
-    lines.join("\n")
 }

@@ -87,7 +87,6 @@ unsafe extern "C" {
         parser: *const ReplyParserHandle,
         text: *const c_char,
         text_len: usize,
-        is_partial: bool,
         error: *mut *mut c_char,
     ) -> *mut c_char;
 

@@ -151,15 +151,6 @@ pub struct Reply {
     pub tool_calls: Vec<ToolCall>,
 }
 
-/// How much of a reply a text is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
-    /// All of it.
-    Whole,
-    /// More may come.
-    Begun,
-}
-
 /// Why a text cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplyError {
@@ -219,12 +210,14 @@ impl ReplyParser {
         NonNull::new(raw).map(|raw| Self { raw }).ok_or_else(|| invalid(error.reason()))
     }
 
-    /// Reads a reply from its beginning. What is read of a begun one only grows
-    /// with the text, as far as the model's format allows.
+    /// Reads a reply from its beginning, also one whose end is still to come:
+    /// what is read of that only grows with the text, as far as the model's
+    /// format allows.
     ///
     /// # Errors
-    /// The text does not follow the format, or nests deeper than any sensible one.
-    pub fn parse(&self, text: &str, extent: Extent) -> Result<Reply, ReplyError> {
+    /// The text does not follow the format, however it may go on, or nests
+    /// deeper than any sensible one.
+    pub fn parse(&self, text: &str) -> Result<Reply, ReplyError> {
         let malformed = |reason: String| ReplyError::Malformed { reason };
         if nesting(text) > NESTING_MAX {
             return Err(malformed(format!("it nests deeper than {NESTING_MAX} brackets")));
@@ -237,7 +230,6 @@ impl ReplyParser {
                 self.raw.as_ptr(),
                 text.as_ptr().cast(),
                 text.len(),
-                extent == Extent::Begun,
                 error.as_out(),
             ))
         };

@@ -41,7 +41,7 @@ async fn a_call_is_the_same_streamed_and_whole_however_its_tokens_fall() {
         let streamed = worker.client.stream_chat(&content, more).await;
         assert!(streamed.done);
         assert_eq!(streamed.finish_reason(), Some(FinishReason::ToolCalls));
-        assert_eq!(streamed.calls(), [expected.clone()]);
+        assert_eq!(streamed.calls(), std::slice::from_ref(&expected));
         assert_eq!(
             (streamed.reasoning().as_str(), streamed.text.as_str()),
             ("Hm \u{1f41d}.", "So:")

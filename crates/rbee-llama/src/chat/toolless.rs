@@ -7,7 +7,8 @@ use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
-use super::{ChatMessage, ChatRequest, ChatTemplate, TemplateError, ToolCall, describe_tools};
+use super::wire::describe_tools;
+use super::{ChatMessage, ChatRequest, ChatTemplate, TemplateError, ToolCall};
 use crate::reply::ReplyFormat;
 
 /// A template whose model calls as the descriptions here ask for. It is only

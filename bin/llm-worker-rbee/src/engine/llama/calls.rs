@@ -219,3 +219,6 @@ fn ending(bytes: &[u8], text: &str) -> Option<usize> {
     let found = bytes.windows(text.len()).position(|window| window == text.as_bytes());
     found.map(|at| at + text.len())
 }
+
+#[cfg(test)]
+mod tests;
