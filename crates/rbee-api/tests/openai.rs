@@ -146,7 +146,8 @@ fn every_role_is_known_and_developer_is_system_to_the_template() {
 #[test]
 fn a_reply_of_ours_can_be_sent_back_as_history() {
     let history = json!({"messages": [
-        {"role": "assistant", "content": "x", "refusal": null, "tool_calls": [], "annotations": []},
+        {"role": "assistant", "content": "x", "refusal": null, "tool_calls": [], "annotations": [],
+            "parsed": {"any": "thing"}},
         {"role": "user", "content": "go on"},
     ]});
     chat_with(history).unwrap();
@@ -246,6 +247,9 @@ fn calls_and_their_results_are_taken_and_have_to_match() {
 
     let wrong = ErrorCode::ValidationFailed;
     let said_by_user = json!({"role": "user", "content": "x", "tool_calls": [call("c1", "f")]});
+    let mut parsed = call("c1", "f");
+    parsed["function"]["parsed_arguments"] = json!({"a": 1});
+    with(json!([user, called(json!([parsed]))])).unwrap();
     let half = json!({"id": "c1", "type": "function", "function": {"name": "f"}});
     let cases = [
         (json!([user, called(json!([call("c1", "f")])), result("c2")]), "messages[2].tool_call_id"),

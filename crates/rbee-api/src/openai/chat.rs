@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use input_validation::ModelRef;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -95,6 +96,9 @@ struct RawMessage {
     audio: Option<Value>,
     #[serde(default)]
     function_call: Option<Value>,
+    // What OpenAI's clients made of the content; they send it back with it.
+    #[serde(default, rename = "parsed")]
+    _parsed: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]

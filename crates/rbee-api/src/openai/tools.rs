@@ -2,6 +2,7 @@
 //! calls it made before and what came of them.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, RequestError};
@@ -114,6 +115,9 @@ pub(super) struct RawCall {
 struct RawCalled {
     name: String,
     arguments: String,
+    // What OpenAI's clients made of the arguments.
+    #[serde(default, rename = "parsed_arguments")]
+    _parsed: Option<IgnoredAny>,
 }
 
 fn function() -> String {
