@@ -1,6 +1,9 @@
 //! The frames of a streamed reply. All of a frame but its text is the same
 //! throughout a stream, so it is serialised once, from the types of the wire
-//! contract; after that a frame costs one copy and one escaping.
+//! contract; after that a frame costs one copy and one escaping. Frames that
+//! tell log probabilities are serialised whole.
+
+mod logprobs;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,6 +14,9 @@ use rbee_api::openai::{
 };
 use rbee_http::new_request_id;
 use serde::Serialize;
+
+use crate::text::PlacedLogprobs;
+pub(crate) use logprobs::LogprobShape;
 
 /// Which of OpenAI's two dialects a reply speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +33,8 @@ pub(crate) struct Heading {
     /// Seconds since the epoch.
     created: u64,
     model: String,
+    /// How tokens are told, where they are asked for.
+    shape: Option<LogprobShape>,
 }
 
 /// Stands where the text of a frame goes. No id or model name can hold it.
@@ -41,11 +49,23 @@ impl Heading {
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let created = now.map_or(0, |since| since.as_secs());
-        Self { dialect, id: format!("{kind}-{}", new_request_id()), created, model }
+        let id = format!("{kind}-{}", new_request_id());
+        Self { dialect, id, created, model, shape: None }
+    }
+
+    /// Has the tokens told beside the text.
+    pub(crate) fn with_logprobs(self, shape: Option<LogprobShape>) -> Self {
+        Self { shape, ..self }
     }
 
     /// The whole reply, for a request that does not stream.
-    pub(crate) fn whole(self, text: String, reason: FinishReason, usage: Usage) -> WholeReply {
+    pub(crate) fn whole(
+        self,
+        text: String,
+        tokens: &[PlacedLogprobs],
+        reason: FinishReason,
+        usage: Usage,
+    ) -> WholeReply {
         match self.dialect {
             Dialect::Chat => WholeReply::Chat(ChatCompletion {
                 id: self.id,
@@ -59,14 +79,18 @@ impl Heading {
                         content: text,
                         refusal: None,
                     },
-                    logprobs: None,
+                    logprobs: self.shape.map(|shape| shape.chat(tokens)),
                     finish_reason: reason,
                 }],
                 usage,
             }),
-            Dialect::Completion => WholeReply::Completion(
-                self.completion(Some((text, Some(reason))), Some(Some(usage))),
-            ),
+            Dialect::Completion => {
+                let mut reply = self.completion(Some((text, Some(reason))), Some(Some(usage)));
+                if let (Some(shape), Some(choice)) = (&self.shape, reply.choices.first_mut()) {
+                    choice.logprobs = Some(shape.completion(tokens));
+                }
+                WholeReply::Completion(reply)
+            }
         }
     }
 
@@ -188,13 +212,48 @@ impl Frames {
         write_event(out, &self.heading.chunk(Some((delta, None)), self.usage_so_far()))
     }
 
-    /// Appends a frame with text.
-    pub(crate) fn text(&self, text: &str, out: &mut BytesMut) -> Result<(), serde_json::Error> {
+    /// Appends a frame with text and its tokens.
+    pub(crate) fn text(
+        &self,
+        text: &str,
+        tokens: &[PlacedLogprobs],
+        out: &mut BytesMut,
+    ) -> Result<(), serde_json::Error> {
+        if let Some(shape) = &self.heading.shape {
+            return self.text_with_tokens(text, shape, tokens, out);
+        }
         out.reserve(self.before.len() + self.after.len() + text.len() + 16);
         out.put_slice(&self.before);
         serde_json::to_writer(out.writer(), text)?;
         out.put_slice(&self.after);
         Ok(())
+    }
+
+    fn text_with_tokens(
+        &self,
+        text: &str,
+        shape: &LogprobShape,
+        tokens: &[PlacedLogprobs],
+        out: &mut BytesMut,
+    ) -> Result<(), serde_json::Error> {
+        let text = text.to_owned();
+        match self.heading.dialect {
+            Dialect::Chat => {
+                let delta = ChatDelta { role: None, content: Some(text) };
+                let mut chunk = self.heading.chunk(Some((delta, None)), self.usage_so_far());
+                if let Some(choice) = chunk.choices.first_mut() {
+                    choice.logprobs = Some(shape.chat(tokens));
+                }
+                write_event(out, &chunk)
+            }
+            Dialect::Completion => {
+                let mut chunk = self.heading.completion(Some((text, None)), self.usage_so_far());
+                if let Some(choice) = chunk.choices.first_mut() {
+                    choice.logprobs = Some(shape.completion(tokens));
+                }
+                write_event(out, &chunk)
+            }
+        }
     }
 
     /// Appends the frames that end a whole stream.
@@ -248,7 +307,7 @@ mod tests {
         let frames = Frames::new(heading, usage).unwrap();
         let mut out = BytesMut::new();
         frames.begin(&mut out).unwrap();
-        texts.iter().for_each(|text| frames.text(text, &mut out).unwrap());
+        texts.iter().for_each(|text| frames.text(text, &[], &mut out).unwrap());
         frames.end(FinishReason::Stop, USAGE, &mut out).unwrap();
         let text = String::from_utf8(out.to_vec()).unwrap();
         let events = text.strip_suffix("\n\n").unwrap().split("\n\n");

@@ -32,8 +32,9 @@ pub(crate) async fn respond(
 ) -> Result<Response, ApiError> {
     let first = match generation.next().await {
         Event::End(End::Failed(detail)) => return Err((*detail).into()),
-        event @ (Event::Text(_) | Event::End(End::Finished { .. })) => event,
+        event @ (Event::Text { .. } | Event::End(End::Finished { .. })) => event,
     };
+    let heading = heading.with_logprobs(generation.logprob_shape());
     if options.stream {
         stream(generation, first, heading, options)
     } else {
@@ -46,14 +47,18 @@ async fn whole(
     first: Event,
     heading: Heading,
 ) -> Result<Response, ApiError> {
-    let mut reply = String::new();
+    let (mut reply, mut tokens) = (String::new(), Vec::new());
     let mut event = first;
     loop {
         match event {
-            Event::Text(text) => reply.push_str(&text),
-            Event::End(End::Finished { text, reason, usage }) => {
+            Event::Text { text, logprobs } => {
                 reply.push_str(&text);
-                return Ok(Json(heading.whole(reply, reason, usage)).into_response());
+                tokens.extend(logprobs);
+            }
+            Event::End(End::Finished { text, logprobs, reason, usage }) => {
+                reply.push_str(&text);
+                tokens.extend(logprobs);
+                return Ok(Json(heading.whole(reply, &tokens, reason, usage)).into_response());
             }
             Event::End(End::Failed(detail)) => return Err((*detail).into()),
         }
@@ -92,13 +97,13 @@ struct EventStream {
 impl EventStream {
     fn write(&mut self, event: Event) {
         let written = match event {
-            Event::Text(text) => self.frames.text(&text, &mut self.buffer),
-            Event::End(End::Finished { text, reason, usage }) => {
+            Event::Text { text, logprobs } => self.frames.text(&text, &logprobs, &mut self.buffer),
+            Event::End(End::Finished { text, logprobs, reason, usage }) => {
                 self.ended = true;
-                let text = if text.is_empty() {
+                let text = if text.is_empty() && logprobs.is_empty() {
                     Ok(())
                 } else {
-                    self.frames.text(&text, &mut self.buffer)
+                    self.frames.text(&text, &logprobs, &mut self.buffer)
                 };
                 text.and_then(|()| self.frames.end(reason, usage, &mut self.buffer))
             }

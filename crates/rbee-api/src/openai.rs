@@ -8,14 +8,19 @@
 mod chat;
 mod completion;
 mod fields;
+mod format;
 mod generation;
 mod reply;
+mod sampling;
 
 pub use chat::{ChatMessage, ChatRequest, Role};
 pub use completion::{CompletionPrompt, CompletionRequest};
 pub use fields::RequestError;
-pub use generation::{GenerationOptions, Sampling, StreamOptions};
+pub use format::OutputFormat;
+pub use generation::{GenerationOptions, StreamOptions};
 pub use reply::{
-    ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatReplyMessage,
-    CompletionChoice, CompletionReply, FinishReason, ModelCard, ModelCardList, Usage,
+    ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatLogprobs,
+    ChatReplyMessage, CompletionChoice, CompletionLogprobs, CompletionReply, FinishReason,
+    ModelCard, ModelCardList, TokenLogprob, TopLogprob, Usage,
 };
+pub use sampling::{Dry, Sampling, Xtc};

@@ -58,6 +58,13 @@ enum Kind {
     EndOfGeneration,
 }
 
+/// Whether markers are written with their names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Markers {
+    Shown,
+    Hidden,
+}
+
 // SAFETY: llama.cpp does not change a vocabulary after loading it, and documents
 // its tokenizer as thread-safe; everything else here is plain data.
 unsafe impl Send for Vocab {}
@@ -142,6 +149,13 @@ impl Vocab {
     }
 
     fn read_piece(&mut self, id: sys::llama_token, buffer: &mut Vec<u8>) {
+        let written = self.write_piece(id, Markers::Hidden, buffer);
+        self.pieces.extend(buffer.iter().take(written));
+    }
+
+    /// Writes the bytes of a token to the beginning of `buffer`, which grows as
+    /// needed, and returns how many they are. The token exists.
+    fn write_piece(&self, id: sys::llama_token, markers: Markers, buffer: &mut Vec<u8>) -> usize {
         loop {
             // SAFETY: `raw` is valid, the id is one of its tokens, and the
             // length given is that of the buffer.
@@ -152,13 +166,12 @@ impl Vocab {
                     buffer.as_mut_ptr().cast(),
                     i32::try_from(buffer.len()).unwrap_or(i32::MAX),
                     0,
-                    false,
+                    markers == Markers::Shown,
                 )
             };
             // A negative number is the length that would have fitted.
             if let Ok(written) = usize::try_from(written) {
-                self.pieces.extend(buffer.iter().take(written));
-                return;
+                return written;
             }
             buffer.resize(written.unsigned_abs() as usize, 0);
         }
@@ -255,6 +268,22 @@ impl Vocab {
             .copied()
             .unwrap_or_default() as usize;
         self.pieces.get(start..end).unwrap_or_default()
+    }
+
+    /// The bytes that a token is written with: its text, or its name if it is a
+    /// marker, such as `<|im_end|>`. Nothing for a token that does not exist.
+    #[must_use]
+    pub fn spelling(&self, token: Token) -> Vec<u8> {
+        match (self.kind(token), i32::try_from(token.0)) {
+            (Some(Kind::Control | Kind::EndOfGeneration), Ok(id)) => {
+                let mut buffer = vec![0; 64];
+                let written = self.write_piece(id, Markers::Shown, &mut buffer);
+                buffer.truncate(written);
+                buffer
+            }
+            (Some(Kind::Text), _) => self.piece_bytes(token).to_vec(),
+            (Some(Kind::Control | Kind::EndOfGeneration) | None, _) => Vec::new(),
+        }
     }
 
     /// Whether a token ends a generation (end of text, of turn, of message).

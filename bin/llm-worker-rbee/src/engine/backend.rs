@@ -8,6 +8,7 @@ use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::openai::ChatMessage;
 
 use crate::error::LoadFailure;
+use crate::guide::Guide;
 use crate::sampler::Sampler;
 use crate::scheduler::Entry;
 
@@ -56,6 +57,11 @@ pub(crate) trait Tokenizer: std::fmt::Debug + Send + Sync {
     fn text(&self, text: &str) -> Result<Prompt, PromptError>;
     /// Takes tokens as they are, if the vocabulary has them.
     fn tokens(&self, tokens: &[u32]) -> Result<Prompt, PromptError>;
+    /// The bytes that a token is written with, markers such as `<|im_end|>` too.
+    fn spelling(&self, token: u32) -> Vec<u8>;
+    /// What holds output to a form; `None` for an engine that draws no tokens,
+    /// and so has no log probabilities either.
+    fn guide(&self) -> Option<&Guide>;
 }
 
 /// Why a request cannot become a prompt.

@@ -9,6 +9,7 @@ use rbee_api::openai::{ChatMessage, Sampling};
 
 use super::backend::{Backend, Interrupt, PromptError, StepError, Tokenizer};
 use super::*;
+use crate::guide::Guide;
 use crate::scheduler::Entry;
 
 /// Longest that anything here may take.
@@ -61,6 +62,14 @@ impl Tokenizer for NoTokenizer {
 
     fn tokens(&self, _: &[u32]) -> Result<Prompt, PromptError> {
         Err(PromptError::Empty)
+    }
+
+    fn spelling(&self, _: u32) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn guide(&self) -> Option<&Guide> {
+        None
     }
 }
 
@@ -161,7 +170,7 @@ async fn outcome(mut events: mpsc::Receiver<Event>) -> Result<String, Option<Err
     let mut reply = String::new();
     loop {
         match tokio::time::timeout(PATIENCE, events.recv()).await.expect("no end came") {
-            Some(Event::Text(text)) => reply.push_str(&text),
+            Some(Event::Text { text, .. }) => reply.push_str(&text),
             Some(Event::End(End::Finished { text, .. })) => return Ok(reply + &text),
             Some(Event::End(End::Failed(detail))) => return Err(Some(detail.code)),
             None => return Err(None),

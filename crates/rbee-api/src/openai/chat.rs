@@ -4,7 +4,7 @@ use input_validation::ModelRef;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::fields::{Fields, RequestError};
+use super::fields::{Fields, RequestError, in_range};
 use super::generation::{GenerationOptions, StreamOptions, take_neutral};
 use crate::limits;
 
@@ -114,7 +114,8 @@ impl ChatRequest {
         if messages.iter().all(|m| m.content.is_empty()) {
             return Err(RequestError::invalid("messages", "every message is empty; say something"));
         }
-        let generation = GenerationOptions::take(&mut fields)?;
+        let mut generation = GenerationOptions::take(&mut fields)?;
+        generation.logprobs = take_logprobs(&mut fields)?;
         let stream = StreamOptions::take(&mut fields)?;
         take_neutral(&mut fields)?;
         take_neutral_chat(&mut fields)?;
@@ -183,10 +184,20 @@ fn join_parts(message: usize, parts: Vec<RawPart>) -> Result<String, RequestErro
     Ok(joined)
 }
 
+/// How many alternatives are told beside each token, where log probabilities are.
+fn take_logprobs(fields: &mut Fields) -> Result<Option<u32>, RequestError> {
+    let wanted = fields.take::<bool>("logprobs")?.unwrap_or(false);
+    let top = fields.take::<u32>("top_logprobs")?.unwrap_or(0);
+    let top = in_range("top_logprobs", top, 0, limits::TOP_LOGPROBS_MAX)?;
+    if top > 0 && !wanted {
+        let reason = "top_logprobs is only allowed when logprobs is true";
+        return Err(RequestError::invalid("top_logprobs", reason));
+    }
+    Ok(wanted.then_some(top))
+}
+
 fn take_neutral_chat(fields: &mut Fields) -> Result<(), RequestError> {
     let off = [json!(false)];
-    fields.only("logprobs", &off)?;
-    fields.only("top_logprobs", &[json!(0)])?;
     fields.only("store", &off)?;
     fields.only("metadata", &[json!({})])?;
     fields.only("tools", &[json!([])])?;
@@ -195,6 +206,5 @@ fn take_neutral_chat(fields: &mut Fields) -> Result<(), RequestError> {
     fields.only("functions", &[json!([])])?;
     fields.only("function_call", &[json!("none"), json!("auto")])?;
     fields.only("modalities", &[json!(["text"])])?;
-    fields.only("response_format", &[json!({"type": "text"})])?;
     fields.only("service_tier", &[json!("auto"), json!("default")])
 }

@@ -6,18 +6,25 @@ use std::sync::Arc;
 use rbee_api::openai::ChatMessage;
 use rbee_llama::chat::{ChatMessage as TemplateMessage, ChatRequest, ChatTemplate};
 use rbee_llama::model::Model;
-use rbee_llama::vocab::{AddSpecial, Special};
+use rbee_llama::vocab::{AddSpecial, Special, Token};
 
 use crate::engine::backend::{Prompt, PromptError, Tokenizer};
+use crate::guide::{Guide, Vocabulary};
 
 /// A loaded model's template and vocabulary.
 #[derive(Debug)]
 pub(super) struct LlamaTokenizer {
-    pub(super) model: Arc<Model>,
-    pub(super) template: ChatTemplate,
+    model: Arc<Model>,
+    template: ChatTemplate,
+    guide: Guide,
 }
 
 impl LlamaTokenizer {
+    pub(super) fn new(model: Arc<Model>, template: ChatTemplate) -> Self {
+        let guide = Guide::new(Arc::new(Lexicon(Arc::clone(&model))));
+        Self { model, template, guide }
+    }
+
     fn tokenize(&self, text: &str, stops: Vec<String>) -> Result<Prompt, PromptError> {
         // The template engine leaves out a begin token that the tokenizer
         // adds, so that there is one and not two.
@@ -65,5 +72,36 @@ impl Tokenizer for LlamaTokenizer {
             }
             None => Ok(Prompt { tokens: tokens.to_vec(), stops: Vec::new(), text: None }),
         }
+    }
+
+    fn spelling(&self, token: u32) -> Vec<u8> {
+        self.model.vocab().spelling(Token(token))
+    }
+
+    fn guide(&self) -> Option<&Guide> {
+        Some(&self.guide)
+    }
+}
+
+/// The vocabulary as the guide wants it.
+#[derive(Debug)]
+struct Lexicon(Arc<Model>);
+
+impl Vocabulary for Lexicon {
+    fn len(&self) -> u32 {
+        u32::try_from(self.0.vocab().len()).unwrap_or(u32::MAX)
+    }
+
+    fn text(&self, token: u32) -> &[u8] {
+        self.0.vocab().piece_bytes(Token(token))
+    }
+
+    fn is_end(&self, token: u32) -> bool {
+        self.0.vocab().is_eog(Token(token))
+    }
+
+    fn tokenize(&self, text: &str) -> Vec<u32> {
+        let tokens = self.0.vocab().tokenize(text, AddSpecial::No, Special::AsText);
+        tokens.unwrap_or_default().into_iter().map(|token| token.0).collect()
     }
 }
