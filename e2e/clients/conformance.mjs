@@ -62,6 +62,22 @@ async function real(model) {
     assert.deepEqual(Object.keys(given).sort(), ["city", "days"]);
     assert(Number.isInteger(given.days) && given.days >= 1 && given.days <= 7, `${given.days}`);
   });
+  await check("log probabilities and a JSON schema", async () => {
+    const request = { model, messages: user("Where is the Eiffel tower?"), temperature: 0, max_tokens: 40 };
+    const { choices: [told] } = await client.chat.completions.create({ ...request, logprobs: true, top_logprobs: 1 });
+    assert.equal(told.logprobs.content.map((token) => token.token).join(""), told.message.content);
+    assert(told.logprobs.content.every((token) => token.top_logprobs[0].logprob === token.logprob));
+    const schema = {
+      type: "object", additionalProperties: false, required: ["city"],
+      properties: { city: { type: "string", enum: ["Paris", "Rome"] } },
+    };
+    const format = (schema) => ({ type: "json_schema", json_schema: { name: "place", strict: true, schema } });
+    const { choices: [held] } = await client.chat.completions.create({ ...request, response_format: format(schema) });
+    assert(["Paris", "Rome"].includes(JSON.parse(held.message.content).city), held.message.content);
+    const bad = format({ type: "array", items: { uniqueItems: true } });
+    const error = await rejected(OpenAI.BadRequestError, { ...request, response_format: bad });
+    assert.equal(error.param, "response_format.json_schema.schema.items");
+  });
   await check("a prompt that does not fit is refused", async () => {
     const messages = user("word ".repeat(40_000));
     const error = await rejected(OpenAI.BadRequestError, { model, messages, max_tokens: 4 });

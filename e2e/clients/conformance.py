@@ -165,6 +165,67 @@ def real(model):
         )
         assert answer.choices[0].message.content and not answer.choices[0].message.tool_calls
 
+    @check("log probabilities come with the text, whole and streamed")
+    def _():
+        arguments = dict(
+            model=model, messages=user("Name a colour."), temperature=0, max_tokens=6,
+            logprobs=True, top_logprobs=2,
+        )
+        choice = client.chat.completions.create(**arguments).choices[0]
+        content = choice.logprobs.content
+        spelt = bytes(byte for token in content for byte in token.bytes).decode()
+        assert spelt == choice.message.content, (spelt, choice)
+        assert all(len(t.top_logprobs) == 2 and t.top_logprobs[0].token == t.token for t in content)
+        assert all(token.logprob <= 0 for token in content)
+        chunks = list(client.chat.completions.create(**arguments, stream=True))
+        streamed = [t for c in chunks for x in c.choices if x.logprobs for t in x.logprobs.content]
+        assert [t.token for t in streamed] == [t.token for t in content]
+        legacy = client.completions.create(
+            model=model, prompt="one two three", max_tokens=4, temperature=0, logprobs=2
+        ).choices[0]
+        assert "".join(legacy.logprobs.tokens) == legacy.text
+        assert len(legacy.logprobs.token_logprobs) == len(legacy.logprobs.top_logprobs) == 4
+        assert legacy.logprobs.text_offset[0] == 0 and legacy.logprobs.tokens[0] in legacy.logprobs.top_logprobs[0]
+
+    @check("a JSON schema, a JSON object and a grammar are followed")
+    def _():
+        schema = {
+            "type": "object", "additionalProperties": False, "required": ["city", "large"],
+            "properties": {"city": {"enum": ["Paris", "Rome"]}, "large": {"type": "boolean"}},
+        }
+        described = {"name": "place", "strict": True, "schema": schema}
+        question = dict(model=model, messages=user("Where is the Eiffel tower?"), temperature=0)
+        format = {"type": "json_schema", "json_schema": described}
+        reply = client.chat.completions.create(**question, response_format=format, max_tokens=60)
+        answer = json.loads(reply.choices[0].message.content)
+        assert answer["city"] in ("Paris", "Rome") and isinstance(answer["large"], bool), answer
+        reply = client.chat.completions.create(
+            **question, response_format={"type": "json_object"}, max_tokens=4
+        )
+        assert reply.choices[0].message.content.startswith("{"), reply
+        reply = client.chat.completions.create(
+            **question, extra_body={"grammar": 'root ::= "in " ("Paris" | "Rome")'}
+        )
+        assert reply.choices[0].message.content in ("in Paris", "in Rome"), reply
+        assert reply.choices[0].finish_reason == "stop"
+
+    @check("a schema that cannot be compiled is refused with its place")
+    def _():
+        bad = {"type": "object", "properties": {"a": {"not": {"type": "null"}}}}
+        format = {"type": "json_schema", "json_schema": {"name": "x", "schema": bad}}
+        error = raises(
+            openai.BadRequestError, model=model, messages=user("hi"), response_format=format
+        )
+        assert error.param == "response_format.json_schema.schema.properties.a", error
+
+    @check("a bias makes or breaks a token")
+    def _():
+        arguments = dict(model=model, prompt="one two three", max_tokens=1, temperature=0)
+        free = client.completions.create(**arguments).choices[0].text
+        forced = client.completions.create(**arguments, logit_bias={"28": 100}).choices[0].text
+        banned = client.completions.create(**arguments, logit_bias={"28": -100}).choices[0].text
+        assert forced != free == banned, (free, forced, banned)
+
     @check("a prompt that does not fit is refused with the context length")
     def _():
         error = raises(

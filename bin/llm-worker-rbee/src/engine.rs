@@ -28,7 +28,7 @@ pub(crate) use crate::engine::stats::{Snapshot, Stats};
 use crate::error::{EngineFailure, LoadFailure};
 use crate::sampler::Sampler;
 use crate::scheduler::JobId;
-use crate::text::TextStream;
+use crate::text::{PlacedLogprobs, TextStream};
 
 /// Most requests that one worker decodes together: what llama.cpp's batches of
 /// 512 tokens leave room for beside prompts.
@@ -57,8 +57,8 @@ pub(crate) struct Job {
 /// What a job tells its reader.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// More text, never empty.
-    Text(String),
+    /// More text, never empty, and its tokens where they were asked for.
+    Text { text: String, logprobs: Vec<PlacedLogprobs> },
     /// The end; nothing comes after it.
     End(End),
 }
@@ -69,6 +69,7 @@ pub(crate) enum End {
     Finished {
         /// The last text, often empty.
         text: String,
+        logprobs: Vec<PlacedLogprobs>,
         reason: FinishReason,
         usage: Usage,
     },

@@ -7,6 +7,7 @@ mod contact;
 mod engine;
 mod error;
 mod generation;
+mod guide;
 mod http;
 mod launch;
 mod live;

@@ -1,6 +1,9 @@
 //! The frames of a streamed reply. All of a frame but its text is the same
 //! throughout a stream, so it is serialised once, from the types of the wire
-//! contract; after that a frame costs one copy and one escaping.
+//! contract; after that a frame costs one copy and one escaping. Frames that
+//! tell log probabilities are serialised whole.
+
+mod logprobs;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,6 +17,8 @@ use rbee_http::new_request_id;
 use serde::Serialize;
 
 use crate::reading::{Delta, Message};
+use crate::text::PlacedLogprobs;
+pub(crate) use logprobs::LogprobShape;
 
 /// Which of OpenAI's two dialects a reply speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +35,8 @@ pub(crate) struct Heading {
     /// Seconds since the epoch.
     created: u64,
     model: String,
+    /// How tokens are told, where they are asked for.
+    shape: Option<LogprobShape>,
 }
 
 /// Stands where the text of a frame goes. No id or model name can hold it.
@@ -44,11 +51,23 @@ impl Heading {
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let created = now.map_or(0, |since| since.as_secs());
-        Self { dialect, id: format!("{kind}-{}", new_request_id()), created, model }
+        let id = format!("{kind}-{}", new_request_id());
+        Self { dialect, id, created, model, shape: None }
+    }
+
+    /// Has the tokens told beside the text.
+    pub(crate) fn with_logprobs(self, shape: Option<LogprobShape>) -> Self {
+        Self { shape, ..self }
     }
 
     /// The whole reply, for a request that does not stream.
-    pub(crate) fn whole(self, message: Message, reason: FinishReason, usage: Usage) -> WholeReply {
+    pub(crate) fn whole(
+        self,
+        message: Message,
+        tokens: &[PlacedLogprobs],
+        reason: FinishReason,
+        usage: Usage,
+    ) -> WholeReply {
         match self.dialect {
             Dialect::Chat => WholeReply::Chat(ChatCompletion {
                 id: self.id,
@@ -58,14 +77,19 @@ impl Heading {
                 choices: vec![ChatChoice {
                     index: 0,
                     message: reply_message(message),
-                    logprobs: None,
+                    logprobs: self.shape.map(|shape| shape.chat(tokens)),
                     finish_reason: reason,
                 }],
                 usage,
             }),
-            Dialect::Completion => WholeReply::Completion(
-                self.completion(Some((message.content, Some(reason))), Some(Some(usage))),
-            ),
+            Dialect::Completion => {
+                let choice = Some((message.content, Some(reason)));
+                let mut reply = self.completion(choice, Some(Some(usage)));
+                if let (Some(shape), Some(choice)) = (&self.shape, reply.choices.first_mut()) {
+                    choice.logprobs = Some(shape.completion(tokens));
+                }
+                WholeReply::Completion(reply)
+            }
         }
     }
 
@@ -240,8 +264,16 @@ impl Frames {
         write_event(out, &self.heading.chunk(Some((delta, None)), self.usage_so_far()))
     }
 
-    /// Appends a frame with text.
-    pub(crate) fn text(&self, text: &str, out: &mut BytesMut) -> Result<(), serde_json::Error> {
+    /// Appends a frame with text and its tokens.
+    pub(crate) fn text(
+        &self,
+        text: &str,
+        tokens: &[PlacedLogprobs],
+        out: &mut BytesMut,
+    ) -> Result<(), serde_json::Error> {
+        if let Some(shape) = &self.heading.shape {
+            return self.text_with_tokens(text, shape, tokens, out);
+        }
         out.reserve(self.before.len() + self.after.len() + text.len() + 16);
         out.put_slice(&self.before);
         serde_json::to_writer(out.writer(), text)?;
@@ -249,16 +281,42 @@ impl Frames {
         Ok(())
     }
 
-    /// Appends a frame with anything that is new.
-    pub(crate) fn delta(&self, delta: Delta, out: &mut BytesMut) -> Result<(), serde_json::Error> {
-        match delta {
-            Delta::Content(text) => self.text(&text, out),
-            Delta::Reasoning(_) | Delta::Call { .. } | Delta::Arguments { .. } => {
-                let chunk =
-                    self.heading.chunk(Some((reply_delta(delta), None)), self.usage_so_far());
+    fn text_with_tokens(
+        &self,
+        text: &str,
+        shape: &LogprobShape,
+        tokens: &[PlacedLogprobs],
+        out: &mut BytesMut,
+    ) -> Result<(), serde_json::Error> {
+        let text = text.to_owned();
+        match self.heading.dialect {
+            Dialect::Chat => self.delta(Delta::Content(text), tokens, out),
+            Dialect::Completion => {
+                let mut chunk = self.heading.completion(Some((text, None)), self.usage_so_far());
+                if let Some(choice) = chunk.choices.first_mut() {
+                    choice.logprobs = Some(shape.completion(tokens));
+                }
                 write_event(out, &chunk)
             }
         }
+    }
+
+    /// Appends a frame of a chat with anything that is new and the tokens told with it.
+    pub(crate) fn delta(
+        &self,
+        delta: Delta,
+        tokens: &[PlacedLogprobs],
+        out: &mut BytesMut,
+    ) -> Result<(), serde_json::Error> {
+        let shape = &self.heading.shape;
+        if let (None, Delta::Content(text)) = (shape, &delta) {
+            return self.text(text, tokens, out);
+        }
+        let mut chunk = self.heading.chunk(Some((reply_delta(delta), None)), self.usage_so_far());
+        if let (Some(shape), Some(choice)) = (shape, chunk.choices.first_mut()) {
+            choice.logprobs = Some(shape.chat(tokens));
+        }
+        write_event(out, &chunk)
     }
 
     /// Appends the frames that end a whole stream.
@@ -312,7 +370,7 @@ mod tests {
         let frames = Frames::new(heading, usage).unwrap();
         let mut out = BytesMut::new();
         frames.begin(&mut out).unwrap();
-        texts.iter().for_each(|text| frames.text(text, &mut out).unwrap());
+        texts.iter().for_each(|text| frames.text(text, &[], &mut out).unwrap());
         frames.end(FinishReason::Stop, USAGE, &mut out).unwrap();
         let text = String::from_utf8(out.to_vec()).unwrap();
         let events = text.strip_suffix("\n\n").unwrap().split("\n\n");

@@ -16,8 +16,9 @@ use rbee_http::{ApiError, event_stream_response};
 
 use crate::engine::{End, Event};
 use crate::generation::Generation;
-use crate::reading::{Message, ReplyReader};
+use crate::reading::{Delta, Message, ReplyReader};
 use crate::reply::{Frames, Heading, UsageFrame, write_event};
+use crate::text::PlacedLogprobs;
 
 /// Room for the frames of a few events.
 const BUFFER_BYTES: usize = 4096;
@@ -33,8 +34,9 @@ pub(crate) async fn respond(
 ) -> Result<Response, ApiError> {
     let first = match generation.next().await {
         Event::End(End::Failed(detail)) => return Err((*detail).into()),
-        event @ (Event::Text(_) | Event::End(End::Finished { .. })) => event,
+        event @ (Event::Text { .. } | Event::End(End::Finished { .. })) => event,
     };
+    let heading = heading.with_logprobs(generation.logprob_shape());
     if options.stream {
         stream(generation, first, heading, options)
     } else {
@@ -47,13 +49,17 @@ async fn whole(
     first: Event,
     heading: Heading,
 ) -> Result<Response, ApiError> {
-    let mut reply = String::new();
+    let (mut reply, mut tokens) = (String::new(), Vec::new());
     let mut event = first;
     loop {
         match event {
-            Event::Text(text) => reply.push_str(&text),
-            Event::End(End::Finished { text, reason, usage }) => {
+            Event::Text { text, logprobs } => {
                 reply.push_str(&text);
+                tokens.extend(logprobs);
+            }
+            Event::End(End::Finished { text, logprobs, reason, usage }) => {
+                reply.push_str(&text);
+                tokens.extend(logprobs);
                 let message = match generation.reader.take() {
                     None => Message { content: reply, ..Message::default() },
                     Some(mut reader) => {
@@ -63,7 +69,8 @@ async fn whole(
                     }
                 };
                 let reason = reason_with_calls(reason, &message);
-                return Ok(Json(heading.whole(message, reason, usage)).into_response());
+                let reply = heading.whole(message, &tokens, reason, usage);
+                return Ok(Json(reply).into_response());
             }
             Event::End(End::Failed(detail)) => return Err((*detail).into()),
         }
@@ -94,7 +101,8 @@ fn stream(
     let mut buffer = BytesMut::with_capacity(BUFFER_BYTES);
     frames.begin(&mut buffer).map_err(defect)?;
     let reader = generation.reader.take();
-    let mut events = EventStream { generation, reader, frames, buffer, ended: false };
+    let mut events =
+        EventStream { generation, reader, untold: Vec::new(), frames, buffer, ended: false };
     events.write(first);
     Ok(event_stream_response(events))
 }
@@ -104,6 +112,8 @@ struct EventStream {
     generation: Generation,
     /// `None` where all of the text is content.
     reader: Option<ReplyReader>,
+    /// Tokens whose text the reader holds, or that no frame has told yet.
+    untold: Vec<PlacedLogprobs>,
     frames: Frames,
     /// Frames not yet given to the connection.
     buffer: BytesMut,
@@ -113,10 +123,10 @@ struct EventStream {
 impl EventStream {
     fn write(&mut self, event: Event) {
         let written = match event {
-            Event::Text(text) => self.write_text(&text),
-            Event::End(End::Finished { text, reason, usage }) => {
+            Event::Text { text, logprobs } => self.write_text(&text, logprobs),
+            Event::End(End::Finished { text, logprobs, reason, usage }) => {
                 self.ended = true;
-                self.write_text(&text)
+                self.write_text(&text, logprobs)
                     .and_then(|()| self.write_rest(reason))
                     .and_then(|reason| self.frames.end(reason, usage, &mut self.buffer))
             }
@@ -131,16 +141,23 @@ impl EventStream {
         }
     }
 
-    fn write_text(&mut self, text: &str) -> Result<(), serde_json::Error> {
-        match &mut self.reader {
-            _ if text.is_empty() => Ok(()),
-            None => self.frames.text(text, &mut self.buffer),
-            Some(reader) => {
-                let mut deltas = Vec::new();
-                reader.push(text, &mut deltas);
-                deltas.into_iter().try_for_each(|new| self.frames.delta(new, &mut self.buffer))
+    fn write_text(
+        &mut self,
+        text: &str,
+        logprobs: Vec<PlacedLogprobs>,
+    ) -> Result<(), serde_json::Error> {
+        let Some(reader) = &mut self.reader else {
+            if text.is_empty() && logprobs.is_empty() {
+                return Ok(());
             }
+            return self.frames.text(text, &logprobs, &mut self.buffer);
+        };
+        self.untold.extend(logprobs);
+        let mut deltas = Vec::new();
+        if !text.is_empty() {
+            reader.push(text, &mut deltas);
         }
+        self.write_deltas(deltas)
     }
 
     /// Writes what the reader held back and says why the reply ended.
@@ -149,8 +166,21 @@ impl EventStream {
         let mut deltas = Vec::new();
         reader.finish(&mut deltas);
         let reason = reason_with_calls(reason, reader.message());
-        deltas.into_iter().try_for_each(|new| self.frames.delta(new, &mut self.buffer))?;
+        self.write_deltas(deltas)?;
+        if !self.untold.is_empty() {
+            // Markers that end a reply are part of no delta.
+            self.frames.text("", &self.untold, &mut self.buffer)?;
+        }
         Ok(reason)
+    }
+
+    /// Writes a frame for each delta, the first one with all tokens that wait.
+    fn write_deltas(&mut self, deltas: Vec<Delta>) -> Result<(), serde_json::Error> {
+        for delta in deltas {
+            self.frames.delta(delta, &self.untold, &mut self.buffer)?;
+            self.untold.clear();
+        }
+        Ok(())
     }
 
     fn write_error(&mut self, mut detail: ErrorDetail) -> Result<(), serde_json::Error> {

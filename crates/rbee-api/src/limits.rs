@@ -35,3 +35,18 @@ pub const TOOL_CALL_ID_BYTES_MAX: usize = 256;
 pub const TEMPLATE_ARGUMENTS_MAX: usize = 16;
 /// Longest name or text among them.
 pub const TEMPLATE_ARGUMENT_BYTES_MAX: usize = 256;
+/// Most tokens that `logit_bias` may name; OpenAI's own limit is 300.
+pub const LOGIT_BIAS_MAX: usize = 1024;
+/// Most alternatives told beside a token; the number OpenAI allows in chats.
+pub const TOP_LOGPROBS_MAX: u32 = 20;
+/// Most texts over which DRY matches no repetition.
+pub const DRY_BREAKERS_MAX: usize = 32;
+/// Longest such text; it is looked for after every token.
+pub const DRY_BREAKER_BYTES_MAX: usize = 64;
+/// Largest JSON schema, as compact JSON: far above those people write, and
+/// small enough that its compiler ends within a fraction of a second.
+pub const SCHEMA_BYTES_MAX: usize = 64 * 1024;
+/// Largest GBNF grammar.
+pub const GRAMMAR_BYTES_MAX: usize = 64 * 1024;
+/// Longest name of a JSON schema; the number OpenAI allows.
+pub const SCHEMA_NAME_BYTES_MAX: usize = 64;

@@ -8,19 +8,24 @@
 mod chat;
 mod completion;
 mod fields;
+mod format;
 mod generation;
 mod reply;
+mod sampling;
 mod thinking;
 mod tools;
 
 pub use chat::{ChatMessage, ChatRequest, Role};
 pub use completion::{CompletionPrompt, CompletionRequest};
 pub use fields::RequestError;
-pub use generation::{GenerationOptions, Sampling, StreamOptions};
+pub use format::OutputFormat;
+pub use generation::{GenerationOptions, StreamOptions};
 pub use reply::{
-    ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatReplyMessage,
-    CompletionChoice, CompletionReply, FinishReason, FunctionDelta, ModelCard, ModelCardList,
-    ReplyFunction, ReplyToolCall, ToolCallDelta, Usage,
+    ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatLogprobs,
+    ChatReplyMessage, CompletionChoice, CompletionLogprobs, CompletionReply, FinishReason,
+    FunctionDelta, ModelCard, ModelCardList, ReplyFunction, ReplyToolCall, TokenLogprob,
+    ToolCallDelta, TopLogprob, Usage,
 };
+pub use sampling::{Dry, Sampling, Xtc};
 pub use thinking::Thinking;
 pub use tools::{ToolCall, ToolChoice, ToolDefinition, ToolOptions};

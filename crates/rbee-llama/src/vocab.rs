@@ -60,6 +60,13 @@ enum Kind {
     EndOfGeneration,
 }
 
+/// Whether markers are written with their names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Markers {
+    Shown,
+    Hidden,
+}
+
 // SAFETY: llama.cpp does not change a vocabulary after loading it, and documents
 // its tokenizer as thread-safe; everything else here is plain data.
 unsafe impl Send for Vocab {}
@@ -136,7 +143,7 @@ impl Vocab {
                 }
             };
             if kind == Kind::Text {
-                let len = self.read_piece(id, Markers::Hide, &mut buffer);
+                let len = self.read_piece(id, Markers::Hidden, &mut buffer);
                 self.pieces.extend(buffer.iter().take(len));
                 if let [byte] = buffer.get(..len).unwrap_or_default() {
                     let place = self.single_bytes.get_mut(usize::from(*byte));
@@ -149,7 +156,8 @@ impl Vocab {
         Some(())
     }
 
-    /// Writes the text of a token to the beginning of the buffer and returns its length.
+    /// Writes the bytes of a token to the beginning of `buffer`, which grows as
+    /// needed, and returns how many they are. The token exists.
     fn read_piece(&self, id: sys::llama_token, markers: Markers, buffer: &mut Vec<u8>) -> usize {
         loop {
             // SAFETY: `raw` is valid, the id is one of its tokens, and the
@@ -161,7 +169,7 @@ impl Vocab {
                     buffer.as_mut_ptr().cast(),
                     i32::try_from(buffer.len()).unwrap_or(i32::MAX),
                     0,
-                    markers == Markers::Show,
+                    markers == Markers::Shown,
                 )
             };
             // A negative number is the length that would have fitted.
@@ -265,17 +273,20 @@ impl Vocab {
         self.pieces.get(start..end).unwrap_or_default()
     }
 
-    /// The bytes a token is written with, those of control tokens included:
-    /// `<|im_end|>`. Nothing for a token that does not exist.
+    /// The bytes that a token is written with: its text, or its name if it is a
+    /// marker, such as `<|im_end|>`. Nothing for a token that does not exist.
     #[must_use]
-    pub fn written_bytes(&self, token: Token) -> Vec<u8> {
-        let mut buffer = vec![0; 64];
-        let len = match i32::try_from(token.0) {
-            Ok(id) if self.kind(token).is_some() => self.read_piece(id, Markers::Show, &mut buffer),
-            _ => 0,
-        };
-        buffer.truncate(len);
-        buffer
+    pub fn spelling(&self, token: Token) -> Vec<u8> {
+        match (self.kind(token), i32::try_from(token.0)) {
+            (Some(Kind::Control | Kind::EndOfGeneration), Ok(id)) => {
+                let mut buffer = vec![0; 64];
+                let written = self.read_piece(id, Markers::Shown, &mut buffer);
+                buffer.truncate(written);
+                buffer
+            }
+            (Some(Kind::Text), _) => self.piece_bytes(token).to_vec(),
+            (Some(Kind::Control | Kind::EndOfGeneration) | None, _) => Vec::new(),
+        }
     }
 
     /// The token that is one byte and nothing else, for every byte that has one.
@@ -323,13 +334,6 @@ impl Vocab {
         // SAFETY: `raw` is valid for the life of self; the function only reads it.
         unsafe { sys::llama_vocab_get_add_bos(self.raw.as_ptr()) }
     }
-}
-
-/// Whether control tokens have a text.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Markers {
-    Show,
-    Hide,
 }
 
 /// Whether to surround a text with the special tokens its vocabulary asks for.

@@ -9,6 +9,7 @@ use rbee_api::openai::{ChatMessage, Thinking, ToolOptions};
 use rbee_llama::reply::ReplyFormat;
 
 use crate::error::LoadFailure;
+use crate::guide::Guide;
 use crate::sampler::Sampler;
 use crate::sampler::constraint::Constraint;
 use crate::scheduler::Entry;
@@ -103,6 +104,11 @@ pub(crate) trait Tokenizer: std::fmt::Debug + Send + Sync {
     fn text(&self, text: &str) -> Result<Prompt, PromptError>;
     /// Takes tokens as they are, if the vocabulary has them.
     fn tokens(&self, tokens: &[u32]) -> Result<Prompt, PromptError>;
+    /// The bytes that a token is written with, markers such as `<|im_end|>` too.
+    fn spelling(&self, token: u32) -> Vec<u8>;
+    /// What holds output to a form; `None` for an engine that draws no tokens,
+    /// and so has no log probabilities either.
+    fn guide(&self) -> Option<&Guide>;
 }
 
 /// Why a request cannot become a prompt.

@@ -19,6 +19,7 @@ use super::backend::{
 };
 use super::template::render;
 use crate::error::LoadFailure;
+use crate::guide::Guide;
 use crate::sampler::Sampler;
 use crate::scheduler::{Entry, Work};
 use script::Script;
@@ -117,6 +118,14 @@ impl Tokenizer for EchoTokenizer {
         }
         let words: Vec<String> = tokens.iter().map(|token| format!("t{token}")).collect();
         Self::prompt(words.len(), words.join(" "))
+    }
+
+    fn spelling(&self, token: u32) -> Vec<u8> {
+        format!("t{token}").into_bytes()
+    }
+
+    fn guide(&self) -> Option<&Guide> {
+        None
     }
 }
 

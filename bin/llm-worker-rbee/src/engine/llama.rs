@@ -65,7 +65,7 @@ impl Loader for LlamaLoader {
             device: device_name(),
             description: model.description(),
             interrupt: interrupt_of(&model, &context),
-            tokenizer: Arc::new(LlamaTokenizer { model: Arc::clone(&model), template }),
+            tokenizer: Arc::new(LlamaTokenizer::new(Arc::clone(&model), template)),
             load_time: Duration::ZERO,
         };
         tracing::info!(threads, device = loaded.device, system = system_info(), "model loaded");

@@ -17,8 +17,9 @@ use super::backend::{Backend, Interrupt, StepError};
 use super::stats::{JobTimes, Stats};
 use super::{Command, End, EngineEnd, Event, Job};
 use crate::error::EngineFailure;
+use crate::sampler::constraint::ConstraintError;
 use crate::scheduler::{JobId, Limits, Place, Plan, Reader, Scheduler};
-use crate::text::Flow;
+use crate::text::{Flow, LogprobQueue};
 
 /// Tokens in one step: what llama.cpp computes in one piece, so that a longer
 /// step would only make a cancelled prompt take longer to notice it.
@@ -34,6 +35,7 @@ struct Active {
     job: Job,
     generated: u32,
     first_token_at: Option<Instant>,
+    logprobs: LogprobQueue,
 }
 
 /// Why a job ends.
@@ -133,7 +135,12 @@ impl Runner {
                 let id = job.id;
                 let prompt_tokens = u32::try_from(job.prompt.tokens.len()).unwrap_or(u32::MAX);
                 self.scheduler.add(id, prompt_tokens, job.deadline.instant());
-                let active = Active { job: *job, generated: 0, first_token_at: None };
+                let active = Active {
+                    job: *job,
+                    generated: 0,
+                    first_token_at: None,
+                    logprobs: LogprobQueue::default(),
+                };
                 self.jobs.insert(id, active);
             }
             // What it is for is in `stopping`.
@@ -228,10 +235,7 @@ impl Runner {
             let Some(active) = self.jobs.get_mut(&entry.job) else { continue };
             let token = self.backend.choose(index, entry, &mut active.job.sampler);
             let cause = match token {
-                None => {
-                    let message = "the model gave no result";
-                    Some(Cause::Failed(ErrorDetail::new(ErrorCode::WorkerFailed, message)))
-                }
+                None => Some(Cause::Failed(no_token(active.job.sampler.failure()))),
                 Some(token) if self.backend.is_end(entry.slot, token) => {
                     Some(Cause::Finished(FinishReason::Stop))
                 }
@@ -255,6 +259,14 @@ impl Runner {
     }
 }
 
+/// Why no token could be chosen: the request's own constraint, or the model.
+fn no_token(failure: Option<&ConstraintError>) -> ErrorDetail {
+    failure.cloned().map_or_else(
+        || ErrorDetail::new(ErrorCode::WorkerFailed, "the model gave no result"),
+        ConstraintError::into_detail,
+    )
+}
+
 impl Cause {
     /// The word that stands in the metrics.
     fn outcome(&self) -> &'static str {
@@ -275,10 +287,14 @@ impl Active {
             self.first_token_at = Some(Instant::now());
             stats.first_token(self.job.submitted_at.elapsed());
         }
+        if let Some(logprobs) = self.job.sampler.take_logprobs() {
+            self.logprobs.add(self.job.text.decoded_bytes(), logprobs);
+        }
         let mut text = String::new();
         let flow = self.job.text.push(bytes, &mut text);
         if !text.is_empty() {
-            match self.job.events.try_send(Event::Text(text)) {
+            let logprobs = self.logprobs.release(&text);
+            match self.job.events.try_send(Event::Text { text, logprobs }) {
                 Ok(()) => {}
                 Err(TrySendError::Closed(_)) => return Some(Cause::ReaderGone),
                 // A job without room in its channel is not computed.
@@ -286,7 +302,13 @@ impl Active {
             }
         }
         match flow {
-            Flow::Stopped => Some(Cause::Finished(FinishReason::Stop)),
+            Flow::Stopped => {
+                self.logprobs.forget();
+                Some(Cause::Finished(FinishReason::Stop))
+            }
+            Flow::GoesOn if self.job.sampler.is_complete() => {
+                Some(Cause::Finished(FinishReason::Stop))
+            }
             Flow::GoesOn if self.generated >= self.job.tokens_max => {
                 Some(Cause::Finished(FinishReason::Length))
             }
@@ -321,9 +343,9 @@ impl Active {
     fn finished(&mut self, reason: FinishReason) -> End {
         let mut text = String::new();
         // The last of the text can still complete a stop sequence.
-        let reason = match self.job.text.finish(&mut text) {
-            Flow::Stopped => FinishReason::Stop,
-            Flow::GoesOn => reason,
+        let (reason, logprobs) = match self.job.text.finish(&mut text) {
+            Flow::Stopped => (FinishReason::Stop, self.logprobs.release(&text)),
+            Flow::GoesOn => (reason, self.logprobs.release_all(&text)),
         };
         let prompt_tokens = self.prompt_tokens();
         let usage = Usage {
@@ -331,6 +353,6 @@ impl Active {
             completion_tokens: self.generated,
             total_tokens: prompt_tokens.saturating_add(self.generated),
         };
-        End::Finished { text, reason, usage }
+        End::Finished { text, logprobs, reason, usage }
     }
 }

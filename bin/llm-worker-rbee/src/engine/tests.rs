@@ -11,6 +11,7 @@ use super::backend::{
     Backend, Conversation, Interrupt, Prepared, PromptError, StepError, Tokenizer,
 };
 use super::*;
+use crate::guide::Guide;
 use crate::scheduler::Entry;
 
 /// Longest that anything here may take.
@@ -63,6 +64,14 @@ impl Tokenizer for NoTokenizer {
 
     fn tokens(&self, _: &[u32]) -> Result<Prompt, PromptError> {
         Err(PromptError::Empty)
+    }
+
+    fn spelling(&self, _: u32) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn guide(&self) -> Option<&Guide> {
+        None
     }
 }
 
@@ -163,7 +172,7 @@ async fn outcome(mut events: mpsc::Receiver<Event>) -> Result<String, Option<Err
     let mut reply = String::new();
     loop {
         match tokio::time::timeout(PATIENCE, events.recv()).await.expect("no end came") {
-            Some(Event::Text(text)) => reply.push_str(&text),
+            Some(Event::Text { text, .. }) => reply.push_str(&text),
             Some(Event::End(End::Finished { text, .. })) => return Ok(reply + &text),
             Some(Event::End(End::Failed(detail))) => return Err(Some(detail.code)),
             None => return Err(None),

@@ -15,7 +15,7 @@ const HEALTH_TIME: Duration = Duration::from_millis(50);
 /// Longest that a slot may stay taken after its client has left.
 const RELEASE_TIME: Duration = Duration::from_millis(250);
 
-fn model_path() -> String {
+pub(crate) fn model_path() -> String {
     #[expect(clippy::disallowed_methods, reason = "a test may be given another model")]
     let given = std::env::var("RBEE_TEST_MODEL");
     let usual = concat!(
@@ -28,9 +28,12 @@ fn model_path() -> String {
     path
 }
 
-/// One test, because two workers at once would mostly wait for each other's threads.
+/// Two workers at once would mostly wait for each other's threads.
+pub(crate) static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 #[tokio::test]
 async fn a_real_model_answers_stays_responsive_and_stops_when_nobody_listens() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let model = model_path();
     let worker = Worker::start_engine(&["--model", &model, "--slots=2", "--context=2048"]).await;
     it_answers(&worker).await;

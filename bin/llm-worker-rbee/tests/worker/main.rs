@@ -6,6 +6,7 @@ mod client;
 mod hive;
 mod life;
 mod llama;
+mod output;
 mod process;
 mod replies;
 mod slots;

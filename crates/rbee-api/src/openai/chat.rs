@@ -7,10 +7,11 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::fields::{Fields, RequestError};
+use super::fields::{Fields, RequestError, in_range};
+use super::format::OutputFormat;
 use super::generation::{GenerationOptions, StreamOptions, take_neutral};
 use super::thinking::Thinking;
-use super::tools::{RawCall, ToolCall, ToolOptions, check_calls};
+use super::tools::{RawCall, ToolCall, ToolChoice, ToolOptions, check_calls};
 use crate::limits;
 
 /// Who speaks.
@@ -136,8 +137,13 @@ impl ChatRequest {
             return Err(RequestError::invalid("messages", "every message is empty; say something"));
         }
         let tools = ToolOptions::take(&mut fields)?;
-        let thinking = Thinking::take(&mut fields)?;
-        let generation = GenerationOptions::take(&mut fields)?;
+        let mut thinking = Thinking::take(&mut fields)?;
+        let mut generation = GenerationOptions::take(&mut fields)?;
+        generation.logprobs = take_logprobs(&mut fields)?;
+        check_tools_beside(&generation, &tools)?;
+        if let Some(param) = generation.format.param() {
+            thinking.leave_out_beside(param)?;
+        }
         let stream = StreamOptions::take(&mut fields)?;
         take_neutral(&mut fields)?;
         take_neutral_chat(&mut fields)?;
@@ -256,13 +262,44 @@ fn join_parts(message: usize, parts: Vec<RawPart>) -> Result<String, RequestErro
     Ok(joined)
 }
 
+/// How many alternatives are told beside each token, where log probabilities are.
+fn take_logprobs(fields: &mut Fields) -> Result<Option<u32>, RequestError> {
+    let wanted = fields.take::<bool>("logprobs")?.unwrap_or(false);
+    let top = fields.take::<u32>("top_logprobs")?.unwrap_or(0);
+    let top = in_range("top_logprobs", top, 0, limits::TOP_LOGPROBS_MAX)?;
+    if top > 0 && !wanted {
+        let reason = "top_logprobs is only allowed when logprobs is true";
+        return Err(RequestError::invalid("top_logprobs", reason));
+    }
+    Ok(wanted.then_some(top))
+}
+
+/// A reply is held to one form, and the model alone ends one that may hold calls.
+fn check_tools_beside(
+    generation: &GenerationOptions,
+    tools: &ToolOptions,
+) -> Result<(), RequestError> {
+    if tools.tools.is_empty() || tools.choice == ToolChoice::None {
+        return Ok(());
+    }
+    let param = match &generation.format {
+        OutputFormat::JsonObject | OutputFormat::JsonSchema(_) => "response_format",
+        OutputFormat::Grammar(_) => "grammar",
+        OutputFormat::Text if generation.ignore_eos => "ignore_eos",
+        OutputFormat::Text if generation.min_tokens > 0 => "min_tokens",
+        OutputFormat::Text => return Ok(()),
+    };
+    let reason = format!(
+        "{param} cannot be combined with tools that may be called; \
+         leave one of them out, or set tool_choice to none"
+    );
+    Err(RequestError::unsupported(param, reason))
+}
+
 fn take_neutral_chat(fields: &mut Fields) -> Result<(), RequestError> {
     let off = [json!(false)];
-    fields.only("logprobs", &off)?;
-    fields.only("top_logprobs", &[json!(0)])?;
     fields.only("store", &off)?;
     fields.only("metadata", &[json!({})])?;
     fields.only("modalities", &[json!(["text"])])?;
-    fields.only("response_format", &[json!({"type": "text"})])?;
     fields.only("service_tier", &[json!("auto"), json!("default")])
 }

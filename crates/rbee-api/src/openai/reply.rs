@@ -1,6 +1,8 @@
 //! Replies in OpenAI's shapes. Fields that a client may look for are spelled
 //! out as `null` rather than left away.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// Why a generation ended.
@@ -50,8 +52,8 @@ pub struct ChatChoice {
     pub index: u32,
     /// What the model says.
     pub message: ChatReplyMessage,
-    /// Always null for now.
-    pub logprobs: Option<()>,
+    /// The chosen tokens and how likely they were, where asked for.
+    pub logprobs: Option<ChatLogprobs>,
     /// Why it ended.
     pub finish_reason: FinishReason,
 }
@@ -119,8 +121,8 @@ pub struct ChatChunkChoice {
     pub index: u32,
     /// What is new.
     pub delta: ChatDelta,
-    /// Always null for now.
-    pub logprobs: Option<()>,
+    /// The tokens of this delta, where asked for.
+    pub logprobs: Option<ChatLogprobs>,
     /// Null until the last choice.
     pub finish_reason: Option<FinishReason>,
 }
@@ -192,10 +194,56 @@ pub struct CompletionChoice {
     pub index: u32,
     /// The text, or what is new of it.
     pub text: String,
-    /// Always null for now.
-    pub logprobs: Option<()>,
+    /// The tokens of this text, where asked for.
+    pub logprobs: Option<CompletionLogprobs>,
     /// Null until the last choice.
     pub finish_reason: Option<FinishReason>,
+}
+
+/// The tokens of a chat reply and how likely they were.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChatLogprobs {
+    /// One entry a token, in order.
+    pub content: Vec<TokenLogprob>,
+    /// Always null: local models have no refusal channel.
+    pub refusal: Option<()>,
+}
+
+/// A chosen token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TokenLogprob {
+    /// Its text; what is no whole character stands there as U+FFFD.
+    pub token: String,
+    /// Natural logarithm of its probability; -9999 stands for 0.
+    pub logprob: f32,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// The likeliest tokens at its place, best first.
+    pub top_logprobs: Vec<TopLogprob>,
+}
+
+/// A token that could have been chosen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TopLogprob {
+    /// As in [`TokenLogprob`].
+    pub token: String,
+    /// As in [`TokenLogprob`].
+    pub logprob: f32,
+    /// As in [`TokenLogprob`].
+    pub bytes: Vec<u8>,
+}
+
+/// The tokens of a text completion, in lists of the same length.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CompletionLogprobs {
+    /// The texts of the tokens; one that is no whole characters as `bytes:\xe2\x82`.
+    pub tokens: Vec<String>,
+    /// Natural logarithms of their probabilities; -9999 stands for 0.
+    pub token_logprobs: Vec<f32>,
+    /// For each token the likeliest ones at its place, and itself; null where none were asked for.
+    pub top_logprobs: Option<Vec<BTreeMap<String, f32>>>,
+    /// Characters of the reply before each token.
+    pub text_offset: Vec<u32>,
 }
 
 /// `GET /v1/models`.

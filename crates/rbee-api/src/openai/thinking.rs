@@ -49,6 +49,17 @@ impl Thinking {
         }
         Ok(thinking)
     }
+
+    /// Asks for no thinking, since thoughts do not have the form that `form` asks for.
+    pub(super) fn leave_out_beside(&mut self, form: &str) -> Result<(), RequestError> {
+        if self.enabled == Some(true) {
+            let param = "chat_template_kwargs.enable_thinking";
+            let reason = format!("{param} cannot be combined with {form}; leave one out");
+            return Err(RequestError::unsupported(param, reason));
+        }
+        self.enabled = Some(false);
+        Ok(())
+    }
 }
 
 fn check(arguments: Map<String, Value>) -> Result<Map<String, Value>, RequestError> {

@@ -10,7 +10,7 @@ use rbee_llama::model::Model;
 use rbee_llama::reply::ReplyFormat;
 use rbee_llama::vocab::{AddSpecial, Special, Token};
 
-use crate::sampler::constraint::Constraint;
+use crate::sampler::constraint::{Constraint, ConstraintError};
 
 /// Bytes that are kept beyond the longest marker, so that one is found that
 /// ends in the middle of a token.
@@ -87,7 +87,7 @@ fn go_on(grammar: &mut Grammar, model: &Model, prefill: &str) -> Result<(), Gram
         .map_err(|error| left(error.to_string()))?;
     for (index, token) in tokens.into_iter().enumerate() {
         let is_added_space =
-            index == 0 && vocab.written_bytes(token).starts_with(b" ") && !prefill.starts_with(' ');
+            index == 0 && vocab.spelling(token).starts_with(b" ") && !prefill.starts_with(' ');
         if !is_added_space && !grammar.accept(token) {
             return Err(left("it does not begin as the prompt ends".to_owned()));
         }
@@ -96,28 +96,29 @@ fn go_on(grammar: &mut Grammar, model: &Model, prefill: &str) -> Result<(), Gram
 }
 
 impl Constraint for CallGrammar {
-    fn allows(&mut self, token: u32) -> bool {
-        match &mut self.state {
+    fn allows(&mut self, token: u32) -> Result<bool, ConstraintError> {
+        Ok(match &mut self.state {
             State::Waiting(_) | State::Free => true,
             State::Held(grammar) => grammar.allows(Token(token)),
-        }
+        })
     }
 
-    fn mask(&mut self, logits: &mut [f32]) {
+    fn mask(&mut self, logits: &mut [f32]) -> Result<(), ConstraintError> {
         if let State::Held(grammar) = &mut self.state
             && let Err(error) = grammar.mask(logits)
         {
             tracing::warn!(%error, "a reply is no longer held to its grammar");
             self.state = State::Free;
         }
+        Ok(())
     }
 
-    fn accept(&mut self, token: u32) {
+    fn accept(&mut self, token: u32) -> Result<(), ConstraintError> {
         let next = match &mut self.state {
             State::Free => None,
             State::Held(grammar) => (!grammar.accept(Token(token))).then_some(State::Free),
             State::Waiting(watch) => {
-                match watch.push(Token(token), &self.model.vocab().written_bytes(Token(token))) {
+                match watch.push(Token(token), &self.model.vocab().spelling(Token(token))) {
                     Seen::Nothing => None,
                     Seen::Trigger(trigger) => Some(watch.hold(&self.model, &trigger)),
                 }
@@ -126,6 +127,7 @@ impl Constraint for CallGrammar {
         if let Some(next) = next {
             self.state = next;
         }
+        Ok(())
     }
 }
 

@@ -241,7 +241,7 @@ impl Engine {
         let mut text = String::new();
         loop {
             match events.recv().await.unwrap() {
-                Event::Text(more) => text.push_str(&more),
+                Event::Text { text: more, .. } => text.push_str(&more),
                 Event::End(End::Finished { text: more, usage, .. }) => {
                     text.push_str(&more);
                     let reply = self.chosen.lock().unwrap().remove(&tokens).unwrap_or_default();

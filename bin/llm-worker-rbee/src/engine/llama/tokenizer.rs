@@ -6,21 +6,28 @@ use std::sync::Arc;
 use rbee_llama::chat::ChatTemplate;
 use rbee_llama::model::Model;
 use rbee_llama::reply::ReplyFormat;
-use rbee_llama::vocab::{AddSpecial, Special};
+use rbee_llama::vocab::{AddSpecial, Special, Token};
 
 use super::calls::CallGrammar;
 use crate::engine::backend::{Conversation, Prepared, Prompt, PromptError, Tokenizer};
 use crate::engine::template::render;
+use crate::guide::{Guide, Vocabulary};
 use crate::sampler::constraint::Constraint;
 
 /// A loaded model's template and vocabulary.
 #[derive(Debug)]
 pub(super) struct LlamaTokenizer {
-    pub(super) model: Arc<Model>,
-    pub(super) template: ChatTemplate,
+    model: Arc<Model>,
+    template: ChatTemplate,
+    guide: Guide,
 }
 
 impl LlamaTokenizer {
+    pub(super) fn new(model: Arc<Model>, template: ChatTemplate) -> Self {
+        let guide = Guide::new(Arc::new(Lexicon(Arc::clone(&model))));
+        Self { model, template, guide }
+    }
+
     fn tokenize(&self, text: &str) -> Result<Prompt, PromptError> {
         // The template engine leaves out a begin token that the tokenizer
         // adds, so that there is one and not two.
@@ -48,7 +55,7 @@ impl LlamaTokenizer {
             if let [token] = tokens.as_slice()
                 && vocab.is_control(*token)
             {
-                visible.push((token.0, vocab.written_bytes(*token)));
+                visible.push((token.0, vocab.spelling(*token)));
             }
         }
         Ok(visible)
@@ -81,5 +88,36 @@ impl Tokenizer for LlamaTokenizer {
             }
             None => Ok(Prompt { tokens: tokens.to_vec(), ..Prompt::default() }),
         }
+    }
+
+    fn spelling(&self, token: u32) -> Vec<u8> {
+        self.model.vocab().spelling(Token(token))
+    }
+
+    fn guide(&self) -> Option<&Guide> {
+        Some(&self.guide)
+    }
+}
+
+/// The vocabulary as the guide wants it.
+#[derive(Debug)]
+struct Lexicon(Arc<Model>);
+
+impl Vocabulary for Lexicon {
+    fn len(&self) -> u32 {
+        u32::try_from(self.0.vocab().len()).unwrap_or(u32::MAX)
+    }
+
+    fn text(&self, token: u32) -> &[u8] {
+        self.0.vocab().piece_bytes(Token(token))
+    }
+
+    fn is_end(&self, token: u32) -> bool {
+        self.0.vocab().is_eog(Token(token))
+    }
+
+    fn tokenize(&self, text: &str) -> Vec<u32> {
+        let tokens = self.0.vocab().tokenize(text, AddSpecial::No, Special::AsText);
+        tokens.unwrap_or_default().into_iter().map(|token| token.0).collect()
     }
 }

@@ -61,9 +61,9 @@ fn tokens(text: &str) -> Vec<u32> {
 /// Writes a text as the sampler does and says whether every token was allowed.
 fn write(grammar: &mut CallGrammar, text: &str) -> bool {
     tokens(text).into_iter().all(|token| {
-        let allowed = grammar.allows(token);
+        let allowed = grammar.allows(token).unwrap();
         if allowed {
-            grammar.accept(token);
+            grammar.accept(token).unwrap();
         }
         allowed
     })
@@ -73,16 +73,16 @@ fn write(grammar: &mut CallGrammar, text: &str) -> bool {
 fn text_is_free_until_a_call_begins_and_the_call_is_held() {
     let mut held = grammar("qwen2.5.jinja", ToolChoice::Auto);
     assert!(write(&mut held, "Free {text} with a <tool> in it, and then:\n\n<tool_call>\n"));
-    assert!(!held.allows(first("hello")));
+    assert!(!held.allows(first("hello")).unwrap());
     let mut masked = vec![0.0; model().vocab().len()];
-    held.mask(&mut masked);
+    held.mask(&mut masked).unwrap();
     assert!(masked[first("{\"") as usize].is_finite());
     assert!(masked[first("hello") as usize].is_infinite());
     assert!(write(&mut held, "{\"name\": \"f\", \"arguments\": {\"n\": 12"));
     let end = model().vocab().eos().unwrap().0;
-    assert!(!held.allows(first("\"text\"")) && !held.allows(end));
+    assert!(!held.allows(first("\"text\"")).unwrap() && !held.allows(end).unwrap());
     assert!(write(&mut held, "}}\n</tool_call>"));
-    assert!(held.allows(end));
+    assert!(held.allows(end).unwrap());
 }
 
 #[test]
@@ -90,26 +90,26 @@ fn what_is_thought_of_a_call_is_free() {
     let mut held = grammar("qwen3.jinja", ToolChoice::Auto);
     assert!(write(&mut held, "<think>\nMaybe <tool_call>\nor not</think>"));
     assert!(write(&mut held, "\n\n<tool_call>\n"));
-    assert!(!held.allows(first("or")));
+    assert!(!held.allows(first("or")).unwrap());
     // The prompt of this one ends with the beginning of the thoughts.
     let mut held = grammar("deepseek-r1-distill.jinja", ToolChoice::Auto);
     assert!(write(&mut held, "Maybe <｜tool▁calls▁begin｜> or not</think>\n\nSo: "));
     assert!(write(&mut held, "<｜tool▁calls▁begin｜>"));
-    assert!(!held.allows(first("or")));
+    assert!(!held.allows(first("or")).unwrap());
 }
 
 #[test]
 fn a_required_call_comes_at_once() {
     for template in ["qwen2.5.jinja", "gemma-form.jinja", "phi-3.5.jinja"] {
         let mut held = grammar(template, ToolChoice::Required);
-        assert!(!held.allows(first("Sure")), "{template}");
+        assert!(!held.allows(first("Sure")).unwrap(), "{template}");
         assert!(write(&mut held, "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"n\": 1}}\n"));
         assert!(write(&mut held, "</tool_call>"), "{template}");
         // One call is all that was asked for.
         assert!(!write(&mut held, "\n<tool_call>"), "{template}");
     }
     let mut held = grammar("llama-3-form.jinja", ToolChoice::Required);
-    assert!(!held.allows(first("Sure")));
+    assert!(!held.allows(first("Sure")).unwrap());
     assert!(write(&mut held, "{\"name\": \"f\", \"parameters\": {\"n\": 1}}"));
 }
 
@@ -119,17 +119,17 @@ fn a_required_call_may_be_thought_about() {
     assert!(write(&mut held, "<think>\nI want to.\n</think>\n\n<tool_call>\n{\"name\": \"f\""));
     let mut held = grammar("deepseek-r1-distill.jinja", ToolChoice::Required);
     assert!(write(&mut held, "I want to.\n</think>"));
-    assert!(!held.allows(first("Sure")));
+    assert!(!held.allows(first("Sure")).unwrap());
 }
 
 #[test]
 fn a_reply_that_leaves_the_grammar_is_text_again() {
     let mut held = grammar("qwen2.5.jinja", ToolChoice::Auto);
     assert!(write(&mut held, "<tool_call>\n"));
-    held.accept(first("hello"));
+    held.accept(first("hello")).unwrap();
     assert!(matches!(held.state, State::Free));
     let mut row = vec![0.5; model().vocab().len()];
-    held.mask(&mut row);
+    held.mask(&mut row).unwrap();
     assert!(row.iter().all(|logit| *logit == 0.5));
     assert!(write(&mut held, "whatever comes"));
 }
