@@ -9,7 +9,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const SOURCES: [&str; 2] = ["shim/calls.cpp", "shim/chat.cpp"];
+const SOURCES: [&str; 3] = ["shim/calls.cpp", "shim/chat.cpp", "shim/grammar.cpp"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=shim");

@@ -8,6 +8,13 @@ const OpenAI = require("openai").default;
 const client = new OpenAI({ maxRetries: 0, timeout: 60_000 });
 
 const user = (content) => [{ role: "user", content }];
+const parameters = {
+  type: "object",
+  properties: { city: { type: "string", maxLength: 20 }, days: { type: "integer", minimum: 1, maximum: 7 } },
+  required: ["city", "days"],
+  additionalProperties: false,
+};
+const tools = [{ type: "function", function: { name: "get_weather", description: "Tells the weather.", parameters } }];
 const check = async (name, run) => {
   await run();
   console.log(`node ok: ${name}`);
@@ -47,6 +54,30 @@ async function real(model) {
     const request = { model, prompt: "The capital of France is", max_tokens: 8, temperature: 0 };
     assert.match((await client.completions.create(request)).choices[0].text, /Paris/);
   });
+  await check("a tool that has to be called is called with arguments that fit its schema", async () => {
+    const request = { model, messages: user("Weather in Rome?"), tools, tool_choice: "required", max_tokens: 150, seed: 5 };
+    const { message, finish_reason } = (await client.chat.completions.create(request)).choices[0];
+    assert.equal(finish_reason, "tool_calls");
+    const given = JSON.parse(message.tool_calls[0].function.arguments);
+    assert.deepEqual(Object.keys(given).sort(), ["city", "days"]);
+    assert(Number.isInteger(given.days) && given.days >= 1 && given.days <= 7, `${given.days}`);
+  });
+  await check("log probabilities and a JSON schema", async () => {
+    const request = { model, messages: user("Where is the Eiffel tower?"), temperature: 0, max_tokens: 40 };
+    const { choices: [told] } = await client.chat.completions.create({ ...request, logprobs: true, top_logprobs: 1 });
+    assert.equal(told.logprobs.content.map((token) => token.token).join(""), told.message.content);
+    assert(told.logprobs.content.every((token) => token.top_logprobs[0].logprob === token.logprob));
+    const schema = {
+      type: "object", additionalProperties: false, required: ["city"],
+      properties: { city: { type: "string", enum: ["Paris", "Rome"] } },
+    };
+    const format = (schema) => ({ type: "json_schema", json_schema: { name: "place", strict: true, schema } });
+    const { choices: [held] } = await client.chat.completions.create({ ...request, response_format: format(schema) });
+    assert(["Paris", "Rome"].includes(JSON.parse(held.message.content).city), held.message.content);
+    const bad = format({ type: "array", items: { uniqueItems: true } });
+    const error = await rejected(OpenAI.BadRequestError, { ...request, response_format: bad });
+    assert.equal(error.param, "response_format.json_schema.schema.items");
+  });
   await check("a prompt that does not fit is refused", async () => {
     const messages = user("word ".repeat(40_000));
     const error = await rejected(OpenAI.BadRequestError, { model, messages, max_tokens: 4 });
@@ -62,6 +93,24 @@ async function echo(model) {
     );
     assert.equal(text(chunks), "bees 🐝🐝 美味しい 蜂蜜");
     assert.equal(chunks.at(-1).choices[0].finish_reason, "stop");
+  });
+  await check("the client's own loop calls a tool and gets its answer", async () => {
+    const call = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome", "days": 2}}\n</tool_call>';
+    const asked = [];
+    const runner = client.chat.completions.runTools({
+      model,
+      stream: true,
+      messages: user(`[[bytes=5 text=${call}]]`),
+      tools: [{
+        type: "function",
+        function: {
+          name: "get_weather", description: "Tells the weather.", parameters, parse: JSON.parse,
+          function: ({ city, days }) => (asked.push([city, days]), "sunny for now"),
+        },
+      }],
+    });
+    assert.equal(await runner.finalContent(), "sunny for now");
+    assert.deepEqual(asked, [["Rome", 2]]);
   });
   await check("an aborted stream leaves the cluster usable", async () => {
     const stream = await client.chat.completions.create({

@@ -29,6 +29,42 @@ def user(text):
     return [{"role": "user", "content": text}]
 
 
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "Tells the weather.",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "city": {"type": "string", "maxLength": 20},
+                    "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
+                },
+                "required": ["city", "unit"],
+                "additionalProperties": False,
+            },
+        },
+    }
+]
+
+
+def put_together(chunks):
+    """What a client makes of a stream: thoughts, text, calls and the reason it ended."""
+    thoughts, text, calls, reason = "", "", [], None
+    for choice in (choice for chunk in chunks for choice in chunk.choices):
+        delta = choice.delta
+        thoughts += getattr(delta, "reasoning_content", None) or ""
+        text += delta.content or ""
+        for call in delta.tool_calls or []:
+            if call.id:
+                assert call.index == len(calls) and call.type == "function", call
+                calls.append([call.id, call.function.name, ""])
+            calls[call.index][2] += call.function.arguments or ""
+        reason = choice.finish_reason or reason
+    return thoughts, text, calls, reason
+
+
 def raises(kind, **arguments):
     try:
         client.chat.completions.create(**arguments)
@@ -94,6 +130,102 @@ def real(model):
         }
         assert len(texts) == 1, texts
 
+    @check("a tool that has to be called is called with arguments that fit its schema")
+    def _():
+        for choice in ("required", {"type": "function", "function": {"name": "get_weather"}}):
+            reply = client.chat.completions.create(
+                model=model,
+                messages=user("How is the weather in Paris?"),
+                tools=TOOLS,
+                tool_choice=choice,
+                max_tokens=150,
+                seed=3,
+            ).choices[0]
+            assert reply.finish_reason == "tool_calls", reply
+            (call,) = reply.message.tool_calls
+            assert call.function.name == "get_weather" and call.id.startswith("call_")
+            arguments = json.loads(call.function.arguments)
+            assert set(arguments) == {"city", "unit"} and len(arguments["city"]) <= 20
+            assert arguments["unit"] in ("celsius", "fahrenheit"), arguments
+
+    @check("the result of a call goes back and is answered")
+    def _():
+        asked = dict(model=model, tools=TOOLS, temperature=0, max_tokens=60)
+        messages = user("How is the weather in Paris?")
+        message = client.chat.completions.create(
+            **asked, messages=messages, tool_choice="required", parallel_tool_calls=False
+        ).choices[0].message
+        result = {
+            "role": "tool",
+            "tool_call_id": message.tool_calls[0].id,
+            "content": "sunny, 21 degrees",
+        }
+        answer = client.chat.completions.create(
+            **asked, messages=[*messages, message, result], tool_choice="none"
+        )
+        assert answer.choices[0].message.content and not answer.choices[0].message.tool_calls
+
+    @check("log probabilities come with the text, whole and streamed")
+    def _():
+        arguments = dict(
+            model=model, messages=user("Name a colour."), temperature=0, max_tokens=6,
+            logprobs=True, top_logprobs=2,
+        )
+        choice = client.chat.completions.create(**arguments).choices[0]
+        content = choice.logprobs.content
+        spelt = bytes(byte for token in content for byte in token.bytes).decode()
+        assert spelt == choice.message.content, (spelt, choice)
+        assert all(len(t.top_logprobs) == 2 and t.top_logprobs[0].token == t.token for t in content)
+        assert all(token.logprob <= 0 for token in content)
+        chunks = list(client.chat.completions.create(**arguments, stream=True))
+        streamed = [t for c in chunks for x in c.choices if x.logprobs for t in x.logprobs.content]
+        assert [t.token for t in streamed] == [t.token for t in content]
+        legacy = client.completions.create(
+            model=model, prompt="one two three", max_tokens=4, temperature=0, logprobs=2
+        ).choices[0]
+        assert "".join(legacy.logprobs.tokens) == legacy.text
+        assert len(legacy.logprobs.token_logprobs) == len(legacy.logprobs.top_logprobs) == 4
+        assert legacy.logprobs.text_offset[0] == 0 and legacy.logprobs.tokens[0] in legacy.logprobs.top_logprobs[0]
+
+    @check("a JSON schema, a JSON object and a grammar are followed")
+    def _():
+        schema = {
+            "type": "object", "additionalProperties": False, "required": ["city", "large"],
+            "properties": {"city": {"enum": ["Paris", "Rome"]}, "large": {"type": "boolean"}},
+        }
+        described = {"name": "place", "strict": True, "schema": schema}
+        question = dict(model=model, messages=user("Where is the Eiffel tower?"), temperature=0)
+        format = {"type": "json_schema", "json_schema": described}
+        reply = client.chat.completions.create(**question, response_format=format, max_tokens=60)
+        answer = json.loads(reply.choices[0].message.content)
+        assert answer["city"] in ("Paris", "Rome") and isinstance(answer["large"], bool), answer
+        reply = client.chat.completions.create(
+            **question, response_format={"type": "json_object"}, max_tokens=4
+        )
+        assert reply.choices[0].message.content.startswith("{"), reply
+        reply = client.chat.completions.create(
+            **question, extra_body={"grammar": 'root ::= "in " ("Paris" | "Rome")'}
+        )
+        assert reply.choices[0].message.content in ("in Paris", "in Rome"), reply
+        assert reply.choices[0].finish_reason == "stop"
+
+    @check("a schema that cannot be compiled is refused with its place")
+    def _():
+        bad = {"type": "object", "properties": {"a": {"not": {"type": "null"}}}}
+        format = {"type": "json_schema", "json_schema": {"name": "x", "schema": bad}}
+        error = raises(
+            openai.BadRequestError, model=model, messages=user("hi"), response_format=format
+        )
+        assert error.param == "response_format.json_schema.schema.properties.a", error
+
+    @check("a bias makes or breaks a token")
+    def _():
+        arguments = dict(model=model, prompt="one two three", max_tokens=1, temperature=0)
+        free = client.completions.create(**arguments).choices[0].text
+        forced = client.completions.create(**arguments, logit_bias={"28": 100}).choices[0].text
+        banned = client.completions.create(**arguments, logit_bias={"28": -100}).choices[0].text
+        assert forced != free == banned, (free, forced, banned)
+
     @check("a prompt that does not fit is refused with the context length")
     def _():
         error = raises(
@@ -135,6 +267,31 @@ def echo(model):
             ],
         )
         assert reply.choices[0].message.content.strip() == "one two", reply
+
+    @check("a call comes in deltas that make up the whole one, and its result goes back")
+    def _():
+        call = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Bern 🐝", "unit": "celsius"}}\n</tool_call>'
+        said = f"[[bytes=3 text=<think>\nHm.\n</think>\n\nI look.\n{call}]]"
+        request = dict(model=model, messages=user(said), tools=TOOLS)
+        chunks = list(client.chat.completions.create(**request, stream=True))
+        thoughts, text, calls, reason = put_together(chunks)
+        assert (thoughts, text, reason) == ("Hm.", "I look.", "tool_calls"), (thoughts, text, reason)
+        ((_, name, arguments),) = calls
+        assert (name, json.loads(arguments)) == ("get_weather", {"city": "Bern 🐝", "unit": "celsius"})
+        whole = client.chat.completions.create(**request).choices[0]
+        assert whole.message.content == text and whole.message.reasoning_content == thoughts
+        (call,) = whole.message.tool_calls
+        assert (call.function.name, call.function.arguments) == (name, arguments)
+        result = {"role": "tool", "tool_call_id": call.id, "content": "rain"}
+        messages = [*request["messages"], whole.message, result]
+        answer = client.chat.completions.create(model=model, messages=messages, tools=TOOLS)
+        assert answer.choices[0].message.content == "rain", answer
+        error = raises(
+            openai.BadRequestError,
+            model=model,
+            messages=[*request["messages"], whole.message, {**result, "tool_call_id": "other"}],
+        )
+        assert error.param == "messages[2].tool_call_id", error
 
     @check("max_tokens ends with length")
     def _():

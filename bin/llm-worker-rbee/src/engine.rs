@@ -12,6 +12,7 @@ pub(crate) mod memory;
 mod pace;
 mod runner;
 mod stats;
+mod template;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,7 +33,7 @@ pub(crate) use crate::engine::stats::{Snapshot, Stats};
 use crate::error::{EngineFailure, LoadFailure};
 use crate::sampler::Sampler;
 use crate::scheduler::JobId;
-use crate::text::TextStream;
+use crate::text::{PlacedLogprobs, TextStream};
 
 /// Most requests that one worker decodes together: what llama.cpp's batches of
 /// 512 tokens leave room for beside prompts.
@@ -63,8 +64,8 @@ pub(crate) struct Job {
 /// What a job tells its reader.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// More text, never empty.
-    Text(String),
+    /// More text, never empty, and its tokens where they were asked for.
+    Text { text: String, logprobs: Vec<PlacedLogprobs> },
     /// The end; nothing comes after it.
     End(End),
 }
@@ -75,6 +76,7 @@ pub(crate) enum End {
     Finished {
         /// The last text, often empty.
         text: String,
+        logprobs: Vec<PlacedLogprobs>,
         reason: FinishReason,
         usage: Usage,
     },

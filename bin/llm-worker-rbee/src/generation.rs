@@ -11,17 +11,21 @@ use std::task::{Context, Poll};
 use deadline_propagation::Deadline;
 use input_validation::{ModelRef, RequestId};
 use rbee_api::error::{ErrorCode, ErrorDetail};
-use rbee_api::openai::GenerationOptions;
+use rbee_api::openai::{GenerationOptions, OutputFormat, Sampling};
 use rbee_http::ApiError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::engine::backend::{Prompt, PromptError, Tokenizer};
+use crate::engine::backend::{Prepared, Prompt, PromptError, Tokenizer};
 use crate::engine::memory::Scope;
 use crate::engine::{End, EngineHandle, Event, Job};
+use crate::guide::GuideError;
 use crate::http::App;
 use crate::live::LiveGuard;
+use crate::reading::ReplyReader;
+use crate::reply::LogprobShape;
 use crate::sampler::Sampler;
+use crate::sampler::constraint::Constraint;
 use crate::scheduler::JobId;
 use crate::text::TextStream;
 
@@ -51,7 +55,10 @@ pub(crate) struct Request {
 #[derive(Debug)]
 pub(crate) struct Generation {
     pub(crate) id: RequestId,
+    /// Reads the text; `None` where all of it is content.
+    pub(crate) reader: Option<ReplyReader>,
     app: App,
+    tokenizer: Arc<dyn Tokenizer>,
     job: JobId,
     events: mpsc::Receiver<Event>,
     /// Events that have been received together and not yet returned.
@@ -59,6 +66,8 @@ pub(crate) struct Generation {
     received: Vec<Event>,
     ending: oneshot::Receiver<ErrorDetail>,
     expiry: Pin<Box<Sleep>>,
+    /// Alternatives told beside each token; `None` where nothing is told.
+    logprobs_top: Option<u32>,
     /// Takes the request out of the table of live ones.
     _live: LiveGuard,
 }
@@ -70,7 +79,7 @@ impl Generation {
     /// The reason that goes to the client.
     pub(crate) async fn start<F>(app: &App, request: Request, prepare: F) -> Result<Self, ApiError>
     where
-        F: FnOnce(&dyn Tokenizer) -> Result<Prompt, PromptError> + Send + 'static,
+        F: FnOnce(&dyn Tokenizer) -> Result<Prepared, PromptError> + Send + 'static,
     {
         let submitted_at = Instant::now();
         if request.deadline.is_expired() {
@@ -79,12 +88,24 @@ impl Generation {
         let loaded = app.ready()?;
         app.check_model(&request.model)?;
         let tokenizer = loaded.generates(&request.model)?;
-        let prompt = make_prompt(tokenizer, &request, prepare).await?;
+        let prepared = make_prompt(tokenizer, &request, prepare).await?;
+        let Prepared { prompt, format, constraint } = prepared;
+        // A reply in a form is content from its first token on.
+        let format = format.filter(|_| request.options.format == OutputFormat::Text);
         let tokens_max = room_for_reply(&prompt, loaded.context_tokens, &request)?;
         let permit = app.engine().try_enter()?;
+        let form = make_constraint(tokenizer, &request.options, request.deadline).await?;
         let (sender, events) = EngineHandle::events();
         let (live, ending) = app.live().enter(request.id.clone());
         let mut sampler = Sampler::new(request.options.sampling, fresh_seed());
+        let speller = Arc::clone(tokenizer);
+        sampler.spell_with(Box::new(move |token| speller.spelling(token)));
+        if let Some(constraint) = form.or(constraint) {
+            sampler.constrain(constraint);
+        }
+        if let Some(top) = request.options.logprobs {
+            sampler.tell_logprobs(top);
+        }
         sampler.accept(&prompt.tokens);
         let mut stops = request.options.stop;
         stops.extend(prompt.stops.iter().cloned());
@@ -103,15 +124,23 @@ impl Generation {
         })?;
         Ok(Self {
             id: request.id,
+            reader: format.map(ReplyReader::new),
             app: app.clone(),
+            tokenizer: Arc::clone(tokenizer),
             job,
             events,
             ready: VecDeque::new(),
             received: Vec::new(),
             ending,
+            logprobs_top: request.options.logprobs,
             expiry: Box::pin(sleep_until(request.deadline.instant())),
             _live: live,
         })
+    }
+
+    /// How the tokens of the reply are told, where they are asked for.
+    pub(crate) fn logprob_shape(&self) -> Option<LogprobShape> {
+        self.logprobs_top.map(|top| LogprobShape::new(Arc::clone(&self.tokenizer), top))
     }
 
     /// Waits for the next event; the last one is an end.
@@ -163,13 +192,67 @@ fn time_is_over() -> ErrorDetail {
     ErrorDetail::new(ErrorCode::DeadlineExceeded, "the time for this request is over")
 }
 
+/// What holds the reply to the form that the request asks for.
+async fn make_constraint(
+    tokenizer: &Arc<dyn Tokenizer>,
+    options: &GenerationOptions,
+    deadline: Deadline,
+) -> Result<Option<Box<dyn Constraint>>, ApiError> {
+    check_bias(tokenizer.as_ref(), &options.sampling)?;
+    let ends_later = options.ignore_eos || options.min_tokens > 0;
+    let param = match (options.format.param(), options.logprobs) {
+        (Some(param), _) => param,
+        (None, Some(_)) => "logprobs",
+        (None, None) if options.ignore_eos => "ignore_eos",
+        (None, None) if ends_later => "min_tokens",
+        (None, None) => return Ok(None),
+    };
+    let Some(guide) = tokenizer.guide() else {
+        let message = format!("{param} needs a model; this engine only repeats the prompt");
+        let detail = ErrorDetail::new(ErrorCode::UnsupportedParameter, message);
+        return Err(detail.with_param(param).into());
+    };
+    if ends_later {
+        let tokens_min = (!options.ignore_eos).then_some(options.min_tokens);
+        return Ok(Some(guide.later_end(tokens_min)));
+    }
+    if options.format == OutputFormat::Text {
+        return Ok(None);
+    }
+    let turn = tokio::time::timeout_at(deadline.instant(), guide.turn()).await;
+    let turn = turn.map_err(|_| time_is_over())?;
+    let (tokenizer, format) = (Arc::clone(tokenizer), options.format.clone());
+    // A client that leaves ends the wait, not the work; its turn ends with that.
+    let compile = move || {
+        let compiled = tokenizer.guide().map(|guide| guide.compile(&format)).transpose();
+        drop(turn);
+        compiled
+    };
+    let compiled = tokio::task::spawn_blocking(compile).await.map_err(|error| {
+        tracing::error!(%error, "a grammar could not be compiled");
+        ApiError::new(ErrorCode::InternalError, "the grammar could not be compiled")
+    })?;
+    Ok(compiled.map_err(GuideError::into_detail)?.flatten())
+}
+
+/// Refuses biases on tokens that the model does not have.
+fn check_bias(tokenizer: &dyn Tokenizer, sampling: &Sampling) -> Result<(), ApiError> {
+    let tokens: Vec<u32> = sampling.logit_bias.iter().map(|(token, _)| *token).collect();
+    match tokenizer.tokens(&tokens) {
+        Err(error @ PromptError::UnknownToken { token, .. }) => {
+            Err(error.into_detail(&format!("logit_bias.{token}")).into())
+        }
+        _ => Ok(()),
+    }
+}
+
 async fn make_prompt<F>(
     tokenizer: &Arc<dyn Tokenizer>,
     request: &Request,
     prepare: F,
-) -> Result<Prompt, ApiError>
+) -> Result<Prepared, ApiError>
 where
-    F: FnOnce(&dyn Tokenizer) -> Result<Prompt, PromptError> + Send + 'static,
+    F: FnOnce(&dyn Tokenizer) -> Result<Prepared, PromptError> + Send + 'static,
 {
     let outcome = if request.prompt_bytes <= INLINE_BYTES_MAX {
         prepare(tokenizer.as_ref())

@@ -1,16 +1,24 @@
 //! The frames of a streamed reply. All of a frame but its text is the same
 //! throughout a stream, so it is serialised once, from the types of the wire
-//! contract; after that a frame costs one copy and one escaping.
+//! contract; after that a frame costs one copy and one escaping. Frames that
+//! tell log probabilities are serialised whole.
+
+mod logprobs;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{BufMut, BytesMut};
 use rbee_api::openai::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatReplyMessage,
-    CompletionChoice, CompletionReply, FinishReason, Usage,
+    CompletionChoice, CompletionReply, FinishReason, FunctionDelta, ReplyFunction, ReplyToolCall,
+    ToolCallDelta, Usage,
 };
 use rbee_http::new_request_id;
 use serde::Serialize;
+
+use crate::reading::{Delta, Message};
+use crate::text::PlacedLogprobs;
+pub(crate) use logprobs::LogprobShape;
 
 /// Which of OpenAI's two dialects a reply speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +35,8 @@ pub(crate) struct Heading {
     /// Seconds since the epoch.
     created: u64,
     model: String,
+    /// How tokens are told, where they are asked for.
+    shape: Option<LogprobShape>,
 }
 
 /// Stands where the text of a frame goes. No id or model name can hold it.
@@ -41,11 +51,23 @@ impl Heading {
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let created = now.map_or(0, |since| since.as_secs());
-        Self { dialect, id: format!("{kind}-{}", new_request_id()), created, model }
+        let id = format!("{kind}-{}", new_request_id());
+        Self { dialect, id, created, model, shape: None }
+    }
+
+    /// Has the tokens told beside the text.
+    pub(crate) fn with_logprobs(self, shape: Option<LogprobShape>) -> Self {
+        Self { shape, ..self }
     }
 
     /// The whole reply, for a request that does not stream.
-    pub(crate) fn whole(self, text: String, reason: FinishReason, usage: Usage) -> WholeReply {
+    pub(crate) fn whole(
+        self,
+        message: Message,
+        tokens: &[PlacedLogprobs],
+        reason: FinishReason,
+        usage: Usage,
+    ) -> WholeReply {
         match self.dialect {
             Dialect::Chat => WholeReply::Chat(ChatCompletion {
                 id: self.id,
@@ -54,19 +76,20 @@ impl Heading {
                 model: self.model,
                 choices: vec![ChatChoice {
                     index: 0,
-                    message: ChatReplyMessage {
-                        role: "assistant".to_owned(),
-                        content: text,
-                        refusal: None,
-                    },
-                    logprobs: None,
+                    message: reply_message(message),
+                    logprobs: self.shape.map(|shape| shape.chat(tokens)),
                     finish_reason: reason,
                 }],
                 usage,
             }),
-            Dialect::Completion => WholeReply::Completion(
-                self.completion(Some((text, Some(reason))), Some(Some(usage))),
-            ),
+            Dialect::Completion => {
+                let choice = Some((message.content, Some(reason)));
+                let mut reply = self.completion(choice, Some(Some(usage)));
+                if let (Some(shape), Some(choice)) = (&self.shape, reply.choices.first_mut()) {
+                    choice.logprobs = Some(shape.completion(tokens));
+                }
+                WholeReply::Completion(reply)
+            }
         }
     }
 
@@ -113,6 +136,54 @@ impl Heading {
     }
 }
 
+/// A message as a client sees it: no content beside calls is null, and what the
+/// model did not do is left away.
+fn reply_message(message: Message) -> ChatReplyMessage {
+    let Message { content, reasoning, calls } = message;
+    let is_null = content.is_empty() && !calls.is_empty();
+    let calls = calls.into_iter().map(|call| ReplyToolCall {
+        id: call.id,
+        kind: "function".to_owned(),
+        function: ReplyFunction { name: call.name, arguments: call.arguments },
+    });
+    ChatReplyMessage {
+        role: "assistant".to_owned(),
+        content: (!is_null).then_some(content),
+        refusal: None,
+        reasoning_content: (!reasoning.is_empty()).then_some(reasoning),
+        tool_calls: calls.collect(),
+    }
+}
+
+/// What is new in a reply as a client sees it.
+fn reply_delta(delta: Delta) -> ChatDelta {
+    let mut wire = ChatDelta::default();
+    let call = match delta {
+        Delta::Content(text) => {
+            wire.content = Some(text);
+            return wire;
+        }
+        Delta::Reasoning(text) => {
+            wire.reasoning_content = Some(text);
+            return wire;
+        }
+        Delta::Call { index, id, name } => ToolCallDelta {
+            index,
+            id: Some(id),
+            kind: Some("function".to_owned()),
+            function: FunctionDelta { name: Some(name), arguments: String::new() },
+        },
+        Delta::Arguments { index, text } => ToolCallDelta {
+            index,
+            id: None,
+            kind: None,
+            function: FunctionDelta { name: None, arguments: text },
+        },
+    };
+    wire.tool_calls.push(call);
+    wire
+}
+
 /// A reply that does not stream.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
@@ -148,7 +219,8 @@ impl Frames {
         let mut sample = BytesMut::new();
         match frames.heading.dialect {
             Dialect::Chat => {
-                let delta = ChatDelta { role: None, content: Some(PLACEHOLDER.to_owned()) };
+                let delta =
+                    ChatDelta { content: Some(PLACEHOLDER.to_owned()), ..ChatDelta::default() };
                 let chunk = frames.heading.chunk(Some((delta, None)), frames.usage_so_far());
                 write_event(&mut sample, &chunk)?;
             }
@@ -184,17 +256,67 @@ impl Frames {
         if self.heading.dialect == Dialect::Completion {
             return Ok(());
         }
-        let delta = ChatDelta { role: Some("assistant".to_owned()), content: Some(String::new()) };
+        let delta = ChatDelta {
+            role: Some("assistant".to_owned()),
+            content: Some(String::new()),
+            ..ChatDelta::default()
+        };
         write_event(out, &self.heading.chunk(Some((delta, None)), self.usage_so_far()))
     }
 
-    /// Appends a frame with text.
-    pub(crate) fn text(&self, text: &str, out: &mut BytesMut) -> Result<(), serde_json::Error> {
+    /// Appends a frame with text and its tokens.
+    pub(crate) fn text(
+        &self,
+        text: &str,
+        tokens: &[PlacedLogprobs],
+        out: &mut BytesMut,
+    ) -> Result<(), serde_json::Error> {
+        if let Some(shape) = &self.heading.shape {
+            return self.text_with_tokens(text, shape, tokens, out);
+        }
         out.reserve(self.before.len() + self.after.len() + text.len() + 16);
         out.put_slice(&self.before);
         serde_json::to_writer(out.writer(), text)?;
         out.put_slice(&self.after);
         Ok(())
+    }
+
+    fn text_with_tokens(
+        &self,
+        text: &str,
+        shape: &LogprobShape,
+        tokens: &[PlacedLogprobs],
+        out: &mut BytesMut,
+    ) -> Result<(), serde_json::Error> {
+        let text = text.to_owned();
+        match self.heading.dialect {
+            Dialect::Chat => self.delta(Delta::Content(text), tokens, out),
+            Dialect::Completion => {
+                let mut chunk = self.heading.completion(Some((text, None)), self.usage_so_far());
+                if let Some(choice) = chunk.choices.first_mut() {
+                    choice.logprobs = Some(shape.completion(tokens));
+                }
+                write_event(out, &chunk)
+            }
+        }
+    }
+
+    /// Appends a frame of a chat with anything that is new and the tokens told with it.
+    pub(crate) fn delta(
+        &self,
+        delta: Delta,
+        tokens: &[PlacedLogprobs],
+        out: &mut BytesMut,
+    ) -> Result<(), serde_json::Error> {
+        let shape = &self.heading.shape;
+        if let (None, Delta::Content(text)) = (shape, &delta) {
+            return self.text(text, tokens, out);
+        }
+        let mut chunk = self.heading.chunk(Some((reply_delta(delta), None)), self.usage_so_far());
+        if let (Some(shape), Some(choice)) = (shape, chunk.choices.first_mut()) {
+            choice.logprobs = Some(shape.chat(tokens));
+        }
+        write_event(out, &chunk)
     }
 
     /// Appends the frames that end a whole stream.
@@ -253,7 +375,7 @@ mod tests {
         let frames = Frames::new(heading, usage).unwrap();
         let mut out = BytesMut::new();
         frames.begin(&mut out).unwrap();
-        texts.iter().for_each(|text| frames.text(text, &mut out).unwrap());
+        texts.iter().for_each(|text| frames.text(text, &[], &mut out).unwrap());
         frames.end(FinishReason::Stop, USAGE, &mut out).unwrap();
         let text = String::from_utf8(out.to_vec()).unwrap();
         let events = text.strip_suffix("\n\n").unwrap().split("\n\n");

@@ -1,15 +1,25 @@
 //! Chooses the next token from a row of logits. The steps, their order and
-//! their defaults are those of llama.cpp's server: penalties, top-k, top-p,
-//! min-p, temperature, draw. Never computes logits, never looks at text.
+//! their defaults are those of llama.cpp's server: bias, penalties, DRY,
+//! top-n-sigma, top-k, typical-p, top-p, min-p, XTC, temperature, draw. A
+//! constraint is applied lazily. Never computes logits, never looks at text.
 
+mod adjust;
 mod candidates;
+pub(crate) mod constraint;
+mod dry;
+mod likelihood;
 mod penalties;
 mod random;
 
+use std::collections::VecDeque;
+
 use rbee_api::openai::Sampling;
 
+use adjust::Adjustments;
 use candidates::Candidates;
-use penalties::Penalties;
+use constraint::{Constraint, ConstraintError};
+pub(crate) use dry::Spelling;
+pub(crate) use likelihood::TokenLogprobs;
 use random::Random;
 
 /// Chooses the tokens of one generation. The same settings, seed and logits
@@ -17,43 +27,142 @@ use random::Random;
 #[derive(Debug)]
 pub(crate) struct Sampler {
     settings: Sampling,
-    /// `None` when the settings penalise nothing.
-    penalties: Option<Penalties>,
+    /// `None` when the settings change no logits.
+    adjustments: Option<Adjustments>,
     candidates: Candidates,
     random: Random,
+    constraint: Option<Box<dyn Constraint>>,
+    failure: Option<ConstraintError>,
+    /// The row without the tokens that are not allowed, reused between tokens.
+    masked: Vec<f32>,
+    /// Alternatives told beside each token; `None` where nothing is told.
+    logprobs_top: Option<u32>,
+    /// What has been told of the chosen tokens and not yet been taken.
+    told: VecDeque<TokenLogprobs>,
 }
 
 impl Sampler {
     /// `seed` counts where the settings name none.
     pub(crate) fn new(settings: Sampling, seed: u64) -> Self {
-        let random = Random::new(settings.seed.unwrap_or(seed));
-        let penalties = Penalties::new(&settings);
-        Self { settings, penalties, candidates: Candidates::default(), random }
-    }
-
-    /// Counts tokens into the window that the penalties look at: those of the
-    /// prompt, and then each one chosen.
-    pub(crate) fn accept(&mut self, tokens: &[u32]) {
-        if let Some(penalties) = &mut self.penalties {
-            penalties.accept(tokens);
+        Self {
+            random: Random::new(settings.seed.unwrap_or(seed)),
+            adjustments: Adjustments::new(&settings),
+            settings,
+            candidates: Candidates::default(),
+            constraint: None,
+            failure: None,
+            masked: Vec::new(),
+            logprobs_top: None,
+            told: VecDeque::new(),
         }
     }
 
-    /// Chooses a token; `None` for an empty row.
+    /// Tells DRY how tokens are spelt, so that it sees its sequence breakers.
+    pub(crate) fn spell_with(&mut self, spelling: Spelling) {
+        if let Some(adjustments) = &mut self.adjustments {
+            adjustments.spell_with(spelling);
+        }
+    }
+
+    /// Holds all tokens from now on to a constraint.
+    pub(crate) fn constrain(&mut self, constraint: Box<dyn Constraint>) {
+        self.constraint = Some(constraint);
+    }
+
+    /// Tells from now on how likely each chosen token and the `top` likeliest were.
+    pub(crate) fn tell_logprobs(&mut self, top: u32) {
+        self.logprobs_top = Some(top);
+    }
+
+    /// Counts tokens of the prompt into the windows that penalties look at.
+    pub(crate) fn accept(&mut self, tokens: &[u32]) {
+        if let Some(adjustments) = &mut self.adjustments {
+            adjustments.accept(tokens);
+        }
+    }
+
+    /// Chooses a token and takes it in, so that rows have to come in the order
+    /// of their tokens; `None` for an empty row or after [`Self::failure`].
     pub(crate) fn choose(&mut self, logits: &[f32]) -> Option<u32> {
-        let logits = match &mut self.penalties {
-            Some(penalties) => penalties.apply(logits),
+        let token = match self.choose_allowed(logits) {
+            Ok(token) => token?,
+            Err(error) => {
+                self.failure = Some(error);
+                return None;
+            }
+        };
+        if let Some(top) = self.logprobs_top {
+            self.told.push_back(likelihood::measure(logits, token, top, &mut self.candidates));
+        }
+        self.accept(&[token]);
+        Some(token)
+    }
+
+    /// Chooses without the constraint, and under it only if it forbids the
+    /// choice, because a mask costs far more than a look at one token.
+    fn choose_allowed(&mut self, logits: &[f32]) -> Result<Option<u32>, ConstraintError> {
+        if let Some(error) = &self.failure {
+            return Err(error.clone());
+        }
+        let logits = match &mut self.adjustments {
+            Some(adjustments) => adjustments.apply(logits),
             None => logits,
         };
-        let token = if self.settings.temperature <= 0.0 || self.settings.top_k == 1 {
-            argmax(logits)
-        } else {
-            self.candidates.draw(logits, &self.settings, &mut self.random)
+        let choice = pick(&mut self.candidates, &mut self.random, &self.settings, logits);
+        let (Some(constraint), Some(token)) = (&mut self.constraint, choice) else {
+            return Ok(choice);
         };
-        if let Some(token) = token {
-            self.accept(&[token]);
+        let mut token = token;
+        if !constraint.allows(token)? {
+            self.masked.clear();
+            self.masked.extend_from_slice(logits);
+            constraint.mask(&mut self.masked)?;
+            let again = pick(&mut self.candidates, &mut self.random, &self.settings, &self.masked);
+            let Some(allowed) = again else { return Ok(None) };
+            if self.masked.get(allowed as usize).is_none_or(|logit| !logit.is_finite()) {
+                return Err(ConstraintError::NoCandidate);
+            }
+            token = allowed;
         }
-        token
+        constraint.accept(token)?;
+        Ok(Some(token))
+    }
+
+    /// Why the constraint could not go on, if it could not.
+    pub(crate) fn failure(&self) -> Option<&ConstraintError> {
+        self.failure.as_ref()
+    }
+
+    /// Whether the constraint allows nothing but the end any more.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.constraint.as_ref().is_some_and(|constraint| constraint.is_complete())
+    }
+
+    /// Tokens that the constraint lets expect next, as a draft.
+    #[cfg_attr(not(test), expect(dead_code, reason = "read by speculation alone"))]
+    pub(crate) fn forced_tokens(&mut self) -> Vec<u32> {
+        self.constraint.as_mut().map(|c| c.forced_tokens()).unwrap_or_default()
+    }
+
+    /// Takes what is told of the oldest chosen token that has not been asked after.
+    pub(crate) fn take_logprobs(&mut self) -> Option<TokenLogprobs> {
+        self.told.pop_front()
+    }
+}
+
+/// Chooses by the settings alone.
+fn pick(
+    candidates: &mut Candidates,
+    random: &mut Random,
+    settings: &Sampling,
+    logits: &[f32],
+) -> Option<u32> {
+    // Of the steps before the temperature only these two can drop the best token.
+    let best_stays = settings.xtc.is_none() && settings.typical_p >= 1.0;
+    if settings.top_k == 1 || (settings.temperature <= 0.0 && best_stays) {
+        argmax(logits)
+    } else {
+        candidates.draw(logits, settings, random)
     }
 }
 

@@ -11,12 +11,14 @@ use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use rbee_api::error::{ErrorBody, ErrorCode, ErrorDetail};
-use rbee_api::openai::StreamOptions;
+use rbee_api::openai::{FinishReason, StreamOptions};
 use rbee_http::{ApiError, event_stream_response};
 
 use crate::engine::{End, Event};
 use crate::generation::Generation;
+use crate::reading::{Delta, Message, ReplyReader};
 use crate::reply::{Frames, Heading, UsageFrame, write_event};
+use crate::text::PlacedLogprobs;
 
 /// Room for the frames of a few events.
 const BUFFER_BYTES: usize = 4096;
@@ -32,8 +34,9 @@ pub(crate) async fn respond(
 ) -> Result<Response, ApiError> {
     let first = match generation.next().await {
         Event::End(End::Failed(detail)) => return Err((*detail).into()),
-        event @ (Event::Text(_) | Event::End(End::Finished { .. })) => event,
+        event @ (Event::Text { .. } | Event::End(End::Finished { .. })) => event,
     };
+    let heading = heading.with_logprobs(generation.logprob_shape());
     if options.stream {
         stream(generation, first, heading, options)
     } else {
@@ -46,14 +49,28 @@ async fn whole(
     first: Event,
     heading: Heading,
 ) -> Result<Response, ApiError> {
-    let mut reply = String::new();
+    let (mut reply, mut tokens) = (String::new(), Vec::new());
     let mut event = first;
     loop {
         match event {
-            Event::Text(text) => reply.push_str(&text),
-            Event::End(End::Finished { text, reason, usage }) => {
+            Event::Text { text, logprobs } => {
                 reply.push_str(&text);
-                return Ok(Json(heading.whole(reply, reason, usage)).into_response());
+                tokens.extend(logprobs);
+            }
+            Event::End(End::Finished { text, logprobs, reason, usage }) => {
+                reply.push_str(&text);
+                tokens.extend(logprobs);
+                let message = match generation.reader.take() {
+                    None => Message { content: reply, ..Message::default() },
+                    Some(mut reader) => {
+                        reader.push(&reply, &mut Vec::new());
+                        reader.finish(&mut Vec::new());
+                        reader.message().clone()
+                    }
+                };
+                let reason = reason_with_calls(reason, &message);
+                let reply = heading.whole(message, &tokens, reason, usage);
+                return Ok(Json(reply).into_response());
             }
             Event::End(End::Failed(detail)) => return Err((*detail).into()),
         }
@@ -61,8 +78,16 @@ async fn whole(
     }
 }
 
+/// A reply that ends with calls waits for their results.
+fn reason_with_calls(reason: FinishReason, message: &Message) -> FinishReason {
+    match reason {
+        FinishReason::Stop if !message.calls.is_empty() => FinishReason::ToolCalls,
+        FinishReason::Stop | FinishReason::Length | FinishReason::ToolCalls => reason,
+    }
+}
+
 fn stream(
-    generation: Generation,
+    mut generation: Generation,
     first: Event,
     heading: Heading,
     options: StreamOptions,
@@ -75,7 +100,9 @@ fn stream(
     let frames = Frames::new(heading, usage).map_err(defect)?;
     let mut buffer = BytesMut::with_capacity(BUFFER_BYTES);
     frames.begin(&mut buffer).map_err(defect)?;
-    let mut events = EventStream { generation, frames, buffer, ended: false };
+    let reader = generation.reader.take();
+    let mut events =
+        EventStream { generation, reader, untold: Vec::new(), frames, buffer, ended: false };
     events.write(first);
     Ok(event_stream_response(events))
 }
@@ -83,6 +110,10 @@ fn stream(
 /// The body of a streamed reply.
 struct EventStream {
     generation: Generation,
+    /// `None` where all of the text is content.
+    reader: Option<ReplyReader>,
+    /// Tokens whose text the reader holds, or that no frame has told yet.
+    untold: Vec<PlacedLogprobs>,
     frames: Frames,
     /// Frames not yet given to the connection.
     buffer: BytesMut,
@@ -92,15 +123,12 @@ struct EventStream {
 impl EventStream {
     fn write(&mut self, event: Event) {
         let written = match event {
-            Event::Text(text) => self.frames.text(&text, &mut self.buffer),
-            Event::End(End::Finished { text, reason, usage }) => {
+            Event::Text { text, logprobs } => self.write_text(&text, logprobs),
+            Event::End(End::Finished { text, logprobs, reason, usage }) => {
                 self.ended = true;
-                let text = if text.is_empty() {
-                    Ok(())
-                } else {
-                    self.frames.text(&text, &mut self.buffer)
-                };
-                text.and_then(|()| self.frames.end(reason, usage, &mut self.buffer))
+                self.write_text(&text, logprobs)
+                    .and_then(|()| self.write_rest(reason))
+                    .and_then(|reason| self.frames.end(reason, usage, &mut self.buffer))
             }
             Event::End(End::Failed(detail)) => {
                 self.ended = true;
@@ -111,6 +139,48 @@ impl EventStream {
             tracing::error!(%error, "a frame cannot be written");
             self.ended = true;
         }
+    }
+
+    fn write_text(
+        &mut self,
+        text: &str,
+        logprobs: Vec<PlacedLogprobs>,
+    ) -> Result<(), serde_json::Error> {
+        let Some(reader) = &mut self.reader else {
+            if text.is_empty() && logprobs.is_empty() {
+                return Ok(());
+            }
+            return self.frames.text(text, &logprobs, &mut self.buffer);
+        };
+        self.untold.extend(logprobs);
+        let mut deltas = Vec::new();
+        if !text.is_empty() {
+            reader.push(text, &mut deltas);
+        }
+        self.write_deltas(deltas)
+    }
+
+    /// Writes what the reader held back and says why the reply ended.
+    fn write_rest(&mut self, reason: FinishReason) -> Result<FinishReason, serde_json::Error> {
+        let Some(reader) = &mut self.reader else { return Ok(reason) };
+        let mut deltas = Vec::new();
+        reader.finish(&mut deltas);
+        let reason = reason_with_calls(reason, reader.message());
+        self.write_deltas(deltas)?;
+        if !self.untold.is_empty() {
+            // Markers that end a reply are part of no delta.
+            self.frames.text("", &self.untold, &mut self.buffer)?;
+        }
+        Ok(reason)
+    }
+
+    /// Writes a frame for each delta, the first one with all tokens that wait.
+    fn write_deltas(&mut self, deltas: Vec<Delta>) -> Result<(), serde_json::Error> {
+        for delta in deltas {
+            self.frames.delta(delta, &self.untold, &mut self.buffer)?;
+            self.untold.clear();
+        }
+        Ok(())
     }
 
     fn write_error(&mut self, mut detail: ErrorDetail) -> Result<(), serde_json::Error> {

@@ -2,9 +2,11 @@
 //! only, and nothing that may still become a stop sequence. Holds back no more
 //! than the longest beginning of a stop sequence that the text ends with.
 
+mod logprobs;
 mod stop;
 mod utf8;
 
+pub(crate) use logprobs::{LogprobQueue, PlacedLogprobs};
 use stop::Stops;
 use utf8::Characters;
 
@@ -23,12 +25,25 @@ pub(crate) struct TextStream {
     stops: Stops,
     /// Characters that are whole and not yet sent.
     held: String,
+    /// Bytes of all whole characters so far, sent and held.
+    decoded_bytes: usize,
 }
 
 impl TextStream {
     /// `stops` are not empty texts.
     pub(crate) fn new(stops: &[String]) -> Self {
-        Self { characters: Characters::default(), stops: Stops::new(stops), held: String::new() }
+        Self {
+            characters: Characters::default(),
+            stops: Stops::new(stops),
+            held: String::new(),
+            decoded_bytes: 0,
+        }
+    }
+
+    /// Where in the text the next token begins, in bytes: with the character
+    /// that its first byte is a part of.
+    pub(crate) fn decoded_bytes(&self) -> usize {
+        self.decoded_bytes
     }
 
     /// Takes the bytes of one token and appends to `out` what may be sent now.
@@ -53,6 +68,7 @@ impl TextStream {
     /// Looks at what was added to `held` after `before`.
     fn advance(&mut self, before: usize, out: &mut String) -> Flow {
         let fresh = self.held.as_bytes().get(before..).unwrap_or_default();
+        self.decoded_bytes += fresh.len();
         let (keep_from, flow) = match self.stops.find(fresh) {
             Some(found) => (before + found.end - found.len, Flow::Stopped),
             None => (self.held.len() - self.stops.partial(), Flow::GoesOn),

@@ -65,6 +65,9 @@ struct Body<'a> {
 pub(crate) struct Answer {
     pub(crate) model: ModelRef,
     pub(crate) text: String,
+    /// What the model thought before; absent when it did not.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) reasoning: String,
     pub(crate) finish_reason: Option<FinishReason>,
     pub(crate) usage: Option<Usage>,
     pub(crate) timings: Timings,
@@ -135,16 +138,20 @@ impl Request<'_> {
                 wait.during(queen, output, self.model, queen.chat(body, &id, budget)).await?;
             let mut choices = whole.choices.into_iter();
             let choice = choices.next().ok_or(KeeperError::BrokenOff)?;
-            text.push_str(&choice.message.content);
-            print(&mut reply, &choice.message.content)?;
-            let timings = Timings { total_ms: millis(started.elapsed()), ..Timings::default() };
-            return Ok(self.answer(
-                text,
-                Some(choice.finish_reason),
-                Some(whole.usage),
-                timings,
-                id,
-            ));
+            let thought = choice.message.reasoning_content.unwrap_or_default();
+            print(&mut reply, &Piece::Thought(thought.clone()))?;
+            let said = choice.message.content.unwrap_or_default();
+            text.push_str(&said);
+            print(&mut reply, &Piece::Text(said))?;
+            return Ok(Answer {
+                model: self.model.clone(),
+                text: text.clone(),
+                reasoning: thought,
+                finish_reason: Some(choice.finish_reason),
+                usage: Some(whole.usage),
+                timings: Timings { total_ms: millis(started.elapsed()), ..Timings::default() },
+                request_id: id,
+            });
         }
         let first = async {
             let mut stream = Stream::new(queen.chat_stream(body, &id, budget).await?);
@@ -154,18 +161,31 @@ impl Request<'_> {
         let (mut stream, mut piece) = wait.during(queen, output, self.model, first).await?;
         drop(wait);
         let first_at = Instant::now();
+        let mut reasoning = String::new();
         while let Some(new) = piece {
-            text.push_str(&new);
             print(&mut reply, &new)?;
+            match new {
+                Piece::Text(new) => text.push_str(&new),
+                Piece::Thought(new) => reasoning.push_str(&new),
+            }
             piece = stream.piece().await?;
         }
         let tokens = stream.usage.map_or(0, |usage| usage.completion_tokens);
         let timings = Timings {
-            first_token_ms: (!text.is_empty()).then(|| millis(first_at - started)),
+            first_token_ms: (!text.is_empty() || !reasoning.is_empty())
+                .then(|| millis(first_at - started)),
             total_ms: millis(started.elapsed()),
             tokens_per_second: speed(tokens, first_at.elapsed()),
         };
-        Ok(self.answer(text, stream.finish_reason, stream.usage, timings, id))
+        Ok(Answer {
+            model: self.model.clone(),
+            text: text.clone(),
+            reasoning,
+            finish_reason: stream.finish_reason,
+            usage: stream.usage,
+            timings,
+            request_id: id,
+        })
     }
 
     fn body(&self, messages: &[Message]) -> Result<Vec<u8>, KeeperError> {
@@ -185,22 +205,25 @@ impl Request<'_> {
         };
         serde_json::to_vec(&body).map_err(KeeperError::Garbled)
     }
-
-    fn answer(
-        &self,
-        text: &str,
-        finish_reason: Option<FinishReason>,
-        usage: Option<Usage>,
-        timings: Timings,
-        request_id: RequestId,
-    ) -> Answer {
-        let (model, text) = (self.model.clone(), text.to_owned());
-        Answer { model, text, finish_reason, usage, timings, request_id }
-    }
 }
 
-fn print(reply: &mut Option<&mut Reply<'_>>, piece: &str) -> Result<(), KeeperError> {
-    reply.as_mut().map_or(Ok(()), |reply| reply.write(piece))
+/// A piece of a reply.
+#[derive(Debug)]
+enum Piece {
+    Text(String),
+    /// What the model thinks before it answers.
+    Thought(String),
+}
+
+fn print(reply: &mut Option<&mut Reply<'_>>, piece: &Piece) -> Result<(), KeeperError> {
+    let Some(reply) = reply else { return Ok(()) };
+    match piece {
+        Piece::Text(text) => reply.write(text),
+        Piece::Thought(text) => {
+            reply.think(text);
+            Ok(())
+        }
+    }
 }
 
 /// Tokens a second after the first one.
@@ -226,8 +249,8 @@ impl Stream {
         Self { events, usage: None, finish_reason: None }
     }
 
-    /// Waits for the next text; `None` at the end of the reply.
-    async fn piece(&mut self) -> Result<Option<String>, KeeperError> {
+    /// Waits for the next piece, which is not empty; `None` at the end of the reply.
+    async fn piece(&mut self) -> Result<Option<Piece>, KeeperError> {
         loop {
             let chunk: ChatChunk = match self.events.next().await? {
                 Next::Event(chunk) => chunk,
@@ -238,7 +261,10 @@ impl Stream {
             let Some(choice) = chunk.choices.into_iter().next() else { continue };
             self.finish_reason = choice.finish_reason.or(self.finish_reason);
             if let Some(text) = choice.delta.content.filter(|text| !text.is_empty()) {
-                return Ok(Some(text));
+                return Ok(Some(Piece::Text(text)));
+            }
+            if let Some(text) = choice.delta.reasoning_content.filter(|text| !text.is_empty()) {
+                return Ok(Some(Piece::Thought(text)));
             }
         }
     }

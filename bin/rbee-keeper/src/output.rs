@@ -21,6 +21,7 @@ const TICK: Duration = Duration::from_millis(100);
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const HINT: Style = AnsiColor::Cyan.on_default().bold();
 const HEADER: Style = Style::new().bold();
+const THOUGHT: Style = Style::new().dimmed();
 
 /// How much to say on standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,7 +202,7 @@ impl Output {
 
     /// Starts a reply on standard output.
     pub(crate) fn reply(&self) -> Reply<'_> {
-        Reply { output: self, at_line_start: true }
+        Reply { output: self, at_line_start: true, thoughts: Thoughts::None }
     }
 
     /// Asks on standard error; anything but yes is no.
@@ -227,10 +228,14 @@ impl Output {
         }
     }
 
-    /// There is nobody left to tell when standard error fails.
     fn stderr(&self, line: &str) {
+        self.stderr_piece(&format!("{line}\n"));
+    }
+
+    /// There is nobody left to tell when standard error fails.
+    fn stderr_piece(&self, piece: &str) {
         let mut stderr = AutoStream::new(io::stderr(), self.color);
-        writeln!(stderr, "{line}").and_then(|()| stderr.flush()).ok();
+        write!(stderr, "{piece}").and_then(|()| stderr.flush()).ok();
     }
 }
 
@@ -278,18 +283,48 @@ impl Drop for Progress {
     }
 }
 
-/// A model's reply on its way to standard output, piece by piece. However it ends, what comes after it begins on a
+/// How much of a model's thoughts stands on standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Thoughts {
+    None,
+    /// They end within a line, or at the end of one.
+    Open {
+        at_line_start: bool,
+    },
+}
+
+/// A model's reply on its way to standard output, piece by piece; what it thinks goes to standard error. However it ends, what comes after it begins on a
 /// line of its own, on a terminal and in a pipe or file; where nothing came, nothing is printed.
 #[derive(Debug)]
 pub(crate) struct Reply<'o> {
     output: &'o Output,
     at_line_start: bool,
+    thoughts: Thoughts,
 }
 
 impl Reply<'_> {
+    /// Shows a piece of what the model thinks before it answers.
+    pub(crate) fn think(&mut self, piece: &str) {
+        if !piece.is_empty() && self.output.chatter != Chatter::Quiet {
+            let shown = sanitize_for_terminal(piece);
+            self.output.stderr_piece(&format!("{THOUGHT}{shown}{THOUGHT:#}"));
+            self.thoughts = Thoughts::Open { at_line_start: piece.ends_with('\n') };
+        }
+    }
+
+    /// Sets thoughts apart from what follows them by an empty line.
+    fn end_thoughts(&mut self) {
+        match std::mem::replace(&mut self.thoughts, Thoughts::None) {
+            Thoughts::None => {}
+            Thoughts::Open { at_line_start: true } => self.output.stderr_piece("\n"),
+            Thoughts::Open { at_line_start: false } => self.output.stderr_piece("\n\n"),
+        }
+    }
+
     /// Prints one piece at once. To a pipe or file its bytes go as they came.
     pub(crate) fn write(&mut self, piece: &str) -> Result<(), KeeperError> {
         if !piece.is_empty() {
+            self.end_thoughts();
             self.at_line_start = piece.ends_with('\n');
             self.output.text(piece)?;
         }
@@ -299,6 +334,7 @@ impl Reply<'_> {
 
 impl Drop for Reply<'_> {
     fn drop(&mut self) {
+        self.end_thoughts();
         if !self.at_line_start {
             // The reader may be gone; then there is no line to end.
             write_data(b"\n").ok();

@@ -25,3 +25,35 @@ pub const EMBEDDING_INPUTS_MAX: usize = 2048;
 pub const EMBEDDING_NUMBERS_MAX: usize = 4 * 1024 * 1024;
 /// Most documents in one request to rank; the same as inputs to embed.
 pub const RERANK_DOCUMENTS_MAX: usize = 2048;
+/// Most tools in one request; the number OpenAI allows.
+pub const TOOLS_MAX: usize = 128;
+/// Longest name of a tool; the number OpenAI allows.
+pub const TOOL_NAME_BYTES_MAX: usize = 64;
+/// Longest description of a tool.
+pub const TOOL_DESCRIPTION_BYTES_MAX: usize = 16 * 1024;
+/// Largest JSON schema of a tool's arguments: each becomes a grammar many
+/// times its size.
+pub const TOOL_SCHEMA_BYTES_MAX: usize = 64 * 1024;
+/// Most calls in one message of an assistant.
+pub const TOOL_CALLS_MAX: usize = 128;
+/// Longest id of a call; the longest known ones have 40.
+pub const TOOL_CALL_ID_BYTES_MAX: usize = 256;
+/// Most variables given to a chat template.
+pub const TEMPLATE_ARGUMENTS_MAX: usize = 16;
+/// Longest name or text among them.
+pub const TEMPLATE_ARGUMENT_BYTES_MAX: usize = 256;
+/// Most tokens that `logit_bias` may name; OpenAI's own limit is 300.
+pub const LOGIT_BIAS_MAX: usize = 1024;
+/// Most alternatives told beside a token; the number OpenAI allows in chats.
+pub const TOP_LOGPROBS_MAX: u32 = 20;
+/// Most texts over which DRY matches no repetition.
+pub const DRY_BREAKERS_MAX: usize = 32;
+/// Longest such text; it is looked for after every token.
+pub const DRY_BREAKER_BYTES_MAX: usize = 64;
+/// Largest JSON schema, as compact JSON: far above those people write, and
+/// small enough that its compiler ends within a fraction of a second.
+pub const SCHEMA_BYTES_MAX: usize = 64 * 1024;
+/// Largest GBNF grammar.
+pub const GRAMMAR_BYTES_MAX: usize = 64 * 1024;
+/// Longest name of a JSON schema; the number OpenAI allows.
+pub const SCHEMA_NAME_BYTES_MAX: usize = 64;

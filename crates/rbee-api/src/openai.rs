@@ -9,9 +9,13 @@ mod chat;
 mod completion;
 mod embedding;
 mod fields;
+mod format;
 mod generation;
 mod reply;
 mod rerank;
+mod sampling;
+mod thinking;
+mod tools;
 
 pub use chat::{ChatMessage, ChatRequest, Role};
 pub use completion::{CompletionPrompt, CompletionRequest};
@@ -20,10 +24,15 @@ pub use embedding::{
     EmbeddingVector,
 };
 pub use fields::RequestError;
-pub use generation::{GenerationOptions, Sampling, StreamOptions};
+pub use format::OutputFormat;
+pub use generation::{GenerationOptions, StreamOptions};
 pub use reply::{
-    ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatReplyMessage,
-    CompletionChoice, CompletionReply, FinishReason, InputUsage, ModelCard, ModelCardList,
-    PromptTokensDetails, Usage,
+    ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatLogprobs,
+    ChatReplyMessage, CompletionChoice, CompletionLogprobs, CompletionReply, FinishReason,
+    FunctionDelta, InputUsage, ModelCard, ModelCardList, PromptTokensDetails, ReplyFunction,
+    ReplyToolCall, TokenLogprob, ToolCallDelta, TopLogprob, Usage,
 };
 pub use rerank::{RerankDocument, RerankReply, RerankRequest, RerankResult};
+pub use sampling::{Dry, Sampling, Xtc};
+pub use thinking::Thinking;
+pub use tools::{ToolCall, ToolChoice, ToolDefinition, ToolOptions};

@@ -10,7 +10,8 @@ use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::limits;
 use rbee_api::openai::{
     ChatRequest, CompletionPrompt, CompletionRequest, EmbeddingEncoding, EmbeddingInput,
-    EmbeddingRequest, EmbeddingVector, RequestError, RerankRequest, Role,
+    EmbeddingRequest, EmbeddingVector, OutputFormat, RequestError, RerankRequest, Role, Sampling,
+    Thinking, ToolChoice,
 };
 use serde_json::{Value, json};
 
@@ -46,14 +47,10 @@ fn assert_refused<T: std::fmt::Debug>(
 fn a_parameter_that_is_not_honoured_is_refused_by_name_and_its_neutral_value_is_not() {
     let cases = [
         ("n", json!(2), json!(1)),
-        ("logprobs", json!(true), json!(false)),
-        ("tools", json!([{"type": "function"}]), json!([])),
-        ("response_format", json!({"type": "json_object"}), json!({"type": "text"})),
-        ("logit_bias", json!({"1": 2}), json!({})),
+        ("functions", json!([{"name": "f"}]), json!([])),
+        ("function_call", json!({"name": "f"}), json!("auto")),
         ("service_tier", json!("flex"), json!("auto")),
-        ("tool_choice", json!("required"), json!("auto")),
         ("no_such_thing", json!(1), Value::Null),
-        ("reasoning_effort", json!("high"), Value::Null),
     ];
     for (name, refused, neutral) in cases {
         assert_refused(chat_with(json!({name: refused})), ErrorCode::UnsupportedParameter, name);
@@ -91,6 +88,21 @@ fn numbers_outside_their_range_or_type_name_their_field() {
         ("repeat_last_n", json!(limits::REPEAT_LAST_N_MAX + 1)),
         ("top_k", json!(-1)),
         ("seed", json!(1.5)),
+        ("typical_p", json!(1.1)),
+        ("top_n_sigma", json!(-2)),
+        ("xtc_probability", json!(1.5)),
+        ("xtc_threshold", json!(-0.1)),
+        ("dry_multiplier", json!(-1)),
+        ("dry_base", json!("x")),
+        ("dry_allowed_length", json!(-1)),
+        ("dry_penalty_last_n", json!(-2)),
+        ("dry_sequence_breakers", json!(vec!["x"; limits::DRY_BREAKERS_MAX + 1])),
+        ("min_tokens", json!(limits::MAX_TOKENS_MAX + 1)),
+        ("ignore_eos", json!(1)),
+        ("logprobs", json!(3)),
+        ("top_logprobs", json!(21)),
+        ("logit_bias", json!([1])),
+        ("logit_bias", json!({"x": 1})),
         ("stream", json!("yes")),
         ("stop", json!(["a", "b", "c", "d", "e"])),
     ];
@@ -133,8 +145,10 @@ fn content_may_be_text_or_text_parts_and_nothing_else() {
 #[test]
 fn every_role_is_known_and_developer_is_system_to_the_template() {
     let names = ["system", "developer", "user", "assistant", "tool"];
-    let messages: Vec<Value> =
+    let mut messages: Vec<Value> =
         names.iter().map(|role| json!({"role": role, "content": "x"})).collect();
+    messages[3]["tool_calls"] = json!([call("c1", "f")]);
+    messages[4]["tool_call_id"] = json!("c1");
     let request = chat_with(json!({"messages": messages})).unwrap();
     let seen: Vec<&str> = request.messages.iter().map(|m| m.role.template_name()).collect();
     assert_eq!(seen, ["system", "system", "user", "assistant", "tool"]);
@@ -146,12 +160,192 @@ fn every_role_is_known_and_developer_is_system_to_the_template() {
 #[test]
 fn a_reply_of_ours_can_be_sent_back_as_history() {
     let history = json!({"messages": [
-        {"role": "assistant", "content": "x", "refusal": null, "tool_calls": [], "annotations": []},
+        {"role": "assistant", "content": "x", "refusal": null, "tool_calls": [], "annotations": [],
+            "parsed": {"any": "thing"}},
         {"role": "user", "content": "go on"},
     ]});
     chat_with(history).unwrap();
-    let called = json!({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]});
-    assert_refused(chat_with(called), ErrorCode::UnsupportedParameter, "messages[0].tool_calls");
+}
+
+fn call(id: &str, name: &str) -> Value {
+    json!({"id": id, "type": "function", "function": {"name": name, "arguments": "{\"a\": 1}"}})
+}
+
+fn tool(name: &str) -> Value {
+    json!({"type": "function", "function": {"name": name}})
+}
+
+#[test]
+fn tools_are_taken_with_all_that_belongs_to_them() {
+    let parameters = json!({"type": "object", "properties": {"z": {"type": "string"}, "a": {}}});
+    let request = chat_with(json!({
+        "tools": [
+            {"type": "function", "function": {
+                "name": "look_up", "description": "Looks up.", "parameters": parameters,
+                "strict": true,
+            }},
+            tool("b-2"),
+        ],
+        "tool_choice": {"type": "function", "function": {"name": "b-2"}},
+        "parallel_tool_calls": false,
+    }))
+    .unwrap();
+    let options = request.tools;
+    assert_eq!(options.tools[0].description, "Looks up.");
+    // The model reads the properties in the order in which they were written.
+    assert_eq!(options.tools[0].parameters.to_string(), parameters.to_string());
+    assert_eq!(options.tools[1].parameters, json!({"type": "object", "properties": {}}));
+    assert_eq!(options.choice, ToolChoice::Named("b-2".to_owned()));
+    assert_eq!(options.parallel, Some(false));
+    for (choice, expected) in [
+        (json!("auto"), ToolChoice::Auto),
+        (json!("none"), ToolChoice::None),
+        (json!("required"), ToolChoice::Required),
+        (Value::Null, ToolChoice::Auto),
+    ] {
+        let request = chat_with(json!({"tools": [tool("f")], "tool_choice": choice})).unwrap();
+        assert_eq!(request.tools.choice, expected);
+    }
+}
+
+#[test]
+fn tools_out_of_bounds_are_refused_with_their_place() {
+    let wrong = ErrorCode::ValidationFailed;
+    let other = ErrorCode::UnsupportedParameter;
+    let named = |name: &str| json!({"type": "function", "function": {"name": name}});
+    let with = |function: Value| json!([{"type": "function", "function": function}]);
+    let big = json!({"type": "object", "description": "x".repeat(limits::TOOL_SCHEMA_BYTES_MAX)});
+    let cases = [
+        (json!("x"), wrong, "tools"),
+        (json!([{"type": "function"}]), wrong, "tools[0].function"),
+        (json!([{"type": "web_search"}]), other, "tools[0].type"),
+        (json!([named("no spaces")]), wrong, "tools[0].function.name"),
+        (json!([named("")]), wrong, "tools[0].function.name"),
+        (json!([named(&"x".repeat(65))]), wrong, "tools[0].function.name"),
+        (json!([named("f"), named("f")]), wrong, "tools[1].function.name"),
+        (json!(vec![named("f"); limits::TOOLS_MAX + 1]), wrong, "tools"),
+        (with(json!({"name": "f", "parameters": big})), wrong, "tools[0].function.parameters"),
+        (with(json!({"name": "f", "parameters": []})), wrong, "tools[0].function.parameters"),
+        (with(json!({"name": "f", "speed": 1})), wrong, "tools[0].function.speed"),
+    ];
+    for (tools, code, param) in cases {
+        assert_refused(chat_with(json!({"tools": tools})), code, param);
+    }
+    let choices = [
+        (json!("sometimes"), wrong, "tool_choice"),
+        (named("g"), wrong, "tool_choice.function.name"),
+        (json!({"type": "allowed_tools"}), other, "tool_choice"),
+    ];
+    for (choice, code, param) in choices {
+        let request = json!({"tools": [tool("f")], "tool_choice": choice});
+        assert_refused(chat_with(request), code, param);
+    }
+    assert_refused(chat_with(json!({"tool_choice": "required"})), wrong, "tool_choice");
+}
+
+#[test]
+fn a_reply_is_held_to_a_form_or_may_hold_calls_but_not_both() {
+    let unsupported = ErrorCode::UnsupportedParameter;
+    let schema = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": {}}});
+    let forms = [
+        ("response_format", json!({"type": "json_object"})),
+        ("response_format", schema),
+        ("grammar", json!("root ::= [x]")),
+        ("ignore_eos", json!(true)),
+        ("min_tokens", json!(2)),
+    ];
+    for (name, value) in forms {
+        let with = |choice: Value| {
+            chat_with(json!({name: value, "tools": [tool("f")], "tool_choice": choice}))
+        };
+        for choice in [Value::Null, json!("auto"), json!("required")] {
+            assert_refused(with(choice), unsupported, name);
+        }
+        with(json!("none")).unwrap();
+        chat_with(json!({name: value, "tools": []})).unwrap();
+    }
+    chat_with(json!({"response_format": {"type": "text"}, "tools": [tool("f")]})).unwrap();
+
+    // Thoughts would not have the form.
+    let json = json!({"type": "json_object"});
+    let held = chat_with(json!({"response_format": json})).unwrap();
+    assert_eq!(held.thinking.enabled, Some(false));
+    let thinks =
+        json!({"response_format": json, "chat_template_kwargs": {"enable_thinking": true}});
+    assert_refused(chat_with(thinks), unsupported, "chat_template_kwargs.enable_thinking");
+}
+
+#[test]
+fn calls_and_their_results_are_taken_and_have_to_match() {
+    let user = json!({"role": "user", "content": "go"});
+    let called = |calls: Value| json!({"role": "assistant", "content": null, "tool_calls": calls});
+    let result = |id: &str| json!({"role": "tool", "tool_call_id": id, "content": "4"});
+    let with = |messages: Value| chat_with(json!({"messages": messages}));
+    let thought = json!({
+        "role": "assistant", "content": "So.", "reasoning_content": "Hm.",
+        "tool_calls": [call("c1", "f"), call("c2", "f")],
+    });
+    let request = with(json!([user, thought, result("c2"), result("c1")])).unwrap();
+    assert_eq!(request.messages[1].reasoning_content, "Hm.");
+    assert_eq!(request.messages[1].tool_calls[1].id, "c2");
+    assert_eq!(request.messages[1].tool_calls[1].arguments, "{\"a\": 1}");
+    assert_eq!(request.messages[3].tool_call_id.as_deref(), Some("c1"));
+
+    let wrong = ErrorCode::ValidationFailed;
+    let said_by_user = json!({"role": "user", "content": "x", "tool_calls": [call("c1", "f")]});
+    let mut parsed = call("c1", "f");
+    parsed["function"]["parsed_arguments"] = json!({"a": 1});
+    with(json!([user, called(json!([parsed]))])).unwrap();
+    let half = json!({"id": "c1", "type": "function", "function": {"name": "f"}});
+    let cases = [
+        (json!([user, called(json!([call("c1", "f")])), result("c2")]), "messages[2].tool_call_id"),
+        (json!([user, result("c1")]), "messages[1].tool_call_id"),
+        (json!([user, {"role": "tool", "content": "4"}]), "messages[1].tool_call_id"),
+        (
+            json!([{"role": "user", "content": "x", "tool_call_id": "c"}]),
+            "messages[0].tool_call_id",
+        ),
+        (json!([said_by_user]), "messages[0].tool_calls"),
+        (json!([called(json!([call("", "f")]))]), "messages[0].tool_calls[0].id"),
+        (json!([called(json!([call("c", "f"), call("c", "f")]))]), "messages[0].tool_calls[1].id"),
+        (json!([called(json!([call("c", "f g")]))]), "messages[0].tool_calls[0].function.name"),
+        (json!([called(json!([half]))]), "messages[0].tool_calls[0].function"),
+    ];
+    for (messages, param) in cases {
+        assert_refused(with(messages), wrong, param);
+    }
+}
+
+#[test]
+fn thinking_is_asked_for_in_the_ways_that_clients_know() {
+    let thinking = |extra: Value| chat_with(extra).map(|request| request.thinking);
+    assert_eq!(thinking(json!({})).unwrap(), Thinking::default());
+    let off = thinking(json!({"chat_template_kwargs": {"enable_thinking": false}})).unwrap();
+    assert_eq!((off.enabled, off.template_arguments.len()), (Some(false), 0));
+    assert_eq!(thinking(json!({"reasoning_effort": "none"})).unwrap().enabled, Some(false));
+    let high = thinking(json!({"reasoning_effort": "high", "chat_template_kwargs": {"n": 1}}));
+    let high = high.unwrap();
+    assert_eq!(high.enabled, None);
+    assert_eq!(Value::Object(high.template_arguments), json!({"n": 1, "reasoning_effort": "high"}));
+
+    let wrong = ErrorCode::ValidationFailed;
+    let many: serde_json::Map<String, Value> =
+        (0..=limits::TEMPLATE_ARGUMENTS_MAX).map(|n| (format!("n{n}"), json!(1))).collect();
+    let cases = [
+        (json!({"reasoning_effort": "huge"}), "reasoning_effort"),
+        (json!({"chat_template_kwargs": {"messages": "x"}}), "chat_template_kwargs"),
+        (json!({"chat_template_kwargs": {"a b": 1}}), "chat_template_kwargs"),
+        (json!({"chat_template_kwargs": {"a": [1]}}), "chat_template_kwargs.a"),
+        (json!({"chat_template_kwargs": {"a": "x".repeat(257)}}), "chat_template_kwargs.a"),
+        (json!({"chat_template_kwargs": many}), "chat_template_kwargs"),
+        (
+            json!({"chat_template_kwargs": {"enable_thinking": "no"}}),
+            "chat_template_kwargs.enable_thinking",
+        ),
+    ];
+    for (request, param) in cases {
+        assert_refused(chat_with(request), wrong, param);
+    }
 }
 
 #[test]
@@ -272,5 +466,99 @@ fn documents_to_rank_are_texts_or_objects_with_one() {
         (json!({"rank_fields": ["a"]}), ErrorCode::UnsupportedParameter, "rank_fields"),
     ] {
         assert_refused(rerank_with(extra), code, param);
+    }
+}
+
+#[test]
+fn sampling_steps_are_off_unless_asked_for() {
+    let sampling = |extra: Value| chat_with(extra).unwrap().generation.sampling;
+    assert_eq!(sampling(json!({})), Sampling::default());
+    let off = json!({"typical_p": 1, "top_n_sigma": 0, "dry_multiplier": 0, "xtc_probability": 0,
+        "xtc_threshold": 0.2, "dry_base": 2, "logit_bias": {}});
+    assert_eq!(sampling(off), Sampling { top_n_sigma: 0.0, ..Sampling::default() });
+    // Above a half there is never more than one top choice.
+    assert_eq!(sampling(json!({"xtc_probability": 1, "xtc_threshold": 0.6})).xtc, None);
+    let xtc = sampling(json!({"xtc_probability": 0.5})).xtc.unwrap();
+    assert_eq!((xtc.probability, xtc.threshold), (0.5, 0.1));
+    let dry = sampling(json!({"dry_multiplier": 0.8})).dry.unwrap();
+    assert_eq!((dry.base, dry.allowed_length, dry.last_n), (1.75, 2, None));
+    assert_eq!(dry.breakers, ["\n", ":", "\"", "*"]);
+    let dry = json!({"dry_multiplier": 1, "dry_penalty_last_n": 64, "dry_sequence_breakers": []});
+    let dry = sampling(dry).dry.unwrap();
+    assert_eq!((dry.last_n, dry.breakers.len()), (Some(64), 0));
+    assert_eq!(sampling(json!({"dry_multiplier": 1, "dry_penalty_last_n": 0})).dry, None);
+    let long = json!({"dry_sequence_breakers": ["ok", ""]});
+    assert_refused(chat_with(long), ErrorCode::ValidationFailed, "dry_sequence_breakers[1]");
+}
+
+#[test]
+fn a_bias_names_a_token_and_stays_in_its_range() {
+    let bias = |value: Value| chat_with(json!({"logit_bias": value}));
+    let taken = bias(json!({"7": -100, "50256": 1.5})).unwrap().generation.sampling.logit_bias;
+    assert_eq!(taken.iter().find(|(token, _)| *token == 50_256), Some(&(50_256, 1.5)));
+    assert_eq!(taken.len(), 2);
+    assert_refused(bias(json!({"7": 101})), ErrorCode::ValidationFailed, "logit_bias.7");
+    let many = |count: usize| (0..count).map(|id| (id.to_string(), json!(1))).collect::<Value>();
+    bias(many(limits::LOGIT_BIAS_MAX)).unwrap();
+    let refused = bias(many(limits::LOGIT_BIAS_MAX + 1));
+    assert_refused(refused, ErrorCode::ValidationFailed, "logit_bias");
+}
+
+#[test]
+fn log_probabilities_are_asked_for_in_two_ways() {
+    let chat = |extra: Value| chat_with(extra).unwrap().generation.logprobs;
+    assert_eq!(chat(json!({"logprobs": false, "top_logprobs": 0})), None);
+    assert_eq!(chat(json!({"logprobs": true})), Some(0));
+    assert_eq!(chat(json!({"logprobs": true, "top_logprobs": 20})), Some(20));
+    let alone = chat_with(json!({"top_logprobs": 1}));
+    assert_refused(alone, ErrorCode::ValidationFailed, "top_logprobs");
+    let completion = |extra: Value| completion_with(extra).map(|r| r.generation.logprobs);
+    assert_eq!(completion(json!({})).unwrap(), None);
+    assert_eq!(completion(json!({"logprobs": 0})).unwrap(), Some(0));
+    assert_refused(completion(json!({"logprobs": 21})), ErrorCode::ValidationFailed, "logprobs");
+}
+
+#[test]
+fn an_output_format_is_checked_down_to_its_fields() {
+    let format = |value: Value| chat_with(json!({"response_format": value}));
+    let taken = |value: Value| format(value).unwrap().generation.format;
+    assert_eq!(taken(json!({"type": "text"})), OutputFormat::Text);
+    assert_eq!(taken(json!({"type": "json_object"})), OutputFormat::JsonObject);
+    let schema = |name: &str, schema: Value| {
+        json!({"type": "json_schema",
+            "json_schema": {"name": name, "description": "x", "strict": false, "schema": schema}})
+    };
+    assert_eq!(taken(schema("a-B_1", json!({}))), OutputFormat::JsonSchema(json!({})));
+    let padding = "x".repeat(limits::SCHEMA_BYTES_MAX);
+    for (value, param) in [
+        (json!("json"), ""),
+        (json!({"type": "xml"}), ".type"),
+        (json!({"type": "json_schema"}), ".json_schema"),
+        (json!({"type": "text", "json_schema": {"name": "x", "schema": {}}}), ".json_schema"),
+        (json!({"type": "json_schema", "json_schema": {"name": "x"}}), ".json_schema"),
+        (schema("", json!({})), ".json_schema.name"),
+        (schema("a b", json!({})), ".json_schema.name"),
+        (schema(&"x".repeat(65), json!({})), ".json_schema.name"),
+        (schema("x", json!(5)), ".json_schema.schema"),
+        (schema("x", json!({"title": padding})), ".json_schema.schema"),
+    ] {
+        let param = format!("response_format{param}");
+        assert_refused(format(value), ErrorCode::ValidationFailed, &param);
+    }
+}
+
+#[test]
+fn a_grammar_decides_alone_when_the_output_ends() {
+    let grammar = json!("root ::= \"x\"");
+    let taken = completion_with(json!({"grammar": grammar})).unwrap().generation.format;
+    assert_eq!(taken, OutputFormat::Grammar("root ::= \"x\"".to_owned()));
+    let long = completion_with(json!({"grammar": "x".repeat(limits::GRAMMAR_BYTES_MAX + 1)}));
+    assert_refused(long, ErrorCode::ValidationFailed, "grammar");
+    let both = json!({"grammar": grammar, "response_format": {"type": "json_object"}});
+    assert_refused(chat_with(both), ErrorCode::ValidationFailed, "grammar");
+    for (param, value) in [("ignore_eos", json!(true)), ("min_tokens", json!(1))] {
+        let both = json!({"grammar": grammar, param: value});
+        assert_refused(chat_with(both), ErrorCode::UnsupportedParameter, param);
+        chat_with(json!({param: value})).unwrap();
     }
 }

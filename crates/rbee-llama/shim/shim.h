@@ -16,6 +16,12 @@
 // A parsed chat template.
 struct rbee_chat_template;
 
+// Reads the text that a model wrote under a chat template.
+struct rbee_reply_parser;
+
+// A grammar and how far a text has come in it.
+struct rbee_grammar;
+
 extern "C" {
 
 void rbee_string_free(char * text);
@@ -47,7 +53,8 @@ int32_t rbee_tokenize(
     char             ** error);
 
 // Parses override_source, or the model's own template when that is null, or
-// ChatML when the model has none. Returns null on failure.
+// ChatML when the model has none. The model may be null when a source is
+// given. Returns null on failure.
 rbee_chat_template * rbee_chat_template_new(
     const llama_model * model,
     const char        * override_source,
@@ -59,12 +66,66 @@ void rbee_chat_template_free(rbee_chat_template * tmpl);
 // ChatML fallback.
 bool rbee_chat_template_is_explicit(const rbee_chat_template * tmpl);
 
-// Renders {"messages": [...], "add_generation_prompt": bool,
-// "enable_thinking": bool} to {"prompt": string, "stops": [string]}. Returns
-// null on failure.
+// {"tools", "tool_calls", "parallel", "special", "thinking"}, each a bool:
+// whether the template describes tools, shows calls of them, shows several at
+// once, whether llama.cpp has a handler of its own for it, and whether its
+// model may think. Returns null on failure.
+char * rbee_chat_template_traits(const rbee_chat_template * tmpl, char ** error);
+
+// Renders a conversation in OpenAI's shape: {"messages", "tools",
+// "tool_choice", "parallel_tool_calls", "enable_thinking", "arguments",
+// "add_generation_prompt", "text_only"}; "arguments" holds further variables of
+// the template, and "text_only" leaves away all that serves to read the reply.
+// Returns {"prompt", "stops", "generation_prompt", "parser", "format",
+// "grammar", "lazy", "triggers", "patterns", "preserved", "thinking_start",
+// "thinking_end"}, or null on failure.
 char * rbee_chat_template_render(
     const rbee_chat_template * tmpl,
     const char               * request_json,
     char                    ** error);
+
+// A parser from what rendering returned. Returns null on failure.
+rbee_reply_parser * rbee_reply_parser_new(
+    const char  * parser,
+    int32_t       format,
+    const char  * generation_prompt,
+    char       ** error);
+
+void rbee_reply_parser_free(rbee_reply_parser * parser);
+
+// Reads a whole or a begun reply into {"content", "reasoning_content",
+// "tool_calls": [{"name", "arguments", "id"}]}. Returns null when the text is
+// none that the template's model should write, however it may go on.
+char * rbee_reply_parser_parse(
+    const rbee_reply_parser * parser,
+    const char              * text,
+    size_t                    text_len,
+    char                   ** error);
+
+// A GBNF grammar with a rule `root`. With a trigger it allows everything until
+// the text holds the trigger, and that is where it begins. Returns null on
+// failure.
+rbee_grammar * rbee_grammar_new(
+    const llama_vocab * vocab,
+    const char        * source,
+    const char        * trigger,
+    char             ** error);
+
+void rbee_grammar_free(rbee_grammar * grammar);
+
+// Keeps of the n_ids tokens those that may come next and returns how many they
+// are; -1 on failure.
+int32_t rbee_grammar_filter(
+    rbee_grammar * grammar,
+    llama_token  * ids,
+    int32_t        n_ids,
+    char        ** error);
+
+// Whether a token may come next.
+bool rbee_grammar_allows(rbee_grammar * grammar, llama_token token);
+
+// Goes on by a token that may come next. False when it may not, and for good
+// once that has happened.
+bool rbee_grammar_accept(rbee_grammar * grammar, llama_token token);
 
 }

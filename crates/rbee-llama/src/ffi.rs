@@ -15,6 +15,18 @@ pub(crate) struct ChatTemplateHandle {
     _opaque: [u8; 0],
 }
 
+/// A parser of replies, owned by C++.
+#[repr(C)]
+pub(crate) struct ReplyParserHandle {
+    _opaque: [u8; 0],
+}
+
+/// A grammar and how far a text has come in it, owned by C++.
+#[repr(C)]
+pub(crate) struct GrammarHandle {
+    _opaque: [u8; 0],
+}
+
 unsafe extern "C" {
     fn rbee_string_free(text: *mut c_char);
 
@@ -51,11 +63,54 @@ unsafe extern "C" {
 
     pub(crate) fn rbee_chat_template_is_explicit(template: *const ChatTemplateHandle) -> bool;
 
+    pub(crate) fn rbee_chat_template_traits(
+        template: *const ChatTemplateHandle,
+        error: *mut *mut c_char,
+    ) -> *mut c_char;
+
     pub(crate) fn rbee_chat_template_render(
         template: *const ChatTemplateHandle,
         request_json: *const c_char,
         error: *mut *mut c_char,
     ) -> *mut c_char;
+
+    pub(crate) fn rbee_reply_parser_new(
+        parser: *const c_char,
+        format: i32,
+        generation_prompt: *const c_char,
+        error: *mut *mut c_char,
+    ) -> *mut ReplyParserHandle;
+
+    pub(crate) fn rbee_reply_parser_free(parser: *mut ReplyParserHandle);
+
+    pub(crate) fn rbee_reply_parser_parse(
+        parser: *const ReplyParserHandle,
+        text: *const c_char,
+        text_len: usize,
+        error: *mut *mut c_char,
+    ) -> *mut c_char;
+
+    pub(crate) fn rbee_grammar_new(
+        vocab: *const sys::llama_vocab,
+        source: *const c_char,
+        trigger: *const c_char,
+        error: *mut *mut c_char,
+    ) -> *mut GrammarHandle;
+
+    pub(crate) fn rbee_grammar_free(grammar: *mut GrammarHandle);
+
+    pub(crate) fn rbee_grammar_filter(
+        grammar: *mut GrammarHandle,
+        ids: *mut sys::llama_token,
+        n_ids: i32,
+        error: *mut *mut c_char,
+    ) -> i32;
+
+    pub(crate) fn rbee_grammar_allows(grammar: *mut GrammarHandle, token: sys::llama_token)
+    -> bool;
+
+    pub(crate) fn rbee_grammar_accept(grammar: *mut GrammarHandle, token: sys::llama_token)
+    -> bool;
 }
 
 /// A string that the shim allocated, freed on drop. Starts out null, so that it
@@ -78,6 +133,11 @@ impl ShimString {
     /// The place for a shim call to leave an error message in.
     pub(crate) fn as_out(&mut self) -> *mut *mut c_char {
         &raw mut self.0
+    }
+
+    /// A copy of the text, or a word for there being none.
+    pub(crate) fn reason(&self) -> String {
+        self.to_text().unwrap_or_else(|| "no reason given".to_owned())
     }
 
     /// A copy of the text; `None` when no string was left here.

@@ -1,5 +1,5 @@
 //! A safe wrapper over llama.cpp: models, contexts, batches, vocabularies,
-//! chat templates and devices. Owns every `unsafe` block of the project.
+//! chat templates, replies, grammars and devices. Owns every `unsafe` block of the project.
 //!
 //! What it never does: schedule, sample, cache prefixes, or know what a request
 //! is. Anything that a caller can pass through this interface comes back as a
@@ -19,6 +19,8 @@ pub mod chat;
 pub mod context;
 pub mod context_params;
 pub mod device;
+pub mod grammar;
 pub mod memory;
 pub mod model;
+pub mod reply;
 pub mod vocab;

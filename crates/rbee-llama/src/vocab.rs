@@ -46,6 +46,8 @@ pub struct Vocab {
     /// Where each token's bytes end in `pieces`; they begin where the one before ends.
     piece_ends: Vec<u32>,
     kinds: Vec<Kind>,
+    /// The token that is one byte and nothing else, for every byte.
+    single_bytes: [Option<Token>; 256],
     bos: Option<Token>,
     eos: Option<Token>,
     can_add_special: bool,
@@ -56,6 +58,13 @@ enum Kind {
     Text,
     Control,
     EndOfGeneration,
+}
+
+/// Whether markers are written with their names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Markers {
+    Shown,
+    Hidden,
 }
 
 // SAFETY: llama.cpp does not change a vocabulary after loading it, and documents
@@ -92,6 +101,7 @@ impl Vocab {
             pieces: Vec::new(),
             piece_ends: Vec::new(),
             kinds: Vec::new(),
+            single_bytes: [None; 256],
             // SAFETY: as above.
             bos: token(unsafe { sys::llama_vocab_bos(raw.as_ptr()) }),
             // SAFETY: as above.
@@ -133,7 +143,12 @@ impl Vocab {
                 }
             };
             if kind == Kind::Text {
-                self.read_piece(id, &mut buffer);
+                let len = self.read_piece(id, Markers::Hidden, &mut buffer);
+                self.pieces.extend(buffer.iter().take(len));
+                if let [byte] = buffer.get(..len).unwrap_or_default() {
+                    let place = self.single_bytes.get_mut(usize::from(*byte));
+                    place.into_iter().for_each(|single| *single = token(id));
+                }
             }
             self.kinds.push(kind);
             self.piece_ends.push(u32::try_from(self.pieces.len()).ok()?);
@@ -141,7 +156,9 @@ impl Vocab {
         Some(())
     }
 
-    fn read_piece(&mut self, id: sys::llama_token, buffer: &mut Vec<u8>) {
+    /// Writes the bytes of a token to the beginning of `buffer`, which grows as
+    /// needed, and returns how many they are. The token exists.
+    fn read_piece(&self, id: sys::llama_token, markers: Markers, buffer: &mut Vec<u8>) -> usize {
         loop {
             // SAFETY: `raw` is valid, the id is one of its tokens, and the
             // length given is that of the buffer.
@@ -152,13 +169,12 @@ impl Vocab {
                     buffer.as_mut_ptr().cast(),
                     i32::try_from(buffer.len()).unwrap_or(i32::MAX),
                     0,
-                    false,
+                    markers == Markers::Shown,
                 )
             };
             // A negative number is the length that would have fitted.
             if let Ok(written) = usize::try_from(written) {
-                self.pieces.extend(buffer.iter().take(written));
-                return;
+                return written;
             }
             buffer.resize(written.unsigned_abs() as usize, 0);
         }
@@ -255,6 +271,32 @@ impl Vocab {
             .copied()
             .unwrap_or_default() as usize;
         self.pieces.get(start..end).unwrap_or_default()
+    }
+
+    /// The bytes that a token is written with: its text, or its name if it is a
+    /// marker, such as `<|im_end|>`. Nothing for a token that does not exist.
+    #[must_use]
+    pub fn spelling(&self, token: Token) -> Vec<u8> {
+        match (self.kind(token), i32::try_from(token.0)) {
+            (Some(Kind::Control | Kind::EndOfGeneration), Ok(id)) => {
+                let mut buffer = vec![0; 64];
+                let written = self.read_piece(id, Markers::Shown, &mut buffer);
+                buffer.truncate(written);
+                buffer
+            }
+            (Some(Kind::Text), _) => self.piece_bytes(token).to_vec(),
+            (Some(Kind::Control | Kind::EndOfGeneration) | None, _) => Vec::new(),
+        }
+    }
+
+    /// The token that is one byte and nothing else, for every byte that has one.
+    pub(crate) fn single_bytes(&self) -> &[Option<Token>; 256] {
+        &self.single_bytes
+    }
+
+    /// llama.cpp's own vocabulary.
+    pub(crate) fn raw(&self) -> NonNull<sys::llama_vocab> {
+        self.raw
     }
 
     /// Whether a token ends a generation (end of text, of turn, of message).

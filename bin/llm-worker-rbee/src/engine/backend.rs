@@ -7,16 +7,62 @@ use std::time::Duration;
 use input_validation::ModelRef;
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::model::ModelKind;
-use rbee_api::openai::ChatMessage;
+use rbee_api::openai::{ChatMessage, Thinking, ToolOptions};
 use rbee_http::ApiError;
+use rbee_llama::reply::ReplyFormat;
 
 use super::embedder::{self, Embedding};
 use super::memory::MemoryLimits;
 use crate::error::LoadFailure;
+use crate::guide::Guide;
 use crate::sampler::Sampler;
+use crate::sampler::constraint::Constraint;
+
+/// A conversation that a model is to continue.
+#[derive(Debug)]
+pub(crate) struct Conversation {
+    pub(crate) messages: Vec<ChatMessage>,
+    pub(crate) tools: ToolOptions,
+    pub(crate) thinking: Thinking,
+}
+
+#[cfg(test)]
+impl Conversation {
+    /// What a user says first.
+    pub(crate) fn of_user(text: &str) -> Self {
+        let message = ChatMessage {
+            role: rbee_api::openai::Role::User,
+            content: text.to_owned(),
+            reasoning_content: String::new(),
+            tool_calls: Vec::new(),
+            tool_call_id: None,
+        };
+        Self {
+            messages: vec![message],
+            tools: ToolOptions::default(),
+            thinking: Thinking::default(),
+        }
+    }
+}
+
+/// A prompt, and how its reply is written and read where it is more than content.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) prompt: Prompt,
+    /// `None` where all of the reply is content.
+    pub(crate) format: Option<Arc<ReplyFormat>>,
+    /// What the reply's tokens are held to.
+    pub(crate) constraint: Option<Box<dyn Constraint>>,
+}
+
+impl From<Prompt> for Prepared {
+    fn from(prompt: Prompt) -> Self {
+        Self { prompt, format: None, constraint: None }
+    }
+}
 
 /// A prompt as the engine computes it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Prompt {
     /// Its tokens, at least one.
     pub(crate) tokens: Vec<u32>,
@@ -24,6 +70,8 @@ pub(crate) struct Prompt {
     pub(crate) stops: Vec<String>,
     /// What the echo engine repeats; `None` for an engine that reads tokens.
     pub(crate) text: Option<String>,
+    /// Control tokens that are to be seen in the reply, and their texts.
+    pub(crate) visible: Vec<(u32, Vec<u8>)>,
 }
 
 /// What is known of a model once it is loaded.
@@ -129,11 +177,16 @@ pub(crate) trait Loader: Send {
 /// Turns requests into prompts, on any thread.
 pub(crate) trait Tokenizer: std::fmt::Debug + Send + Sync {
     /// Renders a conversation by the model's template and tokenises it.
-    fn chat(&self, messages: &[ChatMessage]) -> Result<Prompt, PromptError>;
+    fn chat(&self, conversation: &Conversation) -> Result<Prepared, PromptError>;
     /// Tokenises a text to be continued.
     fn text(&self, text: &str) -> Result<Prompt, PromptError>;
     /// Takes tokens as they are, if the vocabulary has them.
     fn tokens(&self, tokens: &[u32]) -> Result<Prompt, PromptError>;
+    /// The bytes that a token is written with, markers such as `<|im_end|>` too.
+    fn spelling(&self, token: u32) -> Vec<u8>;
+    /// What holds output to a form; `None` for an engine that draws no tokens,
+    /// and so has no log probabilities either.
+    fn guide(&self) -> Option<&Guide>;
 }
 
 /// Why a request cannot become a prompt.
@@ -141,6 +194,10 @@ pub(crate) trait Tokenizer: std::fmt::Debug + Send + Sync {
 pub(crate) enum PromptError {
     #[error("the model's chat template refuses these messages: {reason}")]
     Template { reason: String },
+    #[error("calls of these tools cannot be held to their schemas: {reason}")]
+    Tools { reason: String },
+    #[error("the schema of this tool's arguments has no grammar: {reason}")]
+    Schema { tool: usize, reason: String },
     #[error("the prompt cannot be tokenised: {reason}")]
     Tokenize { reason: String },
     #[error(
@@ -156,6 +213,15 @@ pub(crate) enum PromptError {
 impl PromptError {
     /// Blames the field that the prompt came from.
     pub(crate) fn into_detail(self, param: &str) -> ErrorDetail {
+        let param = match &self {
+            Self::Tools { .. } => "tools".to_owned(),
+            Self::Schema { tool, .. } => format!("tools[{tool}].function.parameters"),
+            Self::Template { .. }
+            | Self::Tokenize { .. }
+            | Self::UnknownToken { .. }
+            | Self::Empty
+            | Self::Script { .. } => param.to_owned(),
+        };
         ErrorDetail::new(ErrorCode::ValidationFailed, self.to_string()).with_param(param)
     }
 }

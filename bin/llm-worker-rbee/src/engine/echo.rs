@@ -1,7 +1,8 @@
 //! The stand-in engine for tests: deterministic, no model, the same scheduler,
 //! slots, stop sequences and character handling as the real one. Repeats the
-//! last user message, or does what a script at its beginning says. Compiled
-//! into the real worker, reachable only by `--engine echo`.
+//! last user message, or the result of a tool after it, or does what a script at
+//! its beginning says. Compiled into the real worker, reachable only by
+//! `--engine echo`.
 
 mod script;
 
@@ -10,20 +11,36 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rbee_api::openai::{ChatMessage, Role};
+use rbee_api::openai::Role;
+use rbee_llama::chat::ChatTemplate;
 use tokio::time::Instant;
 
 use super::backend::{
-    Abilities, Backend, Core, Generator, Loaded, Loader, Prompt, PromptError, Run, Speculation,
-    StepError, Tokenizer, Unusable,
+    Abilities, Backend, Conversation, Core, Generator, Loaded, Loader, Prepared, Prompt,
+    PromptError, Run, Speculation, StepError, Tokenizer, Unusable,
 };
 use super::memory::{Layout, MemoryLimits};
+use super::template::render;
 use crate::error::LoadFailure;
+use crate::guide::Guide;
 use crate::sampler::Sampler;
 use script::Script;
 
 /// Ids that a prompt of token ids may hold: each is said as a word.
 pub(super) const VOCABULARY: usize = 32_768;
+/// A template whose model thinks before it answers, and calls tools in the form
+/// of models that were trained for none.
+const TEMPLATE: &str = r"
+{%- for message in messages %}
+{{- '<|im_start|>' + message.role + '\n' }}
+{%- if message.reasoning_content %}
+{{- '<think>\n' + message.reasoning_content + '\n</think>\n\n' }}
+{%- endif %}
+{{- message.content + '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\n' }}
+{%- endif %}";
 /// The token that ends a reply; all others are positions in the reply.
 const END: u32 = u32::MAX;
 
@@ -46,8 +63,10 @@ impl Loader for EchoLoader {
         if !progress(0.0) {
             return Err(LoadFailure::Stopped);
         }
+        let template = ChatTemplate::from_source(TEMPLATE)
+            .map_err(|error| LoadFailure::Invalid { reason: error.to_string() })?;
         let loaded = Loaded {
-            abilities: Abilities::Generates(Arc::new(EchoTokenizer)),
+            abilities: Abilities::Generates(Arc::new(EchoTokenizer { template })),
             slots: self.slots,
             context_tokens: self.context_tokens,
             device: "cpu".to_owned(),
@@ -72,9 +91,12 @@ impl Loader for EchoLoader {
     }
 }
 
-/// Makes a token of each word.
+/// Makes a token of each word. Conversations that ask for tools or thinking are
+/// told how their replies are read; all others are all content.
 #[derive(Debug)]
-struct EchoTokenizer;
+struct EchoTokenizer {
+    template: ChatTemplate,
+}
 
 impl EchoTokenizer {
     fn prompt<'a>(
@@ -86,7 +108,7 @@ impl EchoTokenizer {
         if tokens.is_empty() {
             tokens.push(token_of(""));
         }
-        Ok(Prompt { tokens, stops: Vec::new(), text: Some(text) })
+        Ok(Prompt { tokens, text: Some(text), ..Prompt::default() })
     }
 }
 
@@ -99,10 +121,18 @@ fn token_of(word: &str) -> u32 {
 }
 
 impl Tokenizer for EchoTokenizer {
-    fn chat(&self, messages: &[ChatMessage]) -> Result<Prompt, PromptError> {
+    fn chat(&self, conversation: &Conversation) -> Result<Prepared, PromptError> {
+        let Conversation { messages, tools, thinking } = conversation;
         let words = messages.iter().flat_map(|message| message.content.split_whitespace());
-        let last = messages.iter().rev().find(|message| message.role == Role::User);
-        Self::prompt(words, last.map(|message| message.content.clone()).unwrap_or_default())
+        let said = |role: Role| messages.iter().rposition(|message| message.role == role);
+        // The result of a call is what the conversation is about then.
+        let last = said(Role::Tool).max(said(Role::User)).and_then(|at| messages.get(at));
+        let text = last.map(|message| message.content.clone()).unwrap_or_default();
+        let mut prepared = Prepared::from(Self::prompt(words, text)?);
+        if !tools.tools.is_empty() || thinking.enabled == Some(true) {
+            prepared.format = render(&self.template, conversation)?.reply;
+        }
+        Ok(prepared)
     }
 
     fn text(&self, text: &str) -> Result<Prompt, PromptError> {
@@ -118,6 +148,14 @@ impl Tokenizer for EchoTokenizer {
         }
         let words: Vec<String> = tokens.iter().map(|token| format!("t{token}")).collect();
         Self::prompt(words.iter().map(String::as_str), words.join(" "))
+    }
+
+    fn spelling(&self, token: u32) -> Vec<u8> {
+        format!("t{token}").into_bytes()
+    }
+
+    fn guide(&self) -> Option<&Guide> {
+        None
     }
 }
 

@@ -2,6 +2,7 @@
 //! every slot is a sequence with memory of its own. Decides nothing about who
 //! is computed when, and chooses tokens only through the sampler.
 
+mod calls;
 #[cfg(test)]
 mod oracle;
 mod sequences;
@@ -92,10 +93,10 @@ impl Loader for LlamaLoader {
             description: model.description(),
             // A state of fixed size cannot be cut back to where a step began.
             interrupt: can_cut.then(|| Arc::new(context.abort_handle()) as Arc<dyn Interrupt>),
-            abilities: Abilities::Generates(Arc::new(LlamaTokenizer {
-                model: Arc::clone(&model),
+            abilities: Abilities::Generates(Arc::new(LlamaTokenizer::new(
+                Arc::clone(&model),
                 template,
-            })),
+            ))),
             load_time: Duration::ZERO,
         };
         tracing::info!(

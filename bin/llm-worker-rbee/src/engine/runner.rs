@@ -23,7 +23,7 @@ use super::stats::{Stats, StepFigures};
 use super::{Command, EngineEnd, Job};
 use crate::error::EngineFailure;
 use crate::scheduler::{Entry, JobId, Limits, Place, Reader, Scheduler, Work};
-use active::{Active, Cause};
+use active::{Active, Cause, Delta, no_token};
 
 /// Tokens in one step: what llama.cpp computes in one piece, so that a longer
 /// step would only make a cancelled prompt take longer to notice it.
@@ -292,13 +292,12 @@ impl Runner {
     fn hand_out_run(&mut self, run: usize, entry: &Entry) -> Option<Cause> {
         let active = self.jobs.get_mut(&entry.job)?;
         let position = active.tokens.len();
-        let mut text = String::new();
+        let mut delta = Delta::default();
         let mut cause = None;
         let mut hits = 0;
         for output in 0..entry.work.outputs() {
             let Some(token) = self.backend.choose(run, output, &mut active.job.sampler) else {
-                let message = "the model gave no result";
-                cause = Some(Cause::Failed(ErrorDetail::new(ErrorCode::WorkerFailed, message)));
+                cause = Some(Cause::Failed(no_token(active.job.sampler.failure())));
                 break;
             };
             if self.backend.is_end(entry.slot, token) {
@@ -306,14 +305,14 @@ impl Runner {
                 break;
             }
             active.tokens.push(token);
-            cause = active.advance(self.backend.piece(entry.slot, token), &mut text, &self.stats);
+            cause = active.advance(self.backend.piece(entry.slot, token), &mut delta, &self.stats);
             let guessed = active.drafts.draft().get(hits) == Some(&token);
             hits += usize::from(guessed);
             if cause.is_some() || !guessed {
                 break;
             }
         }
-        let cause = active.send(text).or(cause);
+        let cause = active.send(delta).or(cause);
         if let Work::Decode { draft } = entry.work {
             // The last token before, and the guesses that were right.
             let held = position.saturating_sub(1)..position + hits;

@@ -5,14 +5,15 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use rbee_api::openai::{ChatMessage, Sampling};
+use rbee_api::openai::Sampling;
 
 use super::backend::{
-    Abilities, Backend, Generator, Interrupt, PromptError, Run, Speculation, StepError, Tokenizer,
-    Unusable,
+    Abilities, Backend, Conversation, Generator, Interrupt, Prepared, PromptError, Run,
+    Speculation, StepError, Tokenizer, Unusable,
 };
 use super::memory::{Layout, MemoryLimits};
 use super::*;
+use crate::guide::Guide;
 
 /// Longest that anything here may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -54,7 +55,7 @@ impl Interrupt for CountingInterrupt {
 struct NoTokenizer;
 
 impl Tokenizer for NoTokenizer {
-    fn chat(&self, _: &[ChatMessage]) -> Result<Prompt, PromptError> {
+    fn chat(&self, _: &Conversation) -> Result<Prepared, PromptError> {
         Err(PromptError::Empty)
     }
 
@@ -64,6 +65,14 @@ impl Tokenizer for NoTokenizer {
 
     fn tokens(&self, _: &[u32]) -> Result<Prompt, PromptError> {
         Err(PromptError::Empty)
+    }
+
+    fn spelling(&self, _: u32) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn guide(&self) -> Option<&Guide> {
+        None
     }
 }
 
@@ -159,7 +168,7 @@ impl Running {
 
     fn submit(&self, tokens_max: u32, budget: Duration) -> mpsc::Receiver<Event> {
         let (events, receiver) = EngineHandle::events();
-        let prompt = Prompt { tokens: vec![1, 2], stops: Vec::new(), text: None };
+        let prompt = Prompt { tokens: vec![1, 2], ..Prompt::default() };
         let job = Job {
             id: self.handle.next_job(),
             prompt: Arc::new(prompt),
@@ -182,7 +191,7 @@ async fn outcome(mut events: mpsc::Receiver<Event>) -> Result<String, Option<Err
     let mut reply = String::new();
     loop {
         match tokio::time::timeout(PATIENCE, events.recv()).await.expect("no end came") {
-            Some(Event::Text(text)) => reply.push_str(&text),
+            Some(Event::Text { text, .. }) => reply.push_str(&text),
             Some(Event::End(End::Finished { text, .. })) => return Ok(reply + &text),
             Some(Event::End(End::Failed(detail))) => return Err(Some(detail.code)),
             None => return Err(None),

@@ -7,6 +7,7 @@ use rbee_api::openai::ChatRequest;
 use rbee_http::{ApiError, RawJson, RequestContext};
 
 use super::{App, deadline};
+use crate::engine::backend::Conversation;
 use crate::generation::{Generation, Request};
 use crate::reply::{Dialect, Heading};
 use crate::stream::respond;
@@ -18,7 +19,8 @@ pub(super) async fn complete(
     RawJson(body): RawJson,
 ) -> Result<Response, ApiError> {
     let deadline = deadline(&headers)?;
-    let ChatRequest { model, messages, generation: options, stream } = ChatRequest::parse(&body)?;
+    let ChatRequest { model, messages, tools, thinking, generation: options, stream } =
+        ChatRequest::parse(&body)?;
     let heading = Heading::new(Dialect::Chat, model.to_string());
     let request = Request {
         id: context.id,
@@ -27,9 +29,15 @@ pub(super) async fn complete(
         options,
         deadline,
         param: "messages",
-        prompt_bytes: messages.iter().map(|message| message.content.len()).sum(),
+        // A grammar is made of the tools, which takes longer than any short prompt.
+        prompt_bytes: if tools.tools.is_empty() {
+            messages.iter().map(|message| message.content.len()).sum()
+        } else {
+            usize::MAX
+        },
     };
+    let conversation = Conversation { messages, tools, thinking };
     let generation =
-        Generation::start(&app, request, move |tokenizer| tokenizer.chat(&messages)).await?;
+        Generation::start(&app, request, move |tokenizer| tokenizer.chat(&conversation)).await?;
     respond(generation, heading, stream).await
 }

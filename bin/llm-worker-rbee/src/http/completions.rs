@@ -34,8 +34,8 @@ pub(super) async fn complete(
         },
     };
     let generation = Generation::start(&app, request, move |tokenizer| match &prompt {
-        CompletionPrompt::Text(text) => tokenizer.text(text),
-        CompletionPrompt::Tokens(tokens) => tokenizer.tokens(tokens),
+        CompletionPrompt::Text(text) => tokenizer.text(text).map(Into::into),
+        CompletionPrompt::Tokens(tokens) => tokenizer.tokens(tokens).map(Into::into),
     })
     .await?;
     respond(generation, heading, stream).await

@@ -15,8 +15,6 @@ pub(super) struct Penalties {
     window: VecDeque<u32>,
     /// How often each token of the window stands in it.
     counts: HashMap<u32, u32>,
-    /// The penalised row, reused between tokens.
-    row: Vec<f32>,
 }
 
 impl Penalties {
@@ -36,7 +34,6 @@ impl Penalties {
             window_len: settings.repeat_last_n as usize,
             window: VecDeque::new(),
             counts: HashMap::new(),
-            row: Vec::new(),
         })
     }
 
@@ -61,18 +58,15 @@ impl Penalties {
         }
     }
 
-    /// Returns the row with the penalties applied.
-    pub(super) fn apply(&mut self, logits: &[f32]) -> &[f32] {
-        self.row.clear();
-        self.row.extend_from_slice(logits);
+    /// Lowers the logits of the tokens in the window.
+    pub(super) fn apply(&self, row: &mut [f32]) {
         for (token, count) in &self.counts {
-            let Some(logit) = self.row.get_mut(*token as usize) else { continue };
+            let Some(logit) = row.get_mut(*token as usize) else { continue };
             // Dividing a negative logit would make the token more likely.
             *logit = if *logit > 0.0 { *logit / self.repeat } else { *logit * self.repeat };
             #[expect(clippy::cast_precision_loss, reason = "a window is far below 2^24 tokens")]
             let times = *count as f32;
             *logit -= times * self.frequency + self.presence;
         }
-        &self.row
     }
 }

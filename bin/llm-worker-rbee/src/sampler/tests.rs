@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use rbee_api::openai::Xtc;
 
 use super::*;
 
@@ -22,12 +23,36 @@ fn histogram(settings: Sampling, logits: &[f32], draws: u32) -> BTreeMap<u32, f6
     counts.into_iter().map(|(token, n)| (token, f64::from(n) / f64::from(draws))).collect()
 }
 
-/// The tokens that may be drawn with their likelihoods, the slow way.
+/// The tokens that may be drawn with their likelihoods, the slow way. XTC is
+/// left out: it has a test of its own.
 fn reference(settings: &Sampling, logits: &[f32]) -> BTreeMap<u32, f64> {
     let mut list: Vec<(f64, u32)> = (0..).zip(logits).map(|(t, l)| (f64::from(*l), t)).collect();
     list.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let max = list[0].0;
+    if settings.top_n_sigma > 0.0 {
+        #[expect(clippy::cast_precision_loss, reason = "a test's rows are short")]
+        let count = list.len() as f64;
+        let mean = list.iter().map(|(logit, _)| logit).sum::<f64>() / count;
+        let variance = list.iter().map(|(logit, _)| (logit - mean).powi(2)).sum::<f64>() / count;
+        let floor = max - f64::from(settings.top_n_sigma) * variance.sqrt();
+        list.retain(|(logit, _)| *logit >= floor);
+    }
     if settings.top_k > 0 {
         list.truncate(settings.top_k as usize);
+    }
+    if settings.typical_p < 1.0 {
+        let sum: f64 = list.iter().map(|(logit, _)| (logit - max).exp()).sum();
+        let share = |logit: f64| (logit - max).exp() / sum;
+        let entropy: f64 = list.iter().map(|(l, _)| -share(*l) * share(*l).ln()).sum();
+        let odd = |logit: f64| (-share(logit).ln() - entropy).abs();
+        list.sort_by(|a, b| odd(a.0).total_cmp(&odd(b.0)).then(a.1.cmp(&b.1)));
+        let mut mass = 0.0;
+        let enough = list.iter().position(|(logit, _)| {
+            mass += share(*logit);
+            mass > f64::from(settings.typical_p)
+        });
+        list.truncate(enough.map_or(list.len(), |last| last + 1));
+        list.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     }
     let max = list[0].0;
     let sum: f64 = list.iter().map(|(logit, _)| (logit - max).exp()).sum();
@@ -76,7 +101,8 @@ fn temperature_zero_and_top_k_one_take_the_most_likely_token() {
 fn each_step_keeps_what_it_says() {
     // Likelihoods 0.5, 0.25, 0.125, 0.0625, 0.0625.
     let logits: Vec<f32> = [0.5_f32, 0.25, 0.125, 0.0625, 0.0625].iter().map(|p| p.ln()).collect();
-    let cases: [(Sampling, &[(u32, f64)]); 7] = [
+    let xtc = |probability, threshold| Some(Xtc { probability, threshold });
+    let cases: [(Sampling, &[(u32, f64)]); 15] = [
         (open(), &[(0, 0.5), (1, 0.25), (2, 0.125), (3, 0.0625), (4, 0.0625)]),
         (Sampling { top_k: 2, ..open() }, &[(0, 2.0 / 3.0), (1, 1.0 / 3.0)]),
         (Sampling { top_p: 0.7, ..open() }, &[(0, 2.0 / 3.0), (1, 1.0 / 3.0)]),
@@ -85,6 +111,18 @@ fn each_step_keeps_what_it_says() {
         (Sampling { top_k: 2, temperature: 2.0, ..open() }, &[(0, 0.585_8), (1, 0.414_2)]),
         // Top-p measures against what top-k left: 0.5 of 0.75 is below 0.68.
         (Sampling { top_k: 2, top_p: 0.68, ..open() }, &[(0, 2.0 / 3.0), (1, 1.0 / 3.0)]),
+        // The logits' deviation is 0.81; the third is 1.39 below the best.
+        (Sampling { top_n_sigma: 1.5, ..open() }, &[(0, 2.0 / 3.0), (1, 1.0 / 3.0)]),
+        (Sampling { top_n_sigma: 1.5, top_k: 4, ..open() }, &[(0, 2.0 / 3.0), (1, 1.0 / 3.0)]),
+        // The expected surprise is 1.3; 0.25 is 1.39 surprising, 0.5 is 0.69, 0.125 is 2.08.
+        (Sampling { typical_p: 0.2, ..open() }, &[(1, 1.0)]),
+        (Sampling { typical_p: 0.7, ..open() }, &[(0, 2.0 / 3.0), (1, 1.0 / 3.0)]),
+        // Top choices are 0 and 1; the less likely of them stays.
+        (Sampling { xtc: xtc(1.0, 0.2), top_k: 3, ..open() }, &[(1, 2.0 / 3.0), (2, 1.0 / 3.0)]),
+        (Sampling { xtc: xtc(1.0, 0.3), top_k: 2, ..open() }, &[(1, 1.0)]),
+        // Half of the time 0.5 and 0.5 of 2/3 and 1/3, else as it was.
+        (Sampling { xtc: xtc(0.5, 0.3), top_k: 2, ..open() }, &[(0, 1.0 / 3.0), (1, 2.0 / 3.0)]),
+        (Sampling { xtc: xtc(1.0, 0.2), temperature: 0.0, ..open() }, &[(1, 1.0)]),
     ];
     for (settings, expected) in cases {
         assert_drawn_as(&expected.iter().copied().collect(), settings, &logits);
@@ -151,6 +189,8 @@ proptest! {
         top_k in prop_oneof![Just(0_u32), 1..60_u32, Just(1000)],
         top_p in prop_oneof![Just(1.0_f32), 0.05..0.99_f32],
         min_p in prop_oneof![Just(0.0_f32), 0.01..0.5_f32],
+        typical_p in prop_oneof![3 => Just(1.0_f32), 1 => 0.05..0.99_f32],
+        top_n_sigma in prop_oneof![2 => Just(-1.0_f32), 1 => 0.5..4.0_f32],
         temperature in 0.3..2.0_f32,
     ) {
         let mut logits = logits;
@@ -158,7 +198,8 @@ proptest! {
             let index = index.index(logits.len());
             logits[index] = height;
         }
-        let settings = Sampling { temperature, top_k, top_p, min_p, ..open() };
+        let settings =
+            Sampling { temperature, top_k, top_p, min_p, typical_p, top_n_sigma, ..open() };
         let mut expected = reference(&settings, &logits);
         // A token at the very edge of a cut may fall on either side of it.
         let drawn = histogram(settings, &logits, 4_000);
@@ -168,4 +209,121 @@ proptest! {
         }
         prop_assert!(expected.values().all(|missed| *missed < 0.02), "never drawn: {:?}", expected);
     }
+}
+
+/// Allows some tokens; counts how often it had to mask.
+#[derive(Debug)]
+struct Only {
+    tokens: Vec<u32>,
+    fails_at: Option<u32>,
+}
+
+impl Constraint for Only {
+    fn allows(&mut self, token: u32) -> Result<bool, ConstraintError> {
+        if self.fails_at == Some(token) {
+            return Err(ConstraintError::TooComplex { param: "grammar" });
+        }
+        Ok(self.tokens.contains(&token))
+    }
+
+    fn mask(&mut self, logits: &mut [f32]) -> Result<(), ConstraintError> {
+        for (token, logit) in (0..).zip(logits) {
+            if !self.tokens.contains(&token) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, token: u32) -> Result<(), ConstraintError> {
+        assert!(self.tokens.contains(&token), "{token} was accepted");
+        Ok(())
+    }
+}
+
+fn only(settings: Sampling, tokens: &[u32], fails_at: Option<u32>) -> Sampler {
+    let mut sampler = Sampler::new(settings, 42);
+    sampler.constrain(Box::new(Only { tokens: tokens.to_vec(), fails_at }));
+    sampler
+}
+
+#[test]
+fn a_lazy_constraint_draws_as_if_only_allowed_tokens_were_there() {
+    let logits: Vec<f32> = [0.4_f32, 0.3, 0.2, 0.05, 0.05].iter().map(|p| p.ln()).collect();
+    let mut sampler = only(open(), &[1, 2, 4], None);
+    let draws = 20_000;
+    let mut counts = BTreeMap::new();
+    for _ in 0..draws {
+        *counts.entry(sampler.choose(&logits).unwrap()).or_insert(0) += 1;
+    }
+    for (token, share) in [(1, 0.3 / 0.55), (2, 0.2 / 0.55), (4, 0.05 / 0.55)] {
+        let got = f64::from(counts.remove(&token).unwrap()) / f64::from(draws);
+        assert!((got - share).abs() < 0.02, "token {token}: {got} instead of {share}");
+    }
+    assert!(counts.is_empty(), "{counts:?}");
+    // The likeliest of the allowed ones, not the likeliest.
+    let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
+    assert_eq!(only(greedy, &[2, 4], None).choose(&logits), Some(2));
+}
+
+#[test]
+fn a_constraint_that_fails_or_leaves_nothing_ends_the_choosing() {
+    let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
+    let mut sampler = only(greedy.clone(), &[1], Some(0));
+    assert_eq!(sampler.choose(&[1.0, 0.0]), None);
+    assert_eq!(sampler.failure(), Some(&ConstraintError::TooComplex { param: "grammar" }));
+    assert_eq!(sampler.choose(&[0.0, 1.0]), None, "it is over");
+
+    for settings in [greedy, open()] {
+        let mut sampler = only(settings, &[1], None);
+        assert_eq!(sampler.choose(&[1.0, f32::NEG_INFINITY, 0.5]), None);
+        assert_eq!(sampler.failure(), Some(&ConstraintError::NoCandidate));
+    }
+}
+
+#[test]
+fn a_bias_is_added_before_everything_else() {
+    let bias = |logit_bias: &[(u32, f32)]| Sampling {
+        temperature: 0.0,
+        logit_bias: logit_bias.to_vec(),
+        ..Sampling::default()
+    };
+    let row = [3.0, 2.0, 1.0];
+    for (settings, expected) in [
+        (bias(&[(0, -100.0)]), 1),
+        (bias(&[(2, 2.5)]), 2),
+        (bias(&[(9, 100.0)]), 0),
+        // 3 and a bias of 1 are divided by 2 together.
+        (Sampling { repeat_penalty: 2.0, ..bias(&[(0, 0.9)]) }, 1),
+        (Sampling { repeat_penalty: 2.0, ..bias(&[(0, 1.1)]) }, 0),
+    ] {
+        let mut sampler = Sampler::new(settings.clone(), 1);
+        sampler.accept(&[0]);
+        assert_eq!(sampler.choose(&row), Some(expected), "{settings:?}");
+    }
+}
+
+#[test]
+fn logprobs_are_those_of_the_row_as_it_came() {
+    let logits: Vec<f32> = [0.5_f32, 0.25, 0.125, 0.125].iter().map(|p| p.ln() + 7.0).collect();
+    let settings = Sampling {
+        temperature: 0.1,
+        top_k: 1,
+        logit_bias: vec![(0, -100.0)],
+        ..Sampling::default()
+    };
+    let mut sampler = Sampler::new(settings, 1);
+    assert_eq!(sampler.choose(&logits), Some(1));
+    assert_eq!(sampler.take_logprobs(), None, "nothing was asked for");
+    sampler.tell_logprobs(3);
+    let chosen = [sampler.choose(&logits), sampler.choose(&[0.0])];
+    assert_eq!(chosen, [Some(1), Some(0)]);
+    let told = sampler.take_logprobs().unwrap();
+    let close = |a: f32, b: f32| (a - b.ln()).abs() < 1e-5;
+    assert!(told.token == 1 && close(told.logprob, 0.25), "{told:?}");
+    assert_eq!(told.top.iter().map(|(token, _)| *token).collect::<Vec<_>>(), [0, 1, 2]);
+    assert!(told.top.iter().zip([0.5, 0.25, 0.125]).all(|(top, p)| close(top.1, p)), "{told:?}");
+    let next = sampler.take_logprobs().unwrap();
+    assert_eq!((next.token, next.logprob, next.top), (0, 0.0, vec![(0, 0.0)]));
+    assert_eq!(sampler.take_logprobs(), None);
 }

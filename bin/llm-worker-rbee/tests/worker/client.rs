@@ -147,6 +147,28 @@ impl Streamed {
         self.chunks.iter().flat_map(|chunk| &chunk.choices).find_map(|choice| choice.finish_reason)
     }
 
+    /// Name and arguments of the calls, put together as a client does it.
+    pub(crate) fn calls(&self) -> Vec<(String, String)> {
+        let mut calls: Vec<(String, String)> = Vec::new();
+        let choices = self.chunks.iter().flat_map(|chunk| &chunk.choices);
+        for delta in choices.flat_map(|choice| &choice.delta.tool_calls) {
+            if let Some(name) = &delta.function.name {
+                assert_eq!(delta.index as usize, calls.len(), "{delta:?}");
+                assert!(delta.id.as_ref().is_some_and(|id| id.starts_with("call_")), "{delta:?}");
+                assert_eq!(delta.kind.as_deref(), Some("function"), "{delta:?}");
+                calls.push((name.clone(), String::new()));
+            }
+            calls[delta.index as usize].1.push_str(&delta.function.arguments);
+        }
+        calls
+    }
+
+    /// What the model thought.
+    pub(crate) fn reasoning(&self) -> String {
+        let choices = self.chunks.iter().flat_map(|chunk| &chunk.choices);
+        choices.filter_map(|choice| choice.delta.reasoning_content.as_deref()).collect()
+    }
+
     pub(crate) fn error_code(&self) -> Option<ErrorCode> {
         self.error.as_ref().map(|error| error.code)
     }

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use rbee_api::error::ErrorCode;
-use rbee_api::openai::{ChatCompletion, CompletionReply};
-use serde_json::json;
+use rbee_api::openai::{ChatCompletion, CompletionReply, FinishReason};
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use crate::process::{MODEL, Worker};
@@ -15,7 +15,7 @@ const HEALTH_TIME: Duration = Duration::from_millis(50);
 /// Longest that a slot may stay taken after its client has left.
 const RELEASE_TIME: Duration = Duration::from_millis(250);
 
-fn model_path() -> String {
+pub(crate) fn model_path() -> String {
     #[expect(clippy::disallowed_methods, reason = "a test may be given another model")]
     let given = std::env::var("RBEE_TEST_MODEL");
     let usual = concat!(
@@ -28,12 +28,17 @@ fn model_path() -> String {
     path
 }
 
-/// One test, because two workers at once would mostly wait for each other's threads.
+/// Two workers at once would mostly wait for each other's threads.
+pub(crate) static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 #[tokio::test]
 async fn a_real_model_answers_stays_responsive_and_stops_when_nobody_listens() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let model = model_path();
     let worker = Worker::start_engine(&["--model", &model, "--slots=2", "--context=2048"]).await;
     it_answers(&worker).await;
+    it_calls_the_tool_that_it_has_to(&worker).await;
+    it_is_told_what_its_tools_said(&worker).await;
     it_refuses_a_prompt_beyond_its_context(&worker).await;
     health_answers_while_tokens_are_computed(&worker).await;
     a_long_prompt_stops_when_its_client_leaves(&worker).await;
@@ -43,7 +48,7 @@ async fn it_answers(worker: &Worker) {
     let greedy = json!({"temperature": 0, "max_tokens": 24});
     let question = "What is the capital of France? Answer in one word.";
     let reply: ChatCompletion = worker.client.chat(question, greedy.clone()).await.json();
-    let text = &reply.choices[0].message.content;
+    let text = reply.choices[0].message.content.as_ref().unwrap();
     assert!(text.contains("Paris"), "{text}");
     assert!(!text.contains("<|"), "a control token shows: {text}");
     assert!(reply.usage.prompt_tokens > 10 && reply.usage.completion_tokens > 0);
@@ -59,6 +64,88 @@ async fn it_answers(worker: &Worker) {
         texts.push(reply.choices[0].text.clone());
     }
     assert_eq!(texts[0], texts[1], "the seed does not hold");
+}
+
+/// Two tools with arguments that a small model would not get right by itself.
+fn tools() -> Value {
+    let tool = |name: &str, parameters: Value| {
+        json!({"type": "function", "function": {
+            "name": name, "description": "Books a trip.", "parameters": parameters,
+        }})
+    };
+    let trip = json!({
+        "type": "object",
+        "properties": {
+            "class": {"type": "string", "enum": ["first", "second"]},
+            "seats": {"type": "integer", "minimum": 1, "maximum": 4},
+            "window": {"type": "boolean"},
+        },
+        "required": ["class", "seats", "window"],
+        "additionalProperties": false,
+    });
+    json!([tool("book_trip", trip), tool("list_trips", json!({}))])
+}
+
+#[track_caller]
+fn assert_books_a_trip(arguments: &str) {
+    let arguments: Map<String, Value> = serde_json::from_str(arguments).unwrap();
+    assert_eq!(arguments.len(), 3, "{arguments:?}");
+    assert!(["first", "second"].contains(&arguments["class"].as_str().unwrap()));
+    assert!((1..=4).contains(&arguments["seats"].as_i64().unwrap()), "{arguments:?}");
+    assert!(arguments["window"].is_boolean(), "{arguments:?}");
+}
+
+async fn it_calls_the_tool_that_it_has_to(worker: &Worker) {
+    let named = json!({"type": "function", "function": {"name": "book_trip"}});
+    for seed in 0..2 {
+        let more = json!({"tools": tools(), "tool_choice": named, "temperature": 1.2, "seed": seed,
+            "max_tokens": 200});
+        let reply: ChatCompletion = worker.client.chat("Hello!", more.clone()).await.json();
+        let choice = &reply.choices[0];
+        assert_eq!(choice.finish_reason, FinishReason::ToolCalls, "{reply:?}");
+        assert_eq!(choice.message.tool_calls.len(), 1, "{reply:?}");
+        let call = &choice.message.tool_calls[0];
+        assert_eq!(call.function.name, "book_trip");
+        assert_eq!(choice.message.content, None);
+        assert_books_a_trip(&call.function.arguments);
+
+        let streamed = worker.client.stream_chat("Hello!", more).await;
+        assert_eq!(streamed.finish_reason(), Some(FinishReason::ToolCalls));
+        assert_eq!(streamed.calls(), [("book_trip".to_owned(), call.function.arguments.clone())]);
+    }
+    let more = json!({"tools": tools(), "tool_choice": "required", "temperature": 0,
+        "max_tokens": 200});
+    let reply: ChatCompletion = worker.client.chat("Book a trip.", more).await.json();
+    for call in &reply.choices[0].message.tool_calls {
+        match call.function.name.as_str() {
+            "book_trip" => assert_books_a_trip(&call.function.arguments),
+            name => assert_eq!((name, call.function.arguments.as_str()), ("list_trips", "{}")),
+        }
+    }
+    assert_eq!(reply.choices[0].message.tool_calls.len(), 1, "{reply:?}");
+
+    let mut wrong = tools();
+    wrong[1]["function"]["parameters"] = json!({"$ref": "#/nowhere"});
+    let refused = worker.client.chat("Hi", json!({"tools": wrong})).await;
+    assert_eq!(refused.code(), ErrorCode::ValidationFailed);
+    assert_eq!(refused.error().param.as_deref(), Some("tools[1].function.parameters"));
+}
+
+async fn it_is_told_what_its_tools_said(worker: &Worker) {
+    let call = json!({"id": "call_1", "type": "function",
+        "function": {"name": "book_trip", "arguments": "{\"class\": \"first\"}"}});
+    let body = json!({"model": MODEL, "temperature": 0, "max_tokens": 8, "tools": tools(),
+    "tool_choice": "none", "messages": [
+        {"role": "user", "content": "Book a trip."},
+        {"role": "assistant", "content": null, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "Booked, seat 12."},
+    ]});
+    let reply: ChatCompletion = worker.client.post("/v1/chat/completions", &body).await.json();
+    assert!(reply.choices[0].message.content.as_ref().is_some_and(|text| !text.is_empty()));
+    let without = worker.client.chat("Book a trip.", json!({"max_tokens": 1})).await;
+    let without: ChatCompletion = without.json();
+    let more = reply.usage.prompt_tokens - without.usage.prompt_tokens;
+    assert!(more > 100, "tools, call and result are {more} tokens");
 }
 
 async fn it_refuses_a_prompt_beyond_its_context(worker: &Worker) {

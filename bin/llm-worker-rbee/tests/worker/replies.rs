@@ -90,8 +90,8 @@ async fn replies_that_do_not_stream_hold_text_reason_and_usage() {
     for (content, more, text, reason, usage) in cases {
         let reply: ChatCompletion = worker.client.chat(content, more.clone()).await.json();
         let choice = &reply.choices[0];
-        let got = (choice.message.content.as_str(), choice.finish_reason, reply.usage);
-        assert_eq!(got, (text, reason, usage), "{content} {more}");
+        let got = (choice.message.content.as_deref(), choice.finish_reason, reply.usage);
+        assert_eq!(got, (Some(text), reason, usage), "{content} {more}");
 
         let mut body = json!({"model": MODEL, "prompt": content, "max_tokens": 1000});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -149,12 +149,23 @@ async fn what_cannot_be_done_is_refused_with_its_reason() {
     assert_eq!(error.message.matches('8').count(), 2, "both figures: {}", error.message);
     assert_eq!(client.chat("1 2 3 4 5 6 7", json!({})).await.status, 200);
 
+    let unsupported = ErrorCode::UnsupportedParameter;
     let cases = [
         (json!({"model": "other:model", "prompt": "x"}), ErrorCode::ModelNotFound, "model"),
         (json!({"model": MODEL, "prompt": [1, 2, 40_000]}), ErrorCode::ValidationFailed, "prompt"),
         (json!({"model": MODEL, "prompt": "x", "n": 2}), ErrorCode::UnsupportedParameter, "n"),
         (json!({"model": MODEL, "prompt": "[[speed=9]]"}), ErrorCode::ValidationFailed, "prompt"),
         (json!({"model": MODEL, "prompt": ""}), ErrorCode::ValidationFailed, "prompt"),
+        // The engine that repeats has neither likelihoods nor a choice of tokens.
+        (json!({"model": MODEL, "prompt": "x", "logprobs": 0}), unsupported, "logprobs"),
+        (json!({"model": MODEL, "prompt": "x", "ignore_eos": true}), unsupported, "ignore_eos"),
+        (json!({"model": MODEL, "prompt": "x", "min_tokens": 3}), unsupported, "min_tokens"),
+        (json!({"model": MODEL, "prompt": "x", "grammar": "root ::= [x]"}), unsupported, "grammar"),
+        (
+            json!({"model": MODEL, "prompt": "x", "response_format": {"type": "json_object"}}),
+            unsupported,
+            "response_format",
+        ),
     ];
     for (body, code, param) in cases {
         let error = client.post("/v1/completions", &body).await.error();

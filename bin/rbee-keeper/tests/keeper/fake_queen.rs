@@ -224,6 +224,10 @@ async fn chat(State(script): State<Arc<Script>>, RawJson(body): RawJson) -> Resp
             respond(stream::once(gate).chain(stream::iter(end())))
         }
         "silent" => fixed(end()),
+        "thinking" => {
+            let thought = |text: &str| chunk(json!({ "reasoning_content": text }), Value::Null);
+            fixed([vec![thought("Hm, \u{1b}[2J"), thought("so."), text("42")], end()].concat())
+        }
         "hanging" => {
             let watched = Watched(script);
             let forever = stream::pending().map(move |never: Bytes| {

@@ -112,6 +112,22 @@ async fn a_reply_can_be_had_whole_or_as_json() {
 }
 
 #[tokio::test]
+async fn thoughts_are_shown_apart_from_the_answer() {
+    let queen = FakeQueen::start().await;
+    let shown = queen.program().run(&["run", "thinking", "hi"]).await;
+    assert_eq!(shown.stdout, "42\n");
+    assert!(shown.stderr.starts_with("Hm, "), "{shown:?}");
+    assert!(shown.stderr.ends_with("so.\n\n"), "{shown:?}");
+    assert!(!shown.stderr.contains('\u{1b}'), "{shown:?}");
+    let coloured = queen.program().run(&["--color", "always", "run", "thinking", "hi"]).await;
+    assert!(coloured.stderr.contains("\u{1b}[2mso.\u{1b}[0m"), "{coloured:?}");
+    let quiet = queen.program().run(&["-q", "run", "thinking", "hi"]).await;
+    assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("42\n", ""));
+    let json = queen.program().run(&["run", "thinking", "hi", "--json"]).await.json();
+    assert_eq!((&json["text"], &json["reasoning"]), (&json!("42"), &json!("Hm, \u{1b}[2Jso.")));
+}
+
+#[tokio::test]
 async fn figures_are_told_on_request_and_on_standard_error() {
     let queen = FakeQueen::start().await;
     let ended = queen.program().run(&["run", "m", "hi", "-v"]).await;

@@ -1,11 +1,17 @@
 //! `POST /v1/chat/completions`: the request.
 
+use std::collections::HashSet;
+
 use input_validation::ModelRef;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::fields::{Fields, RequestError};
+use super::fields::{Fields, RequestError, in_range};
+use super::format::OutputFormat;
 use super::generation::{GenerationOptions, StreamOptions, take_neutral};
+use super::thinking::Thinking;
+use super::tools::{RawCall, ToolCall, ToolChoice, ToolOptions, check_calls};
 use crate::limits;
 
 /// Who speaks.
@@ -44,6 +50,12 @@ pub struct ChatMessage {
     pub role: Role,
     /// What is said.
     pub content: String,
+    /// What an assistant thought before it; empty for nothing.
+    pub reasoning_content: String,
+    /// The tools an assistant called.
+    pub tool_calls: Vec<ToolCall>,
+    /// The call whose result a tool's message is; one of an earlier message.
+    pub tool_call_id: Option<String>,
 }
 
 /// A checked chat request.
@@ -53,6 +65,10 @@ pub struct ChatRequest {
     pub model: ModelRef,
     /// The conversation, oldest turn first; never empty.
     pub messages: Vec<ChatMessage>,
+    /// What the model may call.
+    pub tools: ToolOptions,
+    /// Whether it thinks first.
+    pub thinking: Thinking,
     /// Length, stopping, sampling.
     pub generation: GenerationOptions,
     /// Whether and how to stream.
@@ -68,9 +84,11 @@ struct RawMessage {
     #[serde(default)]
     name: Option<Value>,
     #[serde(default)]
-    tool_calls: Option<Value>,
-    #[serde(default, rename = "tool_call_id")]
-    _tool_call_id: Option<String>,
+    tool_calls: Option<Vec<RawCall>>,
+    #[serde(default)]
+    tool_call_id: Option<String>,
+    #[serde(default)]
+    reasoning_content: Option<String>,
     #[serde(default)]
     refusal: Option<Value>,
     #[serde(default)]
@@ -79,6 +97,9 @@ struct RawMessage {
     audio: Option<Value>,
     #[serde(default)]
     function_call: Option<Value>,
+    // What OpenAI's clients made of the content; they send it back with it.
+    #[serde(default, rename = "parsed")]
+    _parsed: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -111,23 +132,72 @@ impl ChatRequest {
         }
         let messages: Vec<ChatMessage> =
             raw.into_iter().enumerate().map(|(i, m)| m.check(i)).collect::<Result<_, _>>()?;
-        if messages.iter().all(|m| m.content.is_empty()) {
+        check_results(&messages)?;
+        if messages.iter().all(|m| m.content.is_empty() && m.tool_calls.is_empty()) {
             return Err(RequestError::invalid("messages", "every message is empty; say something"));
         }
-        let generation = GenerationOptions::take(&mut fields)?;
+        let tools = ToolOptions::take(&mut fields)?;
+        let mut thinking = Thinking::take(&mut fields)?;
+        let mut generation = GenerationOptions::take(&mut fields)?;
+        generation.logprobs = take_logprobs(&mut fields)?;
+        check_tools_beside(&generation, &tools)?;
+        if let Some(param) = generation.format.param() {
+            thinking.leave_out_beside(param)?;
+        }
         let stream = StreamOptions::take(&mut fields)?;
         take_neutral(&mut fields)?;
         take_neutral_chat(&mut fields)?;
         fields.finish()?;
-        Ok(Self { model, messages, generation, stream })
+        Ok(Self { model, messages, tools, thinking, generation, stream })
     }
 }
 
 impl RawMessage {
     fn check(self, index: usize) -> Result<ChatMessage, RequestError> {
+        self.refuse_unsupported(index)?;
+        let at = |field: &str| format!("messages[{index}].{field}");
+        let content = match self.content {
+            None => String::new(),
+            Some(RawContent::Text(text)) => text,
+            Some(RawContent::Parts(parts)) => join_parts(index, parts)?,
+        };
+        let reasoning_content = self.reasoning_content.unwrap_or_default();
+        for (field, text) in [("content", &content), ("reasoning_content", &reasoning_content)] {
+            if text.contains('\0') {
+                let reason = "text must not contain a NUL character";
+                return Err(RequestError::invalid(at(field), reason));
+            }
+        }
+        let tool_calls = check_calls(index, self.tool_calls.unwrap_or_default())?;
+        if !tool_calls.is_empty() && self.role != Role::Assistant {
+            let reason = "only messages of the assistant have tool_calls";
+            return Err(RequestError::invalid(at("tool_calls"), reason));
+        }
+        match (self.role, &self.tool_call_id) {
+            (Role::Tool, None) => {
+                let reason = "a message of a tool needs the tool_call_id that it answers";
+                return Err(RequestError::invalid(at("tool_call_id"), reason));
+            }
+            (Role::System | Role::Developer | Role::User | Role::Assistant, Some(_)) => {
+                let reason = "only messages of tools have a tool_call_id";
+                return Err(RequestError::invalid(at("tool_call_id"), reason));
+            }
+            _ => {}
+        }
+        Ok(ChatMessage {
+            role: self.role,
+            content,
+            reasoning_content,
+            tool_calls,
+            tool_call_id: self.tool_call_id,
+        })
+    }
+
+    fn refuse_unsupported(&self, index: usize) -> Result<(), RequestError> {
+        // The name in a tool's message is that of the function it answers for.
+        let name = if self.role == Role::Tool { &None } else { &self.name };
         let refused = [
-            ("name", &self.name),
-            ("tool_calls", &self.tool_calls),
+            ("name", name),
             ("refusal", &self.refusal),
             ("annotations", &self.annotations),
             ("audio", &self.audio),
@@ -143,17 +213,26 @@ impl RawMessage {
                 ));
             }
         }
-        let content = match self.content {
-            None => String::new(),
-            Some(RawContent::Text(text)) => text,
-            Some(RawContent::Parts(parts)) => join_parts(index, parts)?,
-        };
-        if content.contains('\0') {
-            let param = format!("messages[{index}].content");
-            return Err(RequestError::invalid(param, "text must not contain a NUL character"));
-        }
-        Ok(ChatMessage { role: self.role, content })
+        Ok(())
     }
+}
+
+/// Checks that every result is that of a call made before it.
+fn check_results(messages: &[ChatMessage]) -> Result<(), RequestError> {
+    let mut called = HashSet::new();
+    for (index, message) in messages.iter().enumerate() {
+        called.extend(message.tool_calls.iter().map(|call| call.id.as_str()));
+        match &message.tool_call_id {
+            Some(id) if !called.contains(id.as_str()) => {
+                return Err(RequestError::invalid(
+                    format!("messages[{index}].tool_call_id"),
+                    "tool_call_id is that of no call in an earlier message of the assistant",
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn join_parts(message: usize, parts: Vec<RawPart>) -> Result<String, RequestError> {
@@ -183,18 +262,44 @@ fn join_parts(message: usize, parts: Vec<RawPart>) -> Result<String, RequestErro
     Ok(joined)
 }
 
+/// How many alternatives are told beside each token, where log probabilities are.
+fn take_logprobs(fields: &mut Fields) -> Result<Option<u32>, RequestError> {
+    let wanted = fields.take::<bool>("logprobs")?.unwrap_or(false);
+    let top = fields.take::<u32>("top_logprobs")?.unwrap_or(0);
+    let top = in_range("top_logprobs", top, 0, limits::TOP_LOGPROBS_MAX)?;
+    if top > 0 && !wanted {
+        let reason = "top_logprobs is only allowed when logprobs is true";
+        return Err(RequestError::invalid("top_logprobs", reason));
+    }
+    Ok(wanted.then_some(top))
+}
+
+/// A reply is held to one form, and the model alone ends one that may hold calls.
+fn check_tools_beside(
+    generation: &GenerationOptions,
+    tools: &ToolOptions,
+) -> Result<(), RequestError> {
+    if tools.tools.is_empty() || tools.choice == ToolChoice::None {
+        return Ok(());
+    }
+    let param = match &generation.format {
+        OutputFormat::JsonObject | OutputFormat::JsonSchema(_) => "response_format",
+        OutputFormat::Grammar(_) => "grammar",
+        OutputFormat::Text if generation.ignore_eos => "ignore_eos",
+        OutputFormat::Text if generation.min_tokens > 0 => "min_tokens",
+        OutputFormat::Text => return Ok(()),
+    };
+    let reason = format!(
+        "{param} cannot be combined with tools that may be called; \
+         leave one of them out, or set tool_choice to none"
+    );
+    Err(RequestError::unsupported(param, reason))
+}
+
 fn take_neutral_chat(fields: &mut Fields) -> Result<(), RequestError> {
     let off = [json!(false)];
-    fields.only("logprobs", &off)?;
-    fields.only("top_logprobs", &[json!(0)])?;
     fields.only("store", &off)?;
     fields.only("metadata", &[json!({})])?;
-    fields.only("tools", &[json!([])])?;
-    fields.only("tool_choice", &[json!("none"), json!("auto")])?;
-    fields.only("parallel_tool_calls", &[json!(false), json!(true)])?;
-    fields.only("functions", &[json!([])])?;
-    fields.only("function_call", &[json!("none"), json!("auto")])?;
     fields.only("modalities", &[json!(["text"])])?;
-    fields.only("response_format", &[json!({"type": "text"})])?;
     fields.only("service_tier", &[json!("auto"), json!("default")])
 }

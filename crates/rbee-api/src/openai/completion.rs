@@ -4,7 +4,7 @@ use input_validation::ModelRef;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::fields::{Fields, RequestError};
+use super::fields::{Fields, RequestError, in_range};
 use super::generation::{GenerationOptions, StreamOptions, take_neutral};
 use crate::limits;
 
@@ -52,9 +52,12 @@ impl CompletionRequest {
         let prompt = check_prompt(fields.require("prompt")?)?;
         let mut generation = GenerationOptions::take(&mut fields)?;
         generation.max_tokens = generation.max_tokens.or(Some(Self::MAX_TOKENS_DEFAULT));
+        generation.logprobs = fields
+            .take::<u32>("logprobs")?
+            .map(|top| in_range("logprobs", top, 0, limits::TOP_LOGPROBS_MAX))
+            .transpose()?;
         let stream = StreamOptions::take(&mut fields)?;
         take_neutral(&mut fields)?;
-        fields.only("logprobs", &[json!(0)])?;
         fields.only("echo", &[json!(false)])?;
         fields.only("best_of", &[json!(1)])?;
         fields.only("suffix", &[json!("")])?;

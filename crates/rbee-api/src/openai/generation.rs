@@ -1,51 +1,13 @@
-//! What chat and text completion have in common: length, stopping, sampling
-//! and streaming.
+//! What chat and text completion have in common: length, stopping, sampling,
+//! the form of the output and streaming.
 
 use serde::Deserialize;
 use serde_json::json;
 
 use super::fields::{Fields, RequestError, in_range};
+use super::format::OutputFormat;
+use super::sampling::Sampling;
 use crate::limits;
-
-/// How tokens are chosen. The order of the steps and the defaults are those of
-/// llama.cpp's server: penalties, top-k, top-p, min-p, temperature, draw.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sampling {
-    /// 0 takes the most likely token; 0 to 2.
-    pub temperature: f32,
-    /// Keeps the k most likely tokens; 0 keeps all.
-    pub top_k: u32,
-    /// Keeps the most likely tokens up to this share of the probability.
-    pub top_p: f32,
-    /// Drops tokens less likely than this share of the most likely one.
-    pub min_p: f32,
-    /// Divides the logit of a token seen in the window; 1 is off.
-    pub repeat_penalty: f32,
-    /// Length of the penalty window in tokens; 0 is off.
-    pub repeat_last_n: u32,
-    /// Subtracted once from a token seen in the window; -2 to 2.
-    pub presence_penalty: f32,
-    /// Subtracted for each time a token was seen in the window; -2 to 2.
-    pub frequency_penalty: f32,
-    /// Makes the draw repeatable; absent means a fresh seed.
-    pub seed: Option<u64>,
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        Self {
-            temperature: 0.8,
-            top_k: 40,
-            top_p: 0.95,
-            min_p: 0.05,
-            repeat_penalty: 1.0,
-            repeat_last_n: 64,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            seed: None,
-        }
-    }
-}
 
 /// Everything about one generation except its prompt.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -56,6 +18,15 @@ pub struct GenerationOptions {
     pub stop: Vec<String>,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// What the output has to look like.
+    pub format: OutputFormat,
+    /// Tokens before which the model cannot end the generation.
+    pub min_tokens: u32,
+    /// The model cannot end the generation at all.
+    pub ignore_eos: bool,
+    /// How many of the likeliest tokens are told beside each chosen one;
+    /// absent means that no log probabilities are told.
+    pub logprobs: Option<u32>,
     /// Whom the client asks for. Prompts of different users share no computed tokens.
     pub user: Option<String>,
 }
@@ -95,40 +66,35 @@ impl GenerationOptions {
             .or(old)
             .map(|(name, n)| in_range(name, n, 1, limits::MAX_TOKENS_MAX))
             .transpose()?;
-        Ok(Self {
+        let min_tokens = fields.take::<u32>("min_tokens")?.unwrap_or(0);
+        let options = Self {
             max_tokens,
             stop: take_stop(fields)?,
             sampling: Sampling::take(fields)?,
+            format: OutputFormat::take(fields)?,
+            min_tokens: in_range("min_tokens", min_tokens, 0, limits::MAX_TOKENS_MAX)?,
+            ignore_eos: fields.take::<bool>("ignore_eos")?.unwrap_or(false),
+            logprobs: None,
             user: fields.take_text("user", limits::USER_BYTES_MAX)?,
-        })
-    }
-}
-
-impl Sampling {
-    fn take(fields: &mut Fields) -> Result<Self, RequestError> {
-        let default = Self::default();
-        let mut number = |name: &str, fallback: f32, min: f32, max: f32| {
-            let value = fields.take::<f32>(name)?.unwrap_or(fallback);
-            in_range(name, value, min, max)
         };
-        let temperature = number("temperature", default.temperature, 0.0, 2.0)?;
-        let top_p = number("top_p", default.top_p, 0.0, 1.0)?;
-        let min_p = number("min_p", default.min_p, 0.0, 1.0)?;
-        let repeat_penalty = number("repeat_penalty", default.repeat_penalty, 0.01, 10.0)?;
-        let presence_penalty = number("presence_penalty", default.presence_penalty, -2.0, 2.0)?;
-        let frequency_penalty = number("frequency_penalty", default.frequency_penalty, -2.0, 2.0)?;
-        let repeat_last_n = fields.take::<u32>("repeat_last_n")?.unwrap_or(default.repeat_last_n);
-        Ok(Self {
-            temperature,
-            top_k: fields.take::<u32>("top_k")?.unwrap_or(default.top_k),
-            top_p,
-            min_p,
-            repeat_penalty,
-            repeat_last_n: in_range("repeat_last_n", repeat_last_n, 0, limits::REPEAT_LAST_N_MAX)?,
-            presence_penalty,
-            frequency_penalty,
-            seed: fields.take::<i64>("seed")?.map(i64::cast_unsigned),
-        })
+        options.check_ends()?;
+        Ok(options)
+    }
+
+    /// A grammar decides when the output is complete, so nothing else may.
+    fn check_ends(&self) -> Result<(), RequestError> {
+        let param = match (self.ignore_eos, self.min_tokens) {
+            (true, _) => "ignore_eos",
+            (false, 1..) => "min_tokens",
+            (false, 0) => return Ok(()),
+        };
+        match self.format.param() {
+            None => Ok(()),
+            Some(format) => {
+                let reason = format!("{param} cannot be combined with {format}; leave one out");
+                Err(RequestError::unsupported(param, reason))
+            }
+        }
     }
 }
 
@@ -173,5 +139,5 @@ fn take_stop(fields: &mut Fields) -> Result<Vec<String>, RequestError> {
 /// Takes the parameters that chat and completion share and rbee does not honour.
 pub(super) fn take_neutral(fields: &mut Fields) -> Result<(), RequestError> {
     fields.only("n", &[json!(1)])?;
-    fields.only("logit_bias", &[json!({})])
+    Ok(())
 }

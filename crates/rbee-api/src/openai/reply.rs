@@ -1,6 +1,8 @@
 //! Replies in OpenAI's shapes. Fields that a client may look for are spelled
 //! out as `null` rather than left away.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// Why a generation ended.
@@ -11,6 +13,8 @@ pub enum FinishReason {
     Stop,
     /// It reached `max_tokens` or the end of the context.
     Length,
+    /// It ended with calls of tools, whose results the model waits for.
+    ToolCalls,
 }
 
 /// Token counts of one request.
@@ -75,8 +79,8 @@ pub struct ChatChoice {
     pub index: u32,
     /// What the model says.
     pub message: ChatReplyMessage,
-    /// Always null for now.
-    pub logprobs: Option<()>,
+    /// The chosen tokens and how likely they were, where asked for.
+    pub logprobs: Option<ChatLogprobs>,
     /// Why it ended.
     pub finish_reason: FinishReason,
 }
@@ -86,10 +90,37 @@ pub struct ChatChoice {
 pub struct ChatReplyMessage {
     /// `assistant`.
     pub role: String,
-    /// The text.
-    pub content: String,
+    /// The text; null when there are only calls of tools.
+    pub content: Option<String>,
     /// Always null: local models have no refusal channel.
     pub refusal: Option<()>,
+    /// What it thought before; absent when it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// The tools it calls; absent when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ReplyToolCall>,
+}
+
+/// A call of a tool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplyToolCall {
+    /// What the result has to refer to: `call_…`.
+    pub id: String,
+    /// `function`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What is called.
+    pub function: ReplyFunction,
+}
+
+/// What is called, and with what.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplyFunction {
+    /// The tool.
+    pub name: String,
+    /// Its arguments, as JSON text.
+    pub arguments: String,
 }
 
 /// One event of a streamed chat reply.
@@ -117,8 +148,8 @@ pub struct ChatChunkChoice {
     pub index: u32,
     /// What is new.
     pub delta: ChatDelta,
-    /// Always null for now.
-    pub logprobs: Option<()>,
+    /// The tokens of this delta, where asked for.
+    pub logprobs: Option<ChatLogprobs>,
     /// Null until the last choice.
     pub finish_reason: Option<FinishReason>,
 }
@@ -132,6 +163,37 @@ pub struct ChatDelta {
     /// New text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// New thoughts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// What is new of calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCallDelta>,
+}
+
+/// What is new of one call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolCallDelta {
+    /// Which call, counted from 0.
+    pub index: u32,
+    /// `call_…`, with the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `function`, with the name.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// What is new of the function.
+    pub function: FunctionDelta,
+}
+
+/// What is new of a call's function.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionDelta {
+    /// The tool, whole and once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// More of the arguments.
+    pub arguments: String,
 }
 
 /// A text completion, whole or one event of a stream.
@@ -159,10 +221,56 @@ pub struct CompletionChoice {
     pub index: u32,
     /// The text, or what is new of it.
     pub text: String,
-    /// Always null for now.
-    pub logprobs: Option<()>,
+    /// The tokens of this text, where asked for.
+    pub logprobs: Option<CompletionLogprobs>,
     /// Null until the last choice.
     pub finish_reason: Option<FinishReason>,
+}
+
+/// The tokens of a chat reply and how likely they were.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChatLogprobs {
+    /// One entry a token, in order.
+    pub content: Vec<TokenLogprob>,
+    /// Always null: local models have no refusal channel.
+    pub refusal: Option<()>,
+}
+
+/// A chosen token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TokenLogprob {
+    /// Its text; what is no whole character stands there as U+FFFD.
+    pub token: String,
+    /// Natural logarithm of its probability; -9999 stands for 0.
+    pub logprob: f32,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// The likeliest tokens at its place, best first.
+    pub top_logprobs: Vec<TopLogprob>,
+}
+
+/// A token that could have been chosen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TopLogprob {
+    /// As in [`TokenLogprob`].
+    pub token: String,
+    /// As in [`TokenLogprob`].
+    pub logprob: f32,
+    /// As in [`TokenLogprob`].
+    pub bytes: Vec<u8>,
+}
+
+/// The tokens of a text completion, in lists of the same length.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CompletionLogprobs {
+    /// The texts of the tokens; one that is no whole characters as `bytes:\xe2\x82`.
+    pub tokens: Vec<String>,
+    /// Natural logarithms of their probabilities; -9999 stands for 0.
+    pub token_logprobs: Vec<f32>,
+    /// For each token the likeliest ones at its place, and itself; null where none were asked for.
+    pub top_logprobs: Option<Vec<BTreeMap<String, f32>>>,
+    /// Characters of the reply before each token.
+    pub text_offset: Vec<u32>,
 }
 
 /// `GET /v1/models`.

@@ -1,8 +1,33 @@
 //! Chat templates, as llama-server renders them.
 
-use rbee_llama::chat::{ChatMessage, ChatRequest, ChatTemplate, Rendered, TemplateError};
+use std::sync::LazyLock;
+
+use rbee_llama::chat::{
+    ChatMessage, ChatRequest, ChatTemplate, Rendered, TemplateError, ToolChoice,
+};
+use serde_json::{Map, Value};
 
 use crate::model;
+
+static NO_ARGUMENTS: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
+
+/// Asks for an answer to the messages, without tools.
+fn plain(messages: &[ChatMessage]) -> ChatRequest<'_> {
+    ChatRequest {
+        messages,
+        tools: &[],
+        tool_choice: ToolChoice::Auto,
+        parallel_tool_calls: None,
+        add_generation_prompt: true,
+        enable_thinking: true,
+        arguments: &NO_ARGUMENTS,
+    }
+}
+
+fn said(role: &str, content: &str) -> ChatMessage {
+    let (role, content) = (role.to_owned(), content.to_owned());
+    ChatMessage { role, content, ..ChatMessage::default() }
+}
 
 /// Who says what.
 type Messages<'a> = &'a [(&'a str, &'a str)];
@@ -12,18 +37,9 @@ fn render(
     messages: Messages<'_>,
     add_generation_prompt: bool,
 ) -> Result<Rendered, TemplateError> {
-    let messages: Vec<_> = messages
-        .iter()
-        .map(|(role, content)| ChatMessage {
-            role: (*role).to_owned(),
-            content: (*content).to_owned(),
-        })
-        .collect();
-    ChatTemplate::from_model(&model(), override_source)?.render(&ChatRequest {
-        messages: &messages,
-        add_generation_prompt,
-        enable_thinking: true,
-    })
+    let messages: Vec<_> = messages.iter().map(|(role, content)| said(role, content)).collect();
+    let request = ChatRequest { add_generation_prompt, ..plain(&messages) };
+    ChatTemplate::from_model(&model(), override_source)?.render(&request)
 }
 
 #[test]
@@ -82,14 +98,10 @@ fn chatml_is_known_by_name() {
 fn a_template_is_told_whether_to_think() {
     let source = "{{ messages[0].content }}{% if not enable_thinking %} /no_think{% endif %}";
     let template = ChatTemplate::from_model(&model(), Some(source)).expect("it is parsed");
-    let messages = [ChatMessage { role: "user".to_owned(), content: "Hi".to_owned() }];
+    let messages = [said("user", "Hi")];
     for (enable_thinking, expected) in [(true, "Hi"), (false, "Hi /no_think")] {
         let rendered = template
-            .render(&ChatRequest {
-                messages: &messages,
-                add_generation_prompt: true,
-                enable_thinking,
-            })
+            .render(&ChatRequest { enable_thinking, ..plain(&messages) })
             .expect("it is rendered");
         assert_eq!(rendered.prompt, expected);
     }
@@ -131,16 +143,9 @@ fn many_threads_render_one_template() {
         for speaker in 0..4 {
             let template = &template;
             scope.spawn(move || {
-                let messages =
-                    [ChatMessage { role: "user".to_owned(), content: format!("I am {speaker}") }];
+                let messages = [said("user", &format!("I am {speaker}"))];
                 for _ in 0..10 {
-                    let rendered = template
-                        .render(&ChatRequest {
-                            messages: &messages,
-                            add_generation_prompt: true,
-                            enable_thinking: true,
-                        })
-                        .expect("it is rendered");
+                    let rendered = template.render(&plain(&messages)).expect("it is rendered");
                     assert!(rendered.prompt.contains(&messages[0].content));
                 }
             });

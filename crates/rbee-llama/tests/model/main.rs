@@ -6,6 +6,8 @@
 mod chat;
 mod decode;
 mod embeddings;
+mod golden;
+mod grammar;
 mod load;
 mod memory;
 mod oracle;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use deadline_propagation::Deadline;
-use rbee_api::openai::{ChatMessage, Role, Sampling};
+use rbee_api::openai::Sampling;
 use rbee_llama::batch::{Batch, Logits};
 use rbee_llama::context::Context;
 use rbee_llama::model::{Model, ModelParams};
@@ -21,7 +21,8 @@ use tokio::time::Instant;
 
 use super::{LlamaLoader, STEP_TOKENS, Sizes, context_params};
 use crate::engine::backend::{
-    Backend, Core, Loaded, Loader, Prompt, Run, Speculation, StepError, Tokenizer, Unusable,
+    Backend, Conversation, Core, Loaded, Loader, Prompt, Run, Speculation, StepError, Tokenizer,
+    Unusable,
 };
 use crate::engine::memory::{Layout, Scope};
 use crate::engine::{End, EngineHandle, Event, Job, start};
@@ -283,8 +284,7 @@ impl Engine {
     }
 
     fn prompt(&self, question: &str) -> Prompt {
-        let message = ChatMessage { role: Role::User, content: question.to_owned() };
-        self.tokenizer().chat(&[message]).unwrap()
+        self.tokenizer().chat(&Conversation::of_user(question)).unwrap().prompt
     }
 
     fn tokenizer(&self) -> &dyn Tokenizer {
@@ -330,7 +330,7 @@ impl Engine {
         let mut text = String::new();
         loop {
             match events.recv().await.unwrap() {
-                Event::Text(more) => text.push_str(&more),
+                Event::Text { text: more, .. } => text.push_str(&more),
                 Event::End(End::Finished { text: more, usage, .. }) => {
                     text.push_str(&more);
                     let reply = self.chosen.lock().unwrap().remove(&tokens).unwrap_or_default();

@@ -18,6 +18,8 @@ use crate::sampler::Sampler;
 pub(super) struct LlamaBackend {
     context: Context,
     layout: Layout,
+    /// What runs in each slot.
+    prompts: Vec<Option<Arc<Prompt>>>,
     batch: Batch,
     /// Where each run of the last step left its first output.
     outputs: Vec<Output>,
@@ -37,7 +39,8 @@ enum Output {
 impl LlamaBackend {
     pub(super) fn new(context: Context, layout: Layout) -> Self {
         let batch = Batch::with_capacity(context.n_batch());
-        Self { context, layout, batch, outputs: Vec::new(), prompt_logits: Vec::new() }
+        let prompts = (0..context.n_seq_max()).map(|_| None).collect();
+        Self { context, layout, prompts, batch, outputs: Vec::new(), prompt_logits: Vec::new() }
     }
 
     /// Computes runs in one batch.
@@ -145,7 +148,11 @@ fn unusable(reason: impl ToString) -> Unusable {
 }
 
 impl Backend for LlamaBackend {
-    fn begin(&mut self, _: u32, _: &Arc<Prompt>, _: u32) {}
+    fn begin(&mut self, slot: u32, prompt: &Arc<Prompt>, _: u32) {
+        if let Some(place) = self.prompts.get_mut(slot as usize) {
+            *place = Some(Arc::clone(prompt));
+        }
+    }
 
     fn step(&mut self, runs: &[Run<'_>]) -> Result<(), StepError> {
         let outcome = match self.layout {
@@ -180,7 +187,12 @@ impl Backend for LlamaBackend {
         self.context.model().vocab().is_eog(Token(token))
     }
 
-    fn piece(&self, _: u32, token: u32) -> &[u8] {
+    fn piece(&self, slot: u32, token: u32) -> &[u8] {
+        let prompt = self.prompts.get(slot as usize).and_then(Option::as_ref);
+        let visible = prompt.map(|prompt| prompt.visible.as_slice());
+        if let Some((_, text)) = visible.and_then(|list| list.iter().find(|(id, _)| *id == token)) {
+            return text;
+        }
         self.context.model().vocab().piece_bytes(Token(token))
     }
 

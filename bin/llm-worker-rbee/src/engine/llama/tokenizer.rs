@@ -1,24 +1,34 @@
 //! From messages and texts to tokens, by the model's own template and
-//! vocabulary. Runs on any thread.
+//! vocabulary, and how the reply is to be written and read. Runs on any thread.
 
 use std::sync::Arc;
 
-use rbee_api::openai::ChatMessage;
-use rbee_llama::chat::{ChatMessage as TemplateMessage, ChatRequest, ChatTemplate};
+use rbee_llama::chat::ChatTemplate;
 use rbee_llama::model::Model;
-use rbee_llama::vocab::{AddSpecial, Special};
+use rbee_llama::reply::ReplyFormat;
+use rbee_llama::vocab::{AddSpecial, Special, Token};
 
-use crate::engine::backend::{Prompt, PromptError, Tokenizer};
+use super::calls::CallGrammar;
+use crate::engine::backend::{Conversation, Prepared, Prompt, PromptError, Tokenizer};
+use crate::engine::template::render;
+use crate::guide::{Guide, Vocabulary};
+use crate::sampler::constraint::Constraint;
 
 /// A loaded model's template and vocabulary.
 #[derive(Debug)]
 pub(super) struct LlamaTokenizer {
-    pub(super) model: Arc<Model>,
-    pub(super) template: ChatTemplate,
+    model: Arc<Model>,
+    template: ChatTemplate,
+    guide: Guide,
 }
 
 impl LlamaTokenizer {
-    fn tokenize(&self, text: &str, stops: Vec<String>) -> Result<Prompt, PromptError> {
+    pub(super) fn new(model: Arc<Model>, template: ChatTemplate) -> Self {
+        let guide = Guide::new(Arc::new(Lexicon(Arc::clone(&model))));
+        Self { model, template, guide }
+    }
+
+    fn tokenize(&self, text: &str) -> Result<Prompt, PromptError> {
         // The template engine leaves out a begin token that the tokenizer
         // adds, so that there is one and not two.
         let tokens = self
@@ -30,30 +40,43 @@ impl LlamaTokenizer {
             return Err(PromptError::Empty);
         }
         let tokens = tokens.into_iter().map(|token| token.0).collect();
-        Ok(Prompt { tokens, stops, text: None })
+        Ok(Prompt { tokens, ..Prompt::default() })
+    }
+
+    /// The control tokens that the reader of a reply has to see.
+    fn visible(&self, format: &ReplyFormat) -> Result<Vec<(u32, Vec<u8>)>, PromptError> {
+        let vocab = self.model.vocab();
+        let marks = format.thinking_end.iter().chain([&format.thinking_start]);
+        let mut visible = Vec::new();
+        for text in format.preserved.iter().chain(marks) {
+            let tokens = vocab
+                .tokenize(text, AddSpecial::No, Special::Parse)
+                .map_err(|error| PromptError::Tokenize { reason: error.to_string() })?;
+            if let [token] = tokens.as_slice()
+                && vocab.is_control(*token)
+            {
+                visible.push((token.0, vocab.spelling(*token)));
+            }
+        }
+        Ok(visible)
     }
 }
 
 impl Tokenizer for LlamaTokenizer {
-    fn chat(&self, messages: &[ChatMessage]) -> Result<Prompt, PromptError> {
-        let messages: Vec<TemplateMessage> = messages
-            .iter()
-            .map(|message| TemplateMessage {
-                role: message.role.template_name().to_owned(),
-                content: message.content.clone(),
-            })
-            .collect();
-        let request =
-            ChatRequest { messages: &messages, add_generation_prompt: true, enable_thinking: true };
-        let rendered = self
-            .template
-            .render(&request)
-            .map_err(|error| PromptError::Template { reason: error.to_string() })?;
-        self.tokenize(&rendered.prompt, rendered.stops)
+    fn chat(&self, conversation: &Conversation) -> Result<Prepared, PromptError> {
+        let rendered = render(&self.template, conversation)?;
+        let mut prompt = self.tokenize(&rendered.prompt)?;
+        prompt.stops = rendered.stops;
+        let Some(format) = rendered.reply else { return Ok(prompt.into()) };
+        prompt.visible = self.visible(&format)?;
+        let grammar = CallGrammar::new(&self.model, &format)
+            .map_err(|error| PromptError::Tools { reason: error.to_string() })?;
+        let constraint = grammar.map(|grammar| Box::new(grammar) as Box<dyn Constraint>);
+        Ok(Prepared { prompt, format: Some(format), constraint })
     }
 
     fn text(&self, text: &str) -> Result<Prompt, PromptError> {
-        self.tokenize(text, Vec::new())
+        self.tokenize(text)
     }
 
     fn tokens(&self, tokens: &[u32]) -> Result<Prompt, PromptError> {
@@ -63,7 +86,38 @@ impl Tokenizer for LlamaTokenizer {
                 let token = tokens.get(position).copied().unwrap_or_default();
                 Err(PromptError::UnknownToken { token, position, vocabulary })
             }
-            None => Ok(Prompt { tokens: tokens.to_vec(), stops: Vec::new(), text: None }),
+            None => Ok(Prompt { tokens: tokens.to_vec(), ..Prompt::default() }),
         }
+    }
+
+    fn spelling(&self, token: u32) -> Vec<u8> {
+        self.model.vocab().spelling(Token(token))
+    }
+
+    fn guide(&self) -> Option<&Guide> {
+        Some(&self.guide)
+    }
+}
+
+/// The vocabulary as the guide wants it.
+#[derive(Debug)]
+struct Lexicon(Arc<Model>);
+
+impl Vocabulary for Lexicon {
+    fn len(&self) -> u32 {
+        u32::try_from(self.0.vocab().len()).unwrap_or(u32::MAX)
+    }
+
+    fn text(&self, token: u32) -> &[u8] {
+        self.0.vocab().piece_bytes(Token(token))
+    }
+
+    fn is_end(&self, token: u32) -> bool {
+        self.0.vocab().is_eog(Token(token))
+    }
+
+    fn tokenize(&self, text: &str) -> Vec<u32> {
+        let tokens = self.0.vocab().tokenize(text, AddSpecial::No, Special::AsText);
+        tokens.unwrap_or_default().into_iter().map(|token| token.0).collect()
     }
 }

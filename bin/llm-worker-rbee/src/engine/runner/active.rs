@@ -1,7 +1,7 @@
 //! One job inside the engine: its tokens, what was sent of it and how it ends.
 //! Computes nothing and knows no slots.
 
-use rbee_api::error::ErrorDetail;
+use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::openai::{FinishReason, PromptTokensDetails, Usage};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::Instant;
@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use super::super::drafts::Drafts;
 use super::super::stats::{JobTimes, Stats};
 use super::super::{End, Event, Job};
-use crate::text::Flow;
+use crate::sampler::constraint::ConstraintError;
+use crate::text::{Flow, LogprobQueue};
 
 /// A job inside the engine.
 pub(super) struct Active {
@@ -21,6 +22,23 @@ pub(super) struct Active {
     pub(super) cached_tokens: Option<u32>,
     generated: u32,
     first_token_at: Option<Instant>,
+    logprobs: LogprobQueue,
+}
+
+/// What one step adds to a reply.
+#[derive(Debug, Default)]
+pub(super) struct Delta {
+    text: String,
+    /// Whether a stop sequence came.
+    stopped: bool,
+}
+
+/// Why no token could be chosen: the request's own constraint, or the model.
+pub(super) fn no_token(failure: Option<&ConstraintError>) -> ErrorDetail {
+    failure.cloned().map_or_else(
+        || ErrorDetail::new(ErrorCode::WorkerFailed, "the model gave no result"),
+        ConstraintError::into_detail,
+    )
 }
 
 /// Why a job ends.
@@ -34,7 +52,7 @@ impl Cause {
     /// The word that stands in the metrics.
     pub(super) fn outcome(&self) -> &'static str {
         match self {
-            Self::Finished(FinishReason::Stop) => "stop",
+            Self::Finished(FinishReason::Stop | FinishReason::ToolCalls) => "stop",
             Self::Finished(FinishReason::Length) => "length",
             Self::Failed(_) => "failed",
             Self::ReaderGone => "cancelled",
@@ -51,6 +69,7 @@ impl Active {
             cached_tokens: None,
             generated: 0,
             first_token_at: None,
+            logprobs: LogprobQueue::default(),
         }
     }
 
@@ -69,12 +88,12 @@ impl Active {
         self.job.tokens_max.saturating_sub(self.generated)
     }
 
-    /// Takes the bytes of one token in, appends to `text` what may be sent of
-    /// it and says whether the job ends with it.
+    /// Takes the bytes of one token in, adds to `delta` what may be sent of it
+    /// and says whether the job ends with it.
     pub(super) fn advance(
         &mut self,
         bytes: &[u8],
-        text: &mut String,
+        delta: &mut Delta,
         stats: &Stats,
     ) -> Option<Cause> {
         self.generated += 1;
@@ -82,19 +101,33 @@ impl Active {
             self.first_token_at = Some(Instant::now());
             stats.first_token(self.job.submitted_at.elapsed());
         }
-        match self.job.text.push(bytes, text) {
-            Flow::Stopped => Some(Cause::Finished(FinishReason::Stop)),
+        if let Some(logprobs) = self.job.sampler.take_logprobs() {
+            self.logprobs.add(self.job.text.decoded_bytes(), logprobs);
+        }
+        match self.job.text.push(bytes, &mut delta.text) {
+            Flow::Stopped => {
+                delta.stopped = true;
+                Some(Cause::Finished(FinishReason::Stop))
+            }
+            Flow::GoesOn if self.job.sampler.is_complete() => {
+                Some(Cause::Finished(FinishReason::Stop))
+            }
             Flow::GoesOn if self.tokens_left() == 0 => Some(Cause::Finished(FinishReason::Length)),
             Flow::GoesOn => None,
         }
     }
 
-    /// Sends the text of one step, if there is any.
-    pub(super) fn send(&self, text: String) -> Option<Cause> {
+    /// Sends what one step adds, if that is anything.
+    pub(super) fn send(&mut self, delta: Delta) -> Option<Cause> {
+        let Delta { text, stopped } = delta;
+        let logprobs = if text.is_empty() { Vec::new() } else { self.logprobs.release(&text) };
+        if stopped {
+            self.logprobs.forget();
+        }
         if text.is_empty() {
             return None;
         }
-        match self.job.events.try_send(Event::Text(text)) {
+        match self.job.events.try_send(Event::Text { text, logprobs }) {
             Ok(()) => None,
             Err(TrySendError::Closed(_)) => Some(Cause::ReaderGone),
             // A job without room in its channel is not computed.
@@ -133,9 +166,9 @@ impl Active {
     fn finished(&mut self, reason: FinishReason) -> End {
         let mut text = String::new();
         // The last of the text can still complete a stop sequence.
-        let reason = match self.job.text.finish(&mut text) {
-            Flow::Stopped => FinishReason::Stop,
-            Flow::GoesOn => reason,
+        let (reason, logprobs) = match self.job.text.finish(&mut text) {
+            Flow::Stopped => (FinishReason::Stop, self.logprobs.release(&text)),
+            Flow::GoesOn => (reason, self.logprobs.release_all(&text)),
         };
         let prompt_tokens = self.prompt_tokens();
         let cached_tokens = self.cached_tokens.unwrap_or_default();
@@ -145,6 +178,6 @@ impl Active {
             total_tokens: prompt_tokens.saturating_add(self.generated),
             prompt_tokens_details: PromptTokensDetails { cached_tokens },
         };
-        End::Finished { text, reason, usage }
+        End::Finished { text, logprobs, reason, usage }
     }
 }

@@ -16,7 +16,7 @@ fn story() -> String {
 }
 
 fn prompt_of(tokens: Vec<u32>) -> Prompt {
-    Prompt { tokens, stops: Vec::new(), text: None }
+    Prompt { tokens, ..Prompt::default() }
 }
 
 /// Asks eight questions about one story at once.
