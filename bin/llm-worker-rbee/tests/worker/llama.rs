@@ -98,9 +98,14 @@ fn assert_books_a_trip(arguments: &str) {
 async fn it_calls_the_tool_that_it_has_to(worker: &Worker) {
     let named = json!({"type": "function", "function": {"name": "book_trip"}});
     for seed in 0..2 {
-        let more = json!({"tools": tools(), "tool_choice": named, "temperature": 1.2, "seed": seed,
-            "max_tokens": 200});
-        let reply: ChatCompletion = worker.client.chat("Hello!", more.clone()).await.json();
+        // Users of their own, so that both compute the whole prompt: the same
+        // seed draws the same tokens where the logits are the same to the bit.
+        let more = |user: String| {
+            json!({"tools": tools(), "tool_choice": named, "temperature": 1.2, "seed": seed,
+                "max_tokens": 200, "user": user})
+        };
+        let whole = worker.client.chat("Hello!", more(format!("whole-{seed}"))).await;
+        let reply: ChatCompletion = whole.json();
         let choice = &reply.choices[0];
         assert_eq!(choice.finish_reason, FinishReason::ToolCalls, "{reply:?}");
         assert_eq!(choice.message.tool_calls.len(), 1, "{reply:?}");
@@ -109,6 +114,7 @@ async fn it_calls_the_tool_that_it_has_to(worker: &Worker) {
         assert_eq!(choice.message.content, None);
         assert_books_a_trip(&call.function.arguments);
 
+        let more = more(format!("streamed-{seed}"));
         let streamed = worker.client.stream_chat("Hello!", more).await;
         assert_eq!(streamed.finish_reason(), Some(FinishReason::ToolCalls));
         assert_eq!(streamed.calls(), [("book_trip".to_owned(), call.function.arguments.clone())]);
