@@ -134,9 +134,9 @@ async fn bad_requests_are_refused_before_any_work_with_the_reason() {
     let cases = [
         (
             chat,
-            json!({"model": ALIAS, "messages": message, "logit_bias": {"5": 1}}),
+            json!({"model": ALIAS, "messages": message, "best_of": 2}),
             "unsupported_parameter",
-            json!("logit_bias"),
+            json!("best_of"),
         ),
         (
             chat,
