@@ -99,6 +99,30 @@ pub(crate) struct WorkerConfig {
     pub(crate) omp_num_threads: Option<u32>,
     /// `GOMP_SPINCOUNT` of a worker: how long an idle thread spins before it sleeps. Absent: not set.
     pub(crate) gomp_spincount: Option<u64>,
+    /// Mebibytes that a worker may keep of conversations that have no slot any more. Default: 512. Range: 0 to 1048576.
+    pub(crate) cache_ram_mib: u64,
+    /// Whether requests of different users may share computed prompts. Default: no.
+    pub(crate) cache_shared: bool,
+    /// How slots lie in the context memory. Absent: split on a processor, unified on a GPU.
+    pub(crate) kv_layout: Option<KvLayout>,
+    /// Whether replies that repeat earlier text are guessed ahead. Default: `auto`, where it is faster.
+    pub(crate) speculation: Speculation,
+}
+
+/// How slots lie in the context memory.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum KvLayout {
+    Split,
+    Unified,
+}
+
+/// Whether replies are guessed ahead.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Speculation {
+    Auto,
+    Off,
 }
 
 /// What is logged.
@@ -148,6 +172,10 @@ impl Default for WorkerConfig {
             threads: None,
             omp_num_threads: None,
             gomp_spincount: None,
+            cache_ram_mib: 512,
+            cache_shared: false,
+            kv_layout: None,
+            speculation: Speculation::Auto,
         }
     }
 }
@@ -277,6 +305,7 @@ impl Config {
         check_range("stop_grace_seconds", self.stop_grace_seconds, 1, 13)?;
         check_range("worker.slots", self.worker.slots.into(), 1, 256)?;
         check_range("worker.context_tokens", self.worker.context_tokens.into(), 64, 1_048_576)?;
+        check_range("worker.cache_ram_mib", self.worker.cache_ram_mib, 0, 1 << 20)?;
         for (key, threads) in [
             ("worker.threads", self.worker.threads),
             ("worker.omp_num_threads", self.worker.omp_num_threads),
@@ -315,6 +344,23 @@ impl Config {
     /// Returns the time a worker has to finish after each of request and signal to stop.
     pub(crate) const fn stop_grace(&self) -> Duration {
         Duration::from_secs(self.stop_grace_seconds)
+    }
+
+    /// Returns the arguments by which a worker treats its context memory.
+    pub(crate) fn memory_arguments_of_workers(&self) -> Vec<String> {
+        let WorkerConfig { cache_ram_mib, cache_shared, kv_layout, speculation, .. } = &self.worker;
+        let speculation = match speculation {
+            Speculation::Auto => "auto",
+            Speculation::Off => "off",
+        };
+        let layout = kv_layout.map(|layout| match layout {
+            KvLayout::Split => "--kv-layout=split",
+            KvLayout::Unified => "--kv-layout=unified",
+        });
+        let given =
+            [format!("--cache-ram={cache_ram_mib}"), format!("--speculation={speculation}")];
+        let shared = cache_shared.then(|| "--cache-shared".to_owned());
+        given.into_iter().chain(shared).chain(layout.map(str::to_owned)).collect()
     }
 
     /// Returns the whole environment of a worker.
@@ -406,6 +452,16 @@ mod tests {
     }
 
     #[test]
+    fn workers_are_told_how_to_treat_their_context_memory() {
+        let arguments = |file| resolve(&[], file).unwrap().memory_arguments_of_workers();
+        assert_eq!(arguments(""), ["--cache-ram=512", "--speculation=auto"]);
+        let file = "[worker]\ncache_ram_mib = 0\ncache_shared = true\nkv_layout = 'unified'\nspeculation = 'off'\n";
+        let expected =
+            ["--cache-ram=0", "--speculation=off", "--cache-shared", "--kv-layout=unified"];
+        assert_eq!(arguments(file), expected);
+    }
+
+    #[test]
     fn every_value_out_of_range_is_refused_by_name() {
         for (file, key) in [
             ("workers_max = 0", "workers_max"),
@@ -420,6 +476,7 @@ mod tests {
             ("[worker]\nslots = 0", "worker.slots"),
             ("[worker]\nthreads = 0", "worker.threads"),
             ("[worker]\ncontext_tokens = 63", "worker.context_tokens"),
+            ("[worker]\ncache_ram_mib = 1048577", "worker.cache_ram_mib"),
         ] {
             let error = resolve(&[], file).unwrap_err();
             let HiveError::Config(error @ ConfigError::Value { .. }) = error else {
