@@ -139,7 +139,6 @@ impl Sampler {
     }
 
     /// Tokens that the constraint lets expect next, as a draft.
-    #[cfg_attr(not(test), expect(dead_code, reason = "read by speculation alone"))]
     pub(crate) fn forced_tokens(&mut self) -> Vec<u32> {
         self.constraint.as_mut().map(|c| c.forced_tokens()).unwrap_or_default()
     }

@@ -12,6 +12,8 @@ const MATCH_MIN: usize = 3;
 const MATCH_MAX: usize = 24;
 /// Tokens guessed where nothing is weighed.
 const DRAFT_UNWEIGHED: u32 = 8;
+/// The place of the odds of what a form of output forces.
+const FORCED: usize = 3;
 /// The weight that older outcomes keep.
 const OLD_WEIGHT: f64 = 0.9;
 /// The weight that outcomes keep over a token that was not guessed.
@@ -24,8 +26,9 @@ pub(super) struct Drafts {
     ends: HashMap<[u32; MATCH_MIN], usize>,
     /// Tokens that `ends` knows.
     indexed: usize,
-    /// By the length of the match: short, middle, long.
-    odds: [Odds; 3],
+    /// By the length of the match: short, middle, long; and of what the form
+    /// of the output forces.
+    odds: [Odds; 4],
     /// The tokens guessed last.
     draft: Vec<u32>,
     /// Which odds the last guess was made by.
@@ -61,7 +64,7 @@ impl Drafts {
         Self {
             ends: HashMap::new(),
             indexed: 0,
-            odds: [Odds::new(0.4), Odds::new(0.6), Odds::new(0.85)],
+            odds: [Odds::new(0.4), Odds::new(0.6), Odds::new(0.85), Odds::new(0.8)],
             draft: Vec::new(),
             kind: 0,
         }
@@ -79,6 +82,28 @@ impl Drafts {
             6..12 => 1,
             _ => 2,
         };
+        let len = self.weigh(len_max, pace);
+        for index in end..end + len as usize {
+            // A guess that reaches the end of the text goes on in itself.
+            let token = tokens.get(index).or_else(|| self.draft.get(index - tokens.len()));
+            let Some(token) = token.copied() else { break };
+            self.draft.push(token);
+        }
+        u32::try_from(self.draft.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Guesses that `forced` comes next, under the same conditions.
+    pub(super) fn expect(&mut self, forced: &[u32], len_max: u32, pace: Option<&Pace>) -> u32 {
+        self.draft.clear();
+        self.kind = FORCED;
+        let len = u32::try_from(forced.len()).unwrap_or(u32::MAX).min(len_max);
+        let len = self.weigh(len, pace);
+        self.draft.extend(forced.iter().take(len as usize));
+        len
+    }
+
+    /// How many of at most `len_max` guesses are worth a try.
+    fn weigh(&mut self, len_max: u32, pace: Option<&Pace>) -> u32 {
         let Some(odds) = self.odds.get_mut(self.kind) else { return 0 };
         let len_max = len_max.min(DRAFT_MAX);
         let len = match pace {
@@ -88,13 +113,7 @@ impl Drafts {
         if len == 0 {
             odds.learn(0.0, 0.0, IDLE_WEIGHT);
         }
-        for index in end..end + len as usize {
-            // A guess that reaches the end of the text goes on in itself.
-            let token = tokens.get(index).or_else(|| self.draft.get(index - tokens.len()));
-            let Some(token) = token.copied() else { break };
-            self.draft.push(token);
-        }
-        u32::try_from(self.draft.len()).unwrap_or(u32::MAX)
+        len
     }
 
     /// The tokens guessed last.
@@ -175,6 +194,20 @@ mod tests {
         for len in 1..100 {
             assert_eq!(drafts.guess(&tokens[..len], 8, Some(&pace())), 0);
         }
+    }
+
+    #[test]
+    fn what_a_form_forces_is_expected_as_far_as_it_pays() {
+        let mut drafts = Drafts::new();
+        assert_eq!(drafts.expect(&[5, 6, 7], 2, None), 2);
+        assert_eq!(drafts.draft(), [5, 6]);
+        assert_eq!(drafts.expect(&[5, 6, 7], 0, None), 0);
+        assert!(drafts.expect(&[5, 6, 7, 8], 9, Some(&pace())) > 1);
+        for _ in 0..20 {
+            drafts.expect(&[5, 6, 7, 8], 9, Some(&pace()));
+            drafts.learn(0);
+        }
+        assert_eq!(drafts.expect(&[5, 6, 7, 8], 9, Some(&pace())), 0, "it is never right");
     }
 
     #[test]

@@ -195,7 +195,12 @@ impl Runner {
         let Some(active) = active else { return };
         // The token after the guessed ones is one of the reply too.
         let room = active.tokens_left().saturating_sub(1).min(DRAFT_MAX);
-        let len = active.drafts.guess(&active.tokens, room, pace);
+        let forced = active.job.sampler.forced_tokens();
+        let len = if forced.is_empty() {
+            active.drafts.guess(&active.tokens, room, pace)
+        } else {
+            active.drafts.expect(&forced, room, pace)
+        };
         self.scheduler.set_draft(slot, len);
     }
 
