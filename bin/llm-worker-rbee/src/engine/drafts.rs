@@ -207,7 +207,8 @@ mod tests {
             drafts.expect(&[5, 6, 7, 8], 9, Some(&pace()));
             drafts.learn(0);
         }
-        assert_eq!(drafts.expect(&[5, 6, 7, 8], 9, Some(&pace())), 0, "it is never right");
+        let doubted = drafts.expect(&[5, 6, 7, 8], 9, Some(&pace()));
+        assert!(doubted <= 1, "it was never right, and {doubted} are tried");
     }
 
     #[test]
