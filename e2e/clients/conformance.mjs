@@ -42,9 +42,10 @@ async function real(model) {
   });
   await check("chat, whole and streamed, is the same text", async () => {
     const request = { model, messages: user("What is the capital of France? Answer in one sentence."), temperature: 0, max_tokens: 30 };
-    const whole = await client.chat.completions.create(request);
+    // Users of their own, so that neither finds the other's prompt computed.
+    const whole = await client.chat.completions.create({ ...request, user: "node-whole" });
     assert.match(whole.choices[0].message.content, /Paris/);
-    const options = { stream: true, stream_options: { include_usage: true } };
+    const options = { user: "node-streamed", stream: true, stream_options: { include_usage: true } };
     const chunks = await collect(await client.chat.completions.create({ ...request, ...options }));
     assert.equal(text(chunks), whole.choices[0].message.content);
     assert.deepEqual(chunks.at(-1).usage, whole.usage);

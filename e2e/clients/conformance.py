@@ -96,10 +96,14 @@ def real(model):
         arguments = dict(
             model=model, messages=user("Count from one to five."), temperature=0, max_tokens=30
         )
-        whole = client.chat.completions.create(**arguments)
+        # Users of their own, so that neither finds the other's prompt computed.
+        whole = client.chat.completions.create(**arguments, user="python-whole")
         chunks = list(
             client.chat.completions.create(
-                **arguments, stream=True, stream_options={"include_usage": True}
+                **arguments,
+                user="python-streamed",
+                stream=True,
+                stream_options={"include_usage": True},
             )
         )
         assert chunks[0].choices[0].delta.role == "assistant"
