@@ -158,7 +158,10 @@ impl Active {
             Cause::Failed(detail) => End::Failed(Box::new(detail)),
             Cause::ReaderGone => return,
         };
-        if let Err(error) = self.job.events.try_send(Event::End(end)) {
+        // Whoever reads the end finds the place free.
+        let Job { events, _permit: permit, .. } = self.job;
+        drop(permit);
+        if let Err(error) = events.try_send(Event::End(end)) {
             tracing::debug!(%error, "a reader left before the end");
         }
     }
