@@ -57,6 +57,14 @@ impl Work {
         }
     }
 
+    /// How many of them are guessed.
+    pub(crate) fn guesses(self) -> u32 {
+        match self {
+            Self::Prefill { .. } => 0,
+            Self::Decode { draft } => draft,
+        }
+    }
+
     /// How many of them, the last ones, say which token comes next.
     pub(crate) fn outputs(self) -> u32 {
         match self {

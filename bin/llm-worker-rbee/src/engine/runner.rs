@@ -300,6 +300,7 @@ impl Runner {
         let mut delta = Delta::default();
         let mut cause = None;
         let mut hits = 0;
+        let guesses = entry.work.guesses();
         for output in 0..entry.work.outputs() {
             let Some(token) = self.backend.choose(run, output, &mut active.job.sampler) else {
                 cause = Some(Cause::Failed(no_token(active.job.sampler.failure())));
@@ -311,20 +312,20 @@ impl Runner {
             }
             active.tokens.push(token);
             cause = active.advance(self.backend.piece(entry.slot, token), &mut delta, &self.stats);
-            let guessed = active.drafts.draft().get(hits) == Some(&token);
+            let guessed = output < guesses && active.drafts.draft().get(hits) == Some(&token);
             hits += usize::from(guessed);
             if cause.is_some() || !guessed {
                 break;
             }
         }
         let cause = active.send(delta).or(cause);
-        if let Work::Decode { draft } = entry.work {
+        if let Work::Decode { .. } = entry.work {
             // The last token before, and the guesses that were right.
             let held = position.saturating_sub(1)..position + hits;
             self.memory.extend(entry.slot, active.tokens.get(held).unwrap_or_default());
-            if draft > 0 {
+            if guesses > 0 {
                 active.drafts.learn(hits);
-                self.stats.drafted(draft, hits);
+                self.stats.drafted(guesses, hits);
                 let len = u32::try_from(position + hits).unwrap_or(u32::MAX);
                 if let Err(error) = self.backend.cut(entry.slot, len) {
                     tracing::error!(%error, "a guess could not be taken back");
