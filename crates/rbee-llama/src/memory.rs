@@ -133,17 +133,6 @@ impl Context {
         if read == 0 { Err(MemoryError::State { sequence }) } else { Ok(()) }
     }
 
-    /// Forgets every sequence but one.
-    ///
-    /// # Errors
-    /// The sequence does not exist.
-    pub fn seq_keep(&mut self, sequence: u32) -> Result<(), MemoryError> {
-        self.sequence_id(sequence)?;
-        (0..self.n_seq_max())
-            .filter(|other| *other != sequence)
-            .try_for_each(|other| self.seq_rm(other, ..))
-    }
-
     /// The first position remembered of a sequence: 0, or more when attention
     /// no longer reaches the beginning. `None` for an empty or unknown one.
     #[must_use]

@@ -19,7 +19,7 @@ fn positions_follow_what_is_decoded_and_removed() {
     context.seq_rm(0, 3..3).expect("nothing is removed");
     assert_eq!(context.seq_pos_max(0), Some(5));
 
-    context.seq_keep(1).expect("the other is removed");
+    context.seq_rm(0, ..).expect("the whole is removed");
     assert_eq!((context.seq_pos_max(0), context.seq_pos_max(1)), (None, Some(3)));
     context.clear();
     assert_eq!(context.seq_pos_max(1), None);
@@ -32,7 +32,8 @@ fn a_sequence_that_does_not_exist_is_an_error() {
     assert_eq!(context.seq_rm(2, ..), unknown(2));
     assert_eq!(context.seq_cp(0, 2, ..), unknown(2));
     assert_eq!(context.seq_cp(u32::MAX, 0, ..), unknown(u32::MAX));
-    assert_eq!(context.seq_keep(7), unknown(7));
+    assert_eq!(context.seq_state(2).map(|_| ()), unknown(2));
+    assert_eq!(context.set_seq_state(7, &[0]), unknown(7));
     assert_eq!(context.seq_pos_max(2), None);
 }
 
@@ -62,6 +63,34 @@ fn a_copied_prefix_is_continued_as_if_it_had_been_decoded() {
         let got = feed(&mut copied, rest, from, 2);
         assert_eq!(got.token, expected.token, "unified {kv_unified}");
         assert_eq!(copied.seq_pos_max(0), Some(from - 1), "the source is as it was");
+    }
+}
+
+#[test]
+fn a_state_taken_out_is_continued_in_another_context() {
+    let prompt = tokens("The capital of France is the city of Paris. The capital of Spain is");
+    let (prefix, rest) = prompt.split_at(6);
+    let from = u32::try_from(prefix.len()).expect("a short prompt");
+    for kv_unified in [true, false] {
+        let context = || {
+            context(|params| {
+                params.n_seq_max = 2;
+                params.kv_unified = kv_unified;
+            })
+        };
+        let mut straight = context();
+        feed(&mut straight, prefix, 0, 0);
+        let state = straight.seq_state(0).expect("it holds something");
+        let expected = feed(&mut straight, rest, from, 0);
+
+        let mut other = context();
+        feed(&mut other, &[Token(7); 20], 0, 1);
+        other.set_seq_state(1, &state).expect("there is room");
+        assert_eq!(other.seq_pos_max(1), Some(from - 1), "what was there is gone");
+        let got = feed(&mut other, rest, from, 1);
+        assert_eq!(got.token, expected.token, "unified {kv_unified}");
+        let cut_short = &state[..state.len() / 2];
+        assert_eq!(other.set_seq_state(0, cut_short), Err(MemoryError::State { sequence: 0 }));
     }
 }
 
