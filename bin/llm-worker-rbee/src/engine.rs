@@ -10,6 +10,7 @@ pub(crate) mod embedder;
 pub(crate) mod llama;
 pub(crate) mod memory;
 mod pace;
+pub(crate) mod request;
 mod runner;
 mod stats;
 mod template;
@@ -23,11 +24,13 @@ use deadline_propagation::Deadline;
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::openai::{FinishReason, Usage};
 use rbee_http::ApiError;
+use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::engine::backend::{Core, Loaded, Loader, Prompt};
 use crate::engine::memory::Scope;
+use crate::engine::request::RequestProgress;
 use crate::engine::runner::{Control, Runner};
 pub(crate) use crate::engine::stats::{Snapshot, Stats};
 use crate::error::{EngineFailure, LoadFailure};
@@ -43,7 +46,7 @@ pub(crate) const SLOTS_MAX: u32 = 256;
 /// fast stream; a reader further behind pauses its job.
 const EVENTS_AHEAD_MAX: usize = 64;
 
-/// One request on its way through the engine.
+/// One reply on its way through the engine.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) id: JobId,
@@ -56,7 +59,8 @@ pub(crate) struct Job {
     pub(crate) sampler: Sampler,
     pub(crate) deadline: Deadline,
     pub(crate) events: mpsc::Sender<Event>,
-    pub(crate) submitted_at: Instant,
+    /// The request that it is a choice of.
+    pub(crate) request: Arc<RequestProgress>,
     /// Held until the job has ended, so that the engine is never over-full.
     pub(crate) _permit: OwnedSemaphorePermit,
 }
@@ -126,10 +130,57 @@ impl EngineHandle {
     /// # Errors
     /// `all_slots_busy` when all slots are taken and the queue is full.
     pub(crate) fn try_enter(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        Arc::clone(&self.inside).try_acquire_owned().map_err(|_| {
-            let message = "every slot is taken and the queue is full; try again shortly";
-            ApiError::new(ErrorCode::AllSlotsBusy, message)
+        self.reserve(1)
+    }
+
+    /// Reserves a place for each choice of a request, or none.
+    ///
+    /// # Errors
+    /// `all_slots_busy` when there are fewer places now, `validation_failed`
+    /// when there never are so many.
+    pub(crate) fn try_enter_many(
+        &self,
+        choices: u32,
+    ) -> Result<Vec<OwnedSemaphorePermit>, ApiError> {
+        let places = self.places();
+        if choices > places {
+            let message = format!(
+                "n is {choices}, but this worker takes at most {places} choices at once, \
+                 those that wait included; ask for fewer, or in several requests"
+            );
+            return Err(ErrorDetail::new(ErrorCode::ValidationFailed, message)
+                .with_param("n")
+                .with_details(json!({"places": places, "places_wanted": choices}))
+                .into());
+        }
+        let mut all = self.reserve(choices)?;
+        let mut permits: Vec<_> = (1..choices).filter_map(|_| all.split(1)).collect();
+        permits.push(all);
+        Ok(permits)
+    }
+
+    fn reserve(&self, wanted: u32) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.inside).try_acquire_many_owned(wanted).map_err(|_| {
+            let places = self.places();
+            let free = u32::try_from(self.inside.available_permits()).unwrap_or(u32::MAX);
+            let message = match free {
+                0 => "every slot is taken and the queue is full; try again shortly".to_owned(),
+                free => format!(
+                    "slots and queue have room for {free} of the {wanted} choices that n asks \
+                     for; try again shortly, or ask for fewer"
+                ),
+            };
+            ErrorDetail::new(ErrorCode::AllSlotsBusy, message)
+                .with_details(json!({
+                    "places": places, "places_free": free, "places_wanted": wanted,
+                }))
+                .into()
         })
+    }
+
+    /// Jobs that can be inside: as many as there are slots, and those that wait.
+    fn places(&self) -> u32 {
+        self.loaded.get().map_or(0, |loaded| loaded.slots.saturating_add(self.queue_max))
     }
 
     /// Makes the channel over which a job will tell its reader.

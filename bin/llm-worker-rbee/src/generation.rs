@@ -1,8 +1,12 @@
-//! One request being answered: from the checked body to the events of its job.
-//! Makes sure that it ends exactly once, also when its time is over, when it is
-//! told to end, or when the engine dies. Dropping it cancels the job.
+//! One request being answered: from the checked body to the parts of its reply,
+//! of one choice or of several from the same prompt. Makes sure that it ends
+//! exactly once, also when its time is over, when it is told to end, or when
+//! the engine dies. Dropping it cancels all of its jobs.
 
-use std::collections::VecDeque;
+mod choice;
+mod form;
+mod prompt;
+
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,31 +15,24 @@ use std::task::{Context, Poll};
 use deadline_propagation::Deadline;
 use input_validation::{ModelRef, RequestId};
 use rbee_api::error::{ErrorCode, ErrorDetail};
-use rbee_api::openai::{GenerationOptions, OutputFormat, Sampling};
+use rbee_api::openai::{FinishReason, GenerationOptions, OutputFormat, Usage};
 use rbee_http::ApiError;
-use tokio::sync::{mpsc, oneshot};
+use rbee_llama::reply::ReplyFormat;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::engine::backend::{Prepared, Prompt, PromptError, Tokenizer};
 use crate::engine::memory::Scope;
+use crate::engine::request::RequestProgress;
 use crate::engine::{End, EngineHandle, Event, Job};
-use crate::guide::GuideError;
 use crate::http::App;
 use crate::live::LiveGuard;
 use crate::reading::ReplyReader;
 use crate::reply::LogprobShape;
 use crate::sampler::Sampler;
-use crate::sampler::constraint::Constraint;
-use crate::scheduler::JobId;
-use crate::text::TextStream;
-
-/// Prompts up to this many bytes are rendered and tokenised where they arrive;
-/// it takes less time than to hand them to another thread. Longer ones would
-/// hold up everybody else's tokens.
-const INLINE_BYTES_MAX: usize = 2048;
-
-/// Events taken from the engine at once, to be written together.
-const EVENTS_AT_ONCE_MAX: usize = 16;
+use crate::sampler::constraint::{Constraint, ConstraintError};
+use crate::text::{PlacedLogprobs, TextStream};
+use choice::Choice;
 
 /// A request that has been checked so far as it can be without its prompt.
 #[derive(Debug)]
@@ -51,19 +48,18 @@ pub(crate) struct Request {
     pub(crate) prompt_bytes: usize,
 }
 
-/// A job that has been accepted, and all that can end it.
+/// A request that has been accepted: its jobs, and all that can end them.
 #[derive(Debug)]
 pub(crate) struct Generation {
     pub(crate) id: RequestId,
-    /// Reads the text; `None` where all of it is content.
-    pub(crate) reader: Option<ReplyReader>,
     app: App,
     tokenizer: Arc<dyn Tokenizer>,
-    job: JobId,
-    events: mpsc::Receiver<Event>,
-    /// Events that have been received together and not yet returned.
-    ready: VecDeque<Event>,
-    received: Vec<Event>,
+    /// How a reply is read; `None` where all of it is content.
+    format: Option<Arc<ReplyFormat>>,
+    choices: Vec<Choice>,
+    /// The choice that is asked first for its next part.
+    turn: usize,
+    usage: Usage,
     ending: oneshot::Receiver<ErrorDetail>,
     expiry: Pin<Box<Sleep>>,
     /// Alternatives told beside each token; `None` where nothing is told.
@@ -72,8 +68,22 @@ pub(crate) struct Generation {
     _live: LiveGuard,
 }
 
+/// What is new in one of the choices.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// Which one, counted from 0.
+    pub(crate) choice: u32,
+    /// More text; empty at most where the choice ends.
+    pub(crate) text: String,
+    /// Its tokens, where they were asked for.
+    pub(crate) logprobs: Vec<PlacedLogprobs>,
+    /// Why the choice ended, with its last part.
+    pub(crate) end: Option<FinishReason>,
+}
+
 impl Generation {
-    /// Checks a request, makes its prompt with `prepare` and gives it to the engine.
+    /// Checks a request, makes its prompt with `prepare` and gives a job for
+    /// each of its choices to the engine, or none.
     ///
     /// # Errors
     /// The reason that goes to the client.
@@ -88,54 +98,90 @@ impl Generation {
         let loaded = app.ready()?;
         app.check_model(&request.model)?;
         let tokenizer = loaded.generates(&request.model)?;
-        let prepared = make_prompt(tokenizer, &request, prepare).await?;
+        let prepared = prompt::make_prompt(tokenizer, &request, prepare).await?;
         let Prepared { prompt, format, constraint } = prepared;
+        let Request { id, options, deadline, .. } = &request;
         // A reply in a form is content from its first token on.
-        let format = format.filter(|_| request.options.format == OutputFormat::Text);
-        let tokens_max = room_for_reply(&prompt, loaded.context_tokens, &request)?;
-        let permit = app.engine().try_enter()?;
-        let form = make_constraint(tokenizer, &request.options, request.deadline).await?;
-        let (sender, events) = EngineHandle::events();
-        let (live, ending) = app.live().enter(request.id.clone());
-        let mut sampler = Sampler::new(request.options.sampling, fresh_seed());
-        let speller = Arc::clone(tokenizer);
+        let format = format.filter(|_| options.format == OutputFormat::Text);
+        let tokens_max = prompt::room_for_reply(&prompt, loaded.context_tokens, &request)?;
+        let permits = app.engine().try_enter_many(options.choices)?;
+        let form = form::make_constraint(tokenizer, options, *deadline).await?;
+        let constraints = for_each_choice(form.or(constraint), options.choices)
+            .map_err(ConstraintError::into_detail)?;
+        let (live, ending) = app.live().enter(id.clone());
+        let mut generation = Self {
+            id: id.clone(),
+            app: app.clone(),
+            tokenizer: Arc::clone(tokenizer),
+            format,
+            choices: Vec::with_capacity(permits.len()),
+            turn: 0,
+            usage: Usage::default(),
+            ending,
+            expiry: Box::pin(sleep_until(deadline.instant())),
+            logprobs_top: options.logprobs,
+            _live: live,
+        };
+        let common = Common {
+            prompt: Arc::new(prompt),
+            tokens_max,
+            progress: Arc::new(RequestProgress::new(submitted_at, options.choices)),
+            request,
+        };
+        for (permit, constraint) in permits.into_iter().zip(constraints) {
+            generation.submit(&common, permit, constraint)?;
+        }
+        Ok(generation)
+    }
+
+    /// Gives the engine the job of the next choice.
+    fn submit(
+        &mut self,
+        common: &Common,
+        permit: OwnedSemaphorePermit,
+        constraint: Option<Box<dyn Constraint>>,
+    ) -> Result<(), ApiError> {
+        let Common { prompt, tokens_max, progress, request } = common;
+        let mut sampling = request.options.sampling.clone();
+        // Every choice draws on its own, and the first one as it would alone.
+        let seed = sampling.seed.map(|seed| seed.wrapping_add(self.choices.len() as u64));
+        sampling.seed = seed;
+        let mut sampler = Sampler::new(sampling, fresh_seed());
+        let speller = Arc::clone(&self.tokenizer);
         sampler.spell_with(Box::new(move |token| speller.spelling(token)));
-        if let Some(constraint) = form.or(constraint) {
+        if let Some(constraint) = constraint {
             sampler.constrain(constraint);
         }
-        if let Some(top) = request.options.logprobs {
+        if let Some(top) = self.logprobs_top {
             sampler.tell_logprobs(top);
         }
         sampler.accept(&prompt.tokens);
-        let mut stops = request.options.stop;
-        stops.extend(prompt.stops.iter().cloned());
-        let job = app.engine().next_job();
-        app.engine().submit(Job {
+        let stops = [request.options.stop.as_slice(), &prompt.stops].concat();
+        let (sender, events) = EngineHandle::events();
+        let job = self.app.engine().next_job();
+        self.choices.push(Choice::new(job, events));
+        self.app.engine().submit(Job {
             id: job,
             scope: request.scope,
-            tokens_max,
+            tokens_max: *tokens_max,
             text: TextStream::new(&stops),
             sampler,
             deadline: request.deadline,
             events: sender,
-            submitted_at,
+            request: Arc::clone(progress),
             _permit: permit,
-            prompt: Arc::new(prompt),
-        })?;
-        Ok(Self {
-            id: request.id,
-            reader: format.map(ReplyReader::new),
-            app: app.clone(),
-            tokenizer: Arc::clone(tokenizer),
-            job,
-            events,
-            ready: VecDeque::new(),
-            received: Vec::new(),
-            ending,
-            logprobs_top: request.options.logprobs,
-            expiry: Box::pin(sleep_until(request.deadline.instant())),
-            _live: live,
+            prompt: Arc::clone(prompt),
         })
+    }
+
+    /// How many replies there are.
+    pub(crate) fn choices(&self) -> u32 {
+        u32::try_from(self.choices.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Makes what reads one of the replies; `None` where all of it is content.
+    pub(crate) fn reader(&self) -> Option<ReplyReader> {
+        self.format.clone().map(ReplyReader::new)
     }
 
     /// How the tokens of the reply are told, where they are asked for.
@@ -143,154 +189,129 @@ impl Generation {
         self.logprobs_top.map(|top| LogprobShape::new(Arc::clone(&self.tokenizer), top))
     }
 
-    /// Waits for the next event; the last one is an end.
-    pub(crate) async fn next(&mut self) -> Event {
-        poll_fn(|cx| self.poll_event(cx)).await
+    /// Whether all choices have ended, so that no part comes any more.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.choices.iter().all(Choice::has_ended)
     }
 
-    /// As [`Self::next`]. What has been produced is returned before an end
-    /// that comes from outside.
-    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        if let Some(event) = self.ready.pop_front() {
-            return Poll::Ready(event);
-        }
-        let received = &mut self.received;
-        if self.events.poll_recv_many(cx, received, EVENTS_AT_ONCE_MAX).is_ready() {
-            self.ready.extend(received.drain(..));
-            let first = self.ready.pop_front();
-            return Poll::Ready(first.unwrap_or_else(|| failed(self.why_closed())));
+    /// The token counts of the choices that have ended: the prompt's of the
+    /// first one, and the tokens of all replies.
+    pub(crate) fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// Waits for the next part, as [`Self::poll_part`].
+    pub(crate) async fn next(&mut self) -> Result<Part, Box<ErrorDetail>> {
+        poll_fn(|cx| self.poll_part(cx)).await
+    }
+
+    /// Returns the next part of any choice. What has been produced is returned
+    /// before an end that comes from outside. Nothing comes after the last part
+    /// of the last choice, or after an error.
+    ///
+    /// # Errors
+    /// Why the request failed; a choice that fails takes the others with it.
+    pub(crate) fn poll_part(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Part, Box<ErrorDetail>>> {
+        let count = self.choices.len();
+        for index in (self.turn..count).chain(0..self.turn) {
+            let Some(choice) = self.choices.get_mut(index) else { continue };
+            if choice.has_ended() {
+                continue;
+            }
+            if let Poll::Ready(event) = choice.poll_event(cx) {
+                self.turn = (index + 1) % count;
+                return Poll::Ready(self.part(index, event));
+            }
         }
         if let Poll::Ready(Ok(detail)) = Pin::new(&mut self.ending).poll(cx) {
-            return Poll::Ready(failed(detail));
+            return Poll::Ready(Err(self.failed(detail)));
         }
         match self.expiry.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(failed(time_is_over())),
+            Poll::Ready(()) => Poll::Ready(Err(self.failed(time_is_over()))),
             Poll::Pending => Poll::Pending,
         }
     }
 
-    /// The engine dropped the job without an end.
+    /// Reads an event of a choice; `None` where the engine dropped its job
+    /// without an end.
+    fn part(&mut self, index: usize, event: Option<Event>) -> Result<Part, Box<ErrorDetail>> {
+        let choice = u32::try_from(index).unwrap_or(u32::MAX);
+        match event {
+            Some(Event::Text { text, logprobs }) => Ok(Part { choice, text, logprobs, end: None }),
+            Some(Event::End(End::Finished { text, logprobs, reason, usage })) => {
+                self.count(index, usage);
+                Ok(Part { choice, text, logprobs, end: Some(reason) })
+            }
+            Some(Event::End(End::Failed(detail))) => Err(self.failed(*detail)),
+            None => {
+                let detail = self.why_closed();
+                Err(self.failed(detail))
+            }
+        }
+    }
+
+    fn count(&mut self, index: usize, usage: Usage) {
+        let total = &mut self.usage;
+        if index == 0 {
+            total.prompt_tokens = usage.prompt_tokens;
+            total.prompt_tokens_details = usage.prompt_tokens_details;
+        }
+        total.completion_tokens = total.completion_tokens.saturating_add(usage.completion_tokens);
+        total.total_tokens = total.prompt_tokens.saturating_add(total.completion_tokens);
+    }
+
+    /// Ends what is still going on, whose reader hears no more of it.
+    fn failed(&mut self, detail: ErrorDetail) -> Box<ErrorDetail> {
+        self.cancel();
+        Box::new(detail)
+    }
+
+    /// The engine dropped a job without an end.
     fn why_closed(&mut self) -> ErrorDetail {
         self.ending.try_recv().unwrap_or_else(|_| {
             ErrorDetail::new(ErrorCode::WorkerFailed, "the worker's engine broke off")
         })
     }
+
+    fn cancel(&mut self) {
+        // All of them first: none shall begin what another one has left.
+        self.choices.iter_mut().for_each(Choice::close);
+        for choice in &self.choices {
+            self.app.engine().abandon(choice.job);
+        }
+    }
 }
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        self.events.close();
-        self.app.engine().abandon(self.job);
+        self.cancel();
     }
 }
 
-fn failed(detail: ErrorDetail) -> Event {
-    Event::End(End::Failed(Box::new(detail)))
+/// What the jobs of one request have in common.
+struct Common {
+    prompt: Arc<Prompt>,
+    tokens_max: u32,
+    progress: Arc<RequestProgress>,
+    request: Request,
+}
+
+/// Copies what replies are held to, so that it is compiled once.
+fn for_each_choice(
+    constraint: Option<Box<dyn Constraint>>,
+    choices: u32,
+) -> Result<Vec<Option<Box<dyn Constraint>>>, ConstraintError> {
+    let copies = (1..choices).map(|_| constraint.as_ref().map(|held| held.try_clone()).transpose());
+    let mut all = copies.collect::<Result<Vec<_>, _>>()?;
+    all.push(constraint);
+    Ok(all)
 }
 
 fn time_is_over() -> ErrorDetail {
     ErrorDetail::new(ErrorCode::DeadlineExceeded, "the time for this request is over")
-}
-
-/// What holds the reply to the form that the request asks for.
-async fn make_constraint(
-    tokenizer: &Arc<dyn Tokenizer>,
-    options: &GenerationOptions,
-    deadline: Deadline,
-) -> Result<Option<Box<dyn Constraint>>, ApiError> {
-    check_bias(tokenizer.as_ref(), &options.sampling)?;
-    let ends_later = options.ignore_eos || options.min_tokens > 0;
-    let param = match (options.format.param(), options.logprobs) {
-        (Some(param), _) => param,
-        (None, Some(_)) => "logprobs",
-        (None, None) if options.ignore_eos => "ignore_eos",
-        (None, None) if ends_later => "min_tokens",
-        (None, None) => return Ok(None),
-    };
-    let Some(guide) = tokenizer.guide() else {
-        let message = format!("{param} needs a model; this engine only repeats the prompt");
-        let detail = ErrorDetail::new(ErrorCode::UnsupportedParameter, message);
-        return Err(detail.with_param(param).into());
-    };
-    if ends_later {
-        let tokens_min = (!options.ignore_eos).then_some(options.min_tokens);
-        return Ok(Some(guide.later_end(tokens_min)));
-    }
-    if options.format == OutputFormat::Text {
-        return Ok(None);
-    }
-    let turn = tokio::time::timeout_at(deadline.instant(), guide.turn()).await;
-    let turn = turn.map_err(|_| time_is_over())?;
-    let (tokenizer, format) = (Arc::clone(tokenizer), options.format.clone());
-    // A client that leaves ends the wait, not the work; its turn ends with that.
-    let compile = move || {
-        let compiled = tokenizer.guide().map(|guide| guide.compile(&format)).transpose();
-        drop(turn);
-        compiled
-    };
-    let compiled = tokio::task::spawn_blocking(compile).await.map_err(|error| {
-        tracing::error!(%error, "a grammar could not be compiled");
-        ApiError::new(ErrorCode::InternalError, "the grammar could not be compiled")
-    })?;
-    Ok(compiled.map_err(GuideError::into_detail)?.flatten())
-}
-
-/// Refuses biases on tokens that the model does not have.
-fn check_bias(tokenizer: &dyn Tokenizer, sampling: &Sampling) -> Result<(), ApiError> {
-    let tokens: Vec<u32> = sampling.logit_bias.iter().map(|(token, _)| *token).collect();
-    match tokenizer.tokens(&tokens) {
-        Err(error @ PromptError::UnknownToken { token, .. }) => {
-            Err(error.into_detail(&format!("logit_bias.{token}")).into())
-        }
-        _ => Ok(()),
-    }
-}
-
-async fn make_prompt<F>(
-    tokenizer: &Arc<dyn Tokenizer>,
-    request: &Request,
-    prepare: F,
-) -> Result<Prepared, ApiError>
-where
-    F: FnOnce(&dyn Tokenizer) -> Result<Prepared, PromptError> + Send + 'static,
-{
-    let outcome = if request.prompt_bytes <= INLINE_BYTES_MAX {
-        prepare(tokenizer.as_ref())
-    } else {
-        let tokenizer = Arc::clone(tokenizer);
-        let task = tokio::task::spawn_blocking(move || prepare(tokenizer.as_ref()));
-        task.await.map_err(|error| {
-            tracing::error!(%error, "a prompt could not be prepared");
-            ApiError::new(ErrorCode::InternalError, "the prompt could not be prepared")
-        })?
-    };
-    outcome.map_err(|error| error.into_detail(request.param).into())
-}
-
-/// The most tokens the reply can have: what the request allows, within what
-/// the prompt leaves of the context.
-fn room_for_reply(
-    prompt: &Prompt,
-    context_tokens: u32,
-    request: &Request,
-) -> Result<u32, ApiError> {
-    let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
-    match context_tokens.saturating_sub(prompt_tokens) {
-        0 => {
-            let message = format!(
-                "this model's maximum context length is {context_tokens} tokens, \
-                 but the prompt has {prompt_tokens}; shorten it"
-            );
-            Err(ErrorDetail::new(ErrorCode::ContextLengthExceeded, message)
-                .with_param(request.param)
-                .with_details(serde_json::json!({
-                    "context_tokens": context_tokens,
-                    "prompt_tokens": prompt_tokens,
-                }))
-                .into())
-        }
-        room => Ok(request.options.max_tokens.map_or(room, |wanted| wanted.min(room))),
-    }
 }
 
 /// A seed for a request that names none.

@@ -1,13 +1,12 @@
-//! The frames of a streamed reply. All of a frame but its text is the same
-//! throughout a stream, so it is serialised once, from the types of the wire
-//! contract; after that a frame costs one copy and one escaping. Frames that
-//! tell log probabilities are serialised whole.
+//! What a reply looks like to a client, whole and in the parts of a stream: from
+//! what the model said to the types of the wire contract. Waits for nothing and
+//! writes no bytes.
 
+mod frames;
 mod logprobs;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::{BufMut, BytesMut};
 use rbee_api::openai::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatReplyMessage,
     CompletionChoice, CompletionReply, FinishReason, FunctionDelta, ReplyFunction, ReplyToolCall,
@@ -18,6 +17,7 @@ use serde::Serialize;
 
 use crate::reading::{Delta, Message};
 use crate::text::PlacedLogprobs;
+pub(crate) use frames::{Frames, UsageFrame, write_event};
 pub(crate) use logprobs::LogprobShape;
 
 /// Which of OpenAI's two dialects a reply speaks.
@@ -25,6 +25,16 @@ pub(crate) use logprobs::LogprobShape;
 pub(crate) enum Dialect {
     Chat,
     Completion,
+}
+
+/// One of the replies to a prompt, to its end.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    /// Which one, counted from 0.
+    pub(crate) index: u32,
+    pub(crate) message: Message,
+    pub(crate) tokens: Vec<PlacedLogprobs>,
+    pub(crate) reason: FinishReason,
 }
 
 /// What is the same in all parts of a reply.
@@ -38,9 +48,6 @@ pub(crate) struct Heading {
     /// How tokens are told, where they are asked for.
     shape: Option<LogprobShape>,
 }
-
-/// Stands where the text of a frame goes. No id or model name can hold it.
-const PLACEHOLDER: &str = "\0";
 
 impl Heading {
     /// Makes the heading of a new reply; `model` as the client named it.
@@ -60,77 +67,60 @@ impl Heading {
         Self { shape, ..self }
     }
 
-    /// The whole reply, for a request that does not stream.
-    pub(crate) fn whole(
-        self,
-        message: Message,
-        tokens: &[PlacedLogprobs],
-        reason: FinishReason,
-        usage: Usage,
-    ) -> WholeReply {
+    /// The whole reply, for a request that does not stream; `choices` in order.
+    pub(crate) fn whole(self, choices: Vec<Choice>, usage: Usage) -> WholeReply {
+        let shape = self.shape.as_ref();
         match self.dialect {
-            Dialect::Chat => WholeReply::Chat(ChatCompletion {
-                id: self.id,
-                object: "chat.completion".to_owned(),
-                created: self.created,
-                model: self.model,
-                choices: vec![ChatChoice {
-                    index: 0,
-                    message: reply_message(message),
-                    logprobs: self.shape.map(|shape| shape.chat(tokens)),
-                    finish_reason: reason,
-                }],
-                usage,
-            }),
+            Dialect::Chat => {
+                let choices = choices.into_iter().map(|choice| ChatChoice {
+                    index: choice.index,
+                    message: reply_message(choice.message),
+                    logprobs: shape.map(|shape| shape.chat(&choice.tokens)),
+                    finish_reason: choice.reason,
+                });
+                WholeReply::Chat(ChatCompletion {
+                    choices: choices.collect(),
+                    id: self.id,
+                    object: "chat.completion".to_owned(),
+                    created: self.created,
+                    model: self.model,
+                    usage,
+                })
+            }
             Dialect::Completion => {
-                let choice = Some((message.content, Some(reason)));
-                let mut reply = self.completion(choice, Some(Some(usage)));
-                if let (Some(shape), Some(choice)) = (&self.shape, reply.choices.first_mut()) {
-                    choice.logprobs = Some(shape.completion(tokens));
-                }
-                WholeReply::Completion(reply)
+                let choices = choices.into_iter().map(|choice| CompletionChoice {
+                    index: choice.index,
+                    text: choice.message.content,
+                    logprobs: shape.map(|shape| shape.completion(&choice.tokens)),
+                    finish_reason: Some(choice.reason),
+                });
+                WholeReply::Completion(self.completion(choices.collect(), Some(Some(usage))))
             }
         }
     }
 
     fn completion(
         &self,
-        choice: Option<(String, Option<FinishReason>)>,
+        choices: Vec<CompletionChoice>,
         usage: Option<Option<Usage>>,
     ) -> CompletionReply {
-        let choices = choice.map(|(text, finish_reason)| CompletionChoice {
-            index: 0,
-            text,
-            logprobs: None,
-            finish_reason,
-        });
         CompletionReply {
             id: self.id.clone(),
             object: "text_completion".to_owned(),
             created: self.created,
             model: self.model.clone(),
-            choices: choices.into_iter().collect(),
+            choices,
             usage,
         }
     }
 
-    fn chunk(
-        &self,
-        choice: Option<(ChatDelta, Option<FinishReason>)>,
-        usage: Option<Option<Usage>>,
-    ) -> ChatChunk {
-        let choices = choice.map(|(delta, finish_reason)| ChatChunkChoice {
-            index: 0,
-            delta,
-            logprobs: None,
-            finish_reason,
-        });
+    fn chunk(&self, choices: Vec<ChatChunkChoice>, usage: Option<Option<Usage>>) -> ChatChunk {
         ChatChunk {
             id: self.id.clone(),
             object: "chat.completion.chunk".to_owned(),
             created: self.created,
             model: self.model.clone(),
-            choices: choices.into_iter().collect(),
+            choices,
             usage,
         }
     }
@@ -190,236 +180,4 @@ fn reply_delta(delta: Delta) -> ChatDelta {
 pub(crate) enum WholeReply {
     Chat(ChatCompletion),
     Completion(CompletionReply),
-}
-
-/// Whether a stream tells the token counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum UsageFrame {
-    Wanted,
-    Omitted,
-}
-
-/// Writes the frames of one stream.
-#[derive(Debug)]
-pub(crate) struct Frames {
-    heading: Heading,
-    usage: UsageFrame,
-    /// A text frame up to its text, and after it.
-    before: Vec<u8>,
-    after: Vec<u8>,
-}
-
-impl Frames {
-    /// Prepares the frames.
-    ///
-    /// # Errors
-    /// Fails only if a heading cannot be JSON.
-    pub(crate) fn new(heading: Heading, usage: UsageFrame) -> Result<Self, serde_json::Error> {
-        let mut frames = Self { heading, usage, before: Vec::new(), after: Vec::new() };
-        let mut sample = BytesMut::new();
-        match frames.heading.dialect {
-            Dialect::Chat => {
-                let delta =
-                    ChatDelta { content: Some(PLACEHOLDER.to_owned()), ..ChatDelta::default() };
-                let chunk = frames.heading.chunk(Some((delta, None)), frames.usage_so_far());
-                write_event(&mut sample, &chunk)?;
-            }
-            Dialect::Completion => {
-                let choice = Some((PLACEHOLDER.to_owned(), None));
-                let chunk = frames.heading.completion(choice, frames.usage_so_far());
-                write_event(&mut sample, &chunk)?;
-            }
-        }
-        let mark = serde_json::to_vec(PLACEHOLDER)?;
-        if let Some(at) = sample.windows(mark.len()).position(|window| window == mark) {
-            frames.after = sample.split_off(at + mark.len()).to_vec();
-            sample.truncate(at);
-            frames.before = sample.to_vec();
-        }
-        Ok(frames)
-    }
-
-    /// What stands as usage in every frame but the last: null where the counts
-    /// are asked for, else nothing.
-    fn usage_so_far(&self) -> Option<Option<Usage>> {
-        match self.usage {
-            UsageFrame::Wanted => Some(None),
-            UsageFrame::Omitted => None,
-        }
-    }
-
-    /// Appends the frame that begins a stream: in a chat, who speaks.
-    ///
-    /// # Errors
-    /// Fails only if a frame cannot be JSON, as do all of these.
-    pub(crate) fn begin(&self, out: &mut BytesMut) -> Result<(), serde_json::Error> {
-        if self.heading.dialect == Dialect::Completion {
-            return Ok(());
-        }
-        let delta = ChatDelta {
-            role: Some("assistant".to_owned()),
-            content: Some(String::new()),
-            ..ChatDelta::default()
-        };
-        write_event(out, &self.heading.chunk(Some((delta, None)), self.usage_so_far()))
-    }
-
-    /// Appends a frame with text and its tokens.
-    pub(crate) fn text(
-        &self,
-        text: &str,
-        tokens: &[PlacedLogprobs],
-        out: &mut BytesMut,
-    ) -> Result<(), serde_json::Error> {
-        if let Some(shape) = &self.heading.shape {
-            return self.text_with_tokens(text, shape, tokens, out);
-        }
-        out.reserve(self.before.len() + self.after.len() + text.len() + 16);
-        out.put_slice(&self.before);
-        serde_json::to_writer(out.writer(), text)?;
-        out.put_slice(&self.after);
-        Ok(())
-    }
-
-    fn text_with_tokens(
-        &self,
-        text: &str,
-        shape: &LogprobShape,
-        tokens: &[PlacedLogprobs],
-        out: &mut BytesMut,
-    ) -> Result<(), serde_json::Error> {
-        let text = text.to_owned();
-        match self.heading.dialect {
-            Dialect::Chat => self.delta(Delta::Content(text), tokens, out),
-            Dialect::Completion => {
-                let mut chunk = self.heading.completion(Some((text, None)), self.usage_so_far());
-                if let Some(choice) = chunk.choices.first_mut() {
-                    choice.logprobs = Some(shape.completion(tokens));
-                }
-                write_event(out, &chunk)
-            }
-        }
-    }
-
-    /// Appends a frame of a chat with anything that is new and the tokens told with it.
-    pub(crate) fn delta(
-        &self,
-        delta: Delta,
-        tokens: &[PlacedLogprobs],
-        out: &mut BytesMut,
-    ) -> Result<(), serde_json::Error> {
-        let shape = &self.heading.shape;
-        if let (None, Delta::Content(text)) = (shape, &delta) {
-            return self.text(text, tokens, out);
-        }
-        let mut chunk = self.heading.chunk(Some((reply_delta(delta), None)), self.usage_so_far());
-        if let (Some(shape), Some(choice)) = (shape, chunk.choices.first_mut()) {
-            choice.logprobs = Some(shape.chat(tokens));
-        }
-        write_event(out, &chunk)
-    }
-
-    /// Appends the frames that end a whole stream.
-    pub(crate) fn end(
-        &self,
-        reason: FinishReason,
-        usage: Usage,
-        out: &mut BytesMut,
-    ) -> Result<(), serde_json::Error> {
-        let so_far = self.usage_so_far();
-        match self.heading.dialect {
-            Dialect::Chat => {
-                let choice = Some((ChatDelta::default(), Some(reason)));
-                write_event(out, &self.heading.chunk(choice, so_far))?;
-                if self.usage == UsageFrame::Wanted {
-                    write_event(out, &self.heading.chunk(None, Some(Some(usage))))?;
-                }
-            }
-            Dialect::Completion => {
-                let choice = Some((String::new(), Some(reason)));
-                write_event(out, &self.heading.completion(choice, so_far))?;
-                if self.usage == UsageFrame::Wanted {
-                    write_event(out, &self.heading.completion(None, Some(Some(usage))))?;
-                }
-            }
-        }
-        out.put_slice(rbee_http::DONE_EVENT);
-        Ok(())
-    }
-}
-
-/// Appends one event.
-pub(crate) fn write_event<T: Serialize>(
-    out: &mut BytesMut,
-    value: &T,
-) -> Result<(), serde_json::Error> {
-    out.put_slice(b"data: ");
-    serde_json::to_writer(out.writer(), value)?;
-    out.put_slice(b"\n\n");
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const USAGE: Usage = Usage {
-        prompt_tokens: 1,
-        completion_tokens: 2,
-        total_tokens: 3,
-        prompt_tokens_details: rbee_api::openai::PromptTokensDetails { cached_tokens: 0 },
-    };
-
-    fn stream(dialect: Dialect, usage: UsageFrame, texts: &[&str]) -> Vec<String> {
-        let heading = Heading::new(dialect, "smollm2:135m".to_owned());
-        let frames = Frames::new(heading, usage).unwrap();
-        let mut out = BytesMut::new();
-        frames.begin(&mut out).unwrap();
-        texts.iter().for_each(|text| frames.text(text, &[], &mut out).unwrap());
-        frames.end(FinishReason::Stop, USAGE, &mut out).unwrap();
-        let text = String::from_utf8(out.to_vec()).unwrap();
-        let events = text.strip_suffix("\n\n").unwrap().split("\n\n");
-        events.map(|event| event.strip_prefix("data: ").unwrap().to_owned()).collect()
-    }
-
-    #[test]
-    fn chat_frames_are_the_contracts_chunks() {
-        let texts = ["plain", "quote \" and \\ and \n and \u{1f600} and \u{1}"];
-        let events = stream(Dialect::Chat, UsageFrame::Omitted, &texts);
-        let (done, chunks) = events.split_last().unwrap();
-        assert_eq!(done, "[DONE]");
-        let parsed: Vec<ChatChunk> =
-            chunks.iter().map(|chunk| serde_json::from_str(chunk).unwrap()).collect();
-        let contents: Vec<_> =
-            parsed.iter().map(|chunk| chunk.choices[0].delta.content.as_deref()).collect();
-        assert_eq!(contents, [Some(""), Some(texts[0]), Some(texts[1]), None]);
-        assert_eq!(parsed[0].choices[0].delta.role.as_deref(), Some("assistant"));
-        assert!(parsed.iter().all(|chunk| chunk.id == parsed[0].id && chunk.usage.is_none()));
-        assert!(chunks[1].contains(r#""finish_reason":null"#), "{}", chunks[1]);
-        assert_eq!(parsed[3].choices[0].finish_reason, Some(FinishReason::Stop));
-    }
-
-    #[test]
-    fn usage_comes_last_and_is_null_before() {
-        for dialect in [Dialect::Chat, Dialect::Completion] {
-            let events = stream(dialect, UsageFrame::Wanted, &["x"]);
-            let chunks = &events[..events.len() - 1];
-            let (last, before) = chunks.split_last().unwrap();
-            assert!(before.iter().all(|chunk| chunk.contains(r#""usage":null"#)), "{before:?}");
-            let last: serde_json::Value = serde_json::from_str(last).unwrap();
-            assert_eq!(last["choices"], serde_json::json!([]));
-            assert_eq!(last["usage"]["total_tokens"], 3);
-        }
-    }
-
-    #[test]
-    fn completion_frames_are_the_contracts_chunks() {
-        let events = stream(Dialect::Completion, UsageFrame::Omitted, &["a", "b"]);
-        let chunks = &events[..events.len() - 1];
-        let parsed: Vec<CompletionReply> =
-            chunks.iter().map(|chunk| serde_json::from_str(chunk).unwrap()).collect();
-        let texts: Vec<_> = parsed.iter().map(|chunk| chunk.choices[0].text.as_str()).collect();
-        assert_eq!(texts, ["a", "b", ""]);
-        assert_eq!(parsed[2].choices[0].finish_reason, Some(FinishReason::Stop));
-    }
 }

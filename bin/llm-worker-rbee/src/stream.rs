@@ -1,6 +1,7 @@
-//! From the events of a job to the reply: as server-sent events with one write
-//! for all that is there, or whole. The head is sent with the first event, so
-//! that a failure before it still has its own status.
+//! From the parts of a generation to the reply: as server-sent events with one
+//! write for all that is there, or whole. The head is sent with the first part,
+//! so that a failure before it still has its own status. A reader that lags
+//! leaves the parts of all choices where they are, which pauses their jobs.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -14,10 +15,9 @@ use rbee_api::error::{ErrorBody, ErrorCode, ErrorDetail};
 use rbee_api::openai::{FinishReason, StreamOptions};
 use rbee_http::{ApiError, event_stream_response};
 
-use crate::engine::{End, Event};
-use crate::generation::Generation;
+use crate::generation::{Generation, Part};
 use crate::reading::{Delta, Message, ReplyReader};
-use crate::reply::{Frames, Heading, UsageFrame, write_event};
+use crate::reply::{Choice, Frames, Heading, UsageFrame, write_event};
 use crate::text::PlacedLogprobs;
 
 /// Room for the frames of a few events.
@@ -26,16 +26,13 @@ const BUFFER_BYTES: usize = 4096;
 /// Answers a request from its generation.
 ///
 /// # Errors
-/// Whatever ends the generation before its first event.
+/// Whatever ends the generation before its first part.
 pub(crate) async fn respond(
     mut generation: Generation,
     heading: Heading,
     options: StreamOptions,
 ) -> Result<Response, ApiError> {
-    let first = match generation.next().await {
-        Event::End(End::Failed(detail)) => return Err((*detail).into()),
-        event @ (Event::Text { .. } | Event::End(End::Finished { .. })) => event,
-    };
+    let first = generation.next().await.map_err(|detail| *detail)?;
     let heading = heading.with_logprobs(generation.logprob_shape());
     if options.stream {
         stream(generation, first, heading, options)
@@ -44,37 +41,51 @@ pub(crate) async fn respond(
     }
 }
 
+/// What has come of one choice.
+#[derive(Debug, Default)]
+struct Gathered {
+    text: String,
+    tokens: Vec<PlacedLogprobs>,
+}
+
 async fn whole(
     mut generation: Generation,
-    first: Event,
+    first: Part,
     heading: Heading,
 ) -> Result<Response, ApiError> {
-    let (mut reply, mut tokens) = (String::new(), Vec::new());
-    let mut event = first;
+    let mut gathered: Vec<Gathered> =
+        (0..generation.choices()).map(|_| Gathered::default()).collect();
+    let mut ended = Vec::new();
+    let mut part = first;
     loop {
-        match event {
-            Event::Text { text, logprobs } => {
-                reply.push_str(&text);
-                tokens.extend(logprobs);
+        if let Some(choice) = gathered.get_mut(part.choice as usize) {
+            choice.text.push_str(&part.text);
+            choice.tokens.extend(part.logprobs);
+            if let Some(reason) = part.end {
+                let reader = generation.reader();
+                ended.push(std::mem::take(choice).read(part.choice, reader, reason));
             }
-            Event::End(End::Finished { text, logprobs, reason, usage }) => {
-                reply.push_str(&text);
-                tokens.extend(logprobs);
-                let message = match generation.reader.take() {
-                    None => Message { content: reply, ..Message::default() },
-                    Some(mut reader) => {
-                        reader.push(&reply, &mut Vec::new());
-                        reader.finish(&mut Vec::new());
-                        reader.message().clone()
-                    }
-                };
-                let reason = reason_with_calls(reason, &message);
-                let reply = heading.whole(message, &tokens, reason, usage);
-                return Ok(Json(reply).into_response());
-            }
-            Event::End(End::Failed(detail)) => return Err((*detail).into()),
         }
-        event = generation.next().await;
+        if generation.is_complete() {
+            ended.sort_unstable_by_key(|choice| choice.index);
+            return Ok(Json(heading.whole(ended, generation.usage())).into_response());
+        }
+        part = generation.next().await.map_err(|detail| *detail)?;
+    }
+}
+
+impl Gathered {
+    fn read(self, index: u32, reader: Option<ReplyReader>, reason: FinishReason) -> Choice {
+        let message = match reader {
+            None => Message { content: self.text, ..Message::default() },
+            Some(mut reader) => {
+                reader.push(&self.text, &mut Vec::new());
+                reader.finish(&mut Vec::new());
+                reader.message().clone()
+            }
+        };
+        let reason = reason_with_calls(reason, &message);
+        Choice { index, message, tokens: self.tokens, reason }
     }
 }
 
@@ -87,8 +98,8 @@ fn reason_with_calls(reason: FinishReason, message: &Message) -> FinishReason {
 }
 
 fn stream(
-    mut generation: Generation,
-    first: Event,
+    generation: Generation,
+    first: Part,
     heading: Heading,
     options: StreamOptions,
 ) -> Result<Response, ApiError> {
@@ -97,40 +108,41 @@ fn stream(
         tracing::error!(%error, "a frame cannot be written");
         ApiError::new(ErrorCode::InternalError, "the reply could not be written")
     };
-    let frames = Frames::new(heading, usage).map_err(defect)?;
+    let frames = Frames::new(heading, usage, generation.choices()).map_err(defect)?;
     let mut buffer = BytesMut::with_capacity(BUFFER_BYTES);
     frames.begin(&mut buffer).map_err(defect)?;
-    let reader = generation.reader.take();
-    let mut events =
-        EventStream { generation, reader, untold: Vec::new(), frames, buffer, ended: false };
-    events.write(first);
+    let choices = (0..generation.choices())
+        .map(|index| Telling { index, reader: generation.reader(), untold: Vec::new() })
+        .collect();
+    let mut events = EventStream { generation, choices, frames, buffer, ended: false };
+    events.write(Ok(first));
     Ok(event_stream_response(events))
 }
 
 /// The body of a streamed reply.
 struct EventStream {
     generation: Generation,
-    /// `None` where all of the text is content.
-    reader: Option<ReplyReader>,
-    /// Tokens whose text the reader holds, or that no frame has told yet.
-    untold: Vec<PlacedLogprobs>,
+    choices: Vec<Telling>,
     frames: Frames,
     /// Frames not yet given to the connection.
     buffer: BytesMut,
     ended: bool,
 }
 
+/// One choice as it is told.
+struct Telling {
+    index: u32,
+    /// `None` where all of the text is content.
+    reader: Option<ReplyReader>,
+    /// Tokens whose text the reader holds, or that no frame has told yet.
+    untold: Vec<PlacedLogprobs>,
+}
+
 impl EventStream {
-    fn write(&mut self, event: Event) {
-        let written = match event {
-            Event::Text { text, logprobs } => self.write_text(&text, logprobs),
-            Event::End(End::Finished { text, logprobs, reason, usage }) => {
-                self.ended = true;
-                self.write_text(&text, logprobs)
-                    .and_then(|()| self.write_rest(reason))
-                    .and_then(|reason| self.frames.end(reason, usage, &mut self.buffer))
-            }
-            Event::End(End::Failed(detail)) => {
+    fn write(&mut self, part: Result<Part, Box<ErrorDetail>>) {
+        let written = match part {
+            Ok(part) => self.write_part(part),
+            Err(detail) => {
                 self.ended = true;
                 self.write_error(*detail)
             }
@@ -141,44 +153,13 @@ impl EventStream {
         }
     }
 
-    fn write_text(
-        &mut self,
-        text: &str,
-        logprobs: Vec<PlacedLogprobs>,
-    ) -> Result<(), serde_json::Error> {
-        let Some(reader) = &mut self.reader else {
-            if text.is_empty() && logprobs.is_empty() {
-                return Ok(());
-            }
-            return self.frames.text(text, &logprobs, &mut self.buffer);
-        };
-        self.untold.extend(logprobs);
-        let mut deltas = Vec::new();
-        if !text.is_empty() {
-            reader.push(text, &mut deltas);
+    fn write_part(&mut self, part: Part) -> Result<(), serde_json::Error> {
+        if let Some(choice) = self.choices.get_mut(part.choice as usize) {
+            choice.write(part, &self.frames, &mut self.buffer)?;
         }
-        self.write_deltas(deltas)
-    }
-
-    /// Writes what the reader held back and says why the reply ended.
-    fn write_rest(&mut self, reason: FinishReason) -> Result<FinishReason, serde_json::Error> {
-        let Some(reader) = &mut self.reader else { return Ok(reason) };
-        let mut deltas = Vec::new();
-        reader.finish(&mut deltas);
-        let reason = reason_with_calls(reason, reader.message());
-        self.write_deltas(deltas)?;
-        if !self.untold.is_empty() {
-            // Markers that end a reply are part of no delta.
-            self.frames.text("", &self.untold, &mut self.buffer)?;
-        }
-        Ok(reason)
-    }
-
-    /// Writes a frame for each delta, the first one with all tokens that wait.
-    fn write_deltas(&mut self, deltas: Vec<Delta>) -> Result<(), serde_json::Error> {
-        for delta in deltas {
-            self.frames.delta(delta, &self.untold, &mut self.buffer)?;
-            self.untold.clear();
+        if self.generation.is_complete() {
+            self.ended = true;
+            self.frames.close(self.generation.usage(), &mut self.buffer)?;
         }
         Ok(())
     }
@@ -190,14 +171,82 @@ impl EventStream {
     }
 }
 
+impl Telling {
+    fn write(
+        &mut self,
+        part: Part,
+        frames: &Frames,
+        out: &mut BytesMut,
+    ) -> Result<(), serde_json::Error> {
+        self.write_text(&part.text, part.logprobs, frames, out)?;
+        let Some(reason) = part.end else { return Ok(()) };
+        let reason = self.write_rest(reason, frames, out)?;
+        frames.end(self.index, reason, out)
+    }
+
+    fn write_text(
+        &mut self,
+        text: &str,
+        logprobs: Vec<PlacedLogprobs>,
+        frames: &Frames,
+        out: &mut BytesMut,
+    ) -> Result<(), serde_json::Error> {
+        let Some(reader) = &mut self.reader else {
+            if text.is_empty() && logprobs.is_empty() {
+                return Ok(());
+            }
+            return frames.text(self.index, text, &logprobs, out);
+        };
+        self.untold.extend(logprobs);
+        let mut deltas = Vec::new();
+        if !text.is_empty() {
+            reader.push(text, &mut deltas);
+        }
+        self.write_deltas(deltas, frames, out)
+    }
+
+    /// Writes what the reader held back and says why the choice ended.
+    fn write_rest(
+        &mut self,
+        reason: FinishReason,
+        frames: &Frames,
+        out: &mut BytesMut,
+    ) -> Result<FinishReason, serde_json::Error> {
+        let Some(reader) = &mut self.reader else { return Ok(reason) };
+        let mut deltas = Vec::new();
+        reader.finish(&mut deltas);
+        let reason = reason_with_calls(reason, reader.message());
+        self.write_deltas(deltas, frames, out)?;
+        if !self.untold.is_empty() {
+            // Markers that end a reply are part of no delta.
+            frames.text(self.index, "", &self.untold, out)?;
+        }
+        Ok(reason)
+    }
+
+    /// Writes a frame for each delta, the first one with all tokens that wait.
+    fn write_deltas(
+        &mut self,
+        deltas: Vec<Delta>,
+        frames: &Frames,
+        out: &mut BytesMut,
+    ) -> Result<(), serde_json::Error> {
+        for delta in deltas {
+            frames.delta(self.index, delta, &self.untold, out)?;
+            self.untold.clear();
+        }
+        Ok(())
+    }
+}
+
 impl Stream for EventStream {
     type Item = Result<Bytes, Infallible>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         while !this.ended {
-            match this.generation.poll_event(cx) {
-                Poll::Ready(event) => this.write(event),
+            match this.generation.poll_part(cx) {
+                Poll::Ready(part) => this.write(part),
                 Poll::Pending if this.buffer.is_empty() => return Poll::Pending,
                 Poll::Pending => break,
             }

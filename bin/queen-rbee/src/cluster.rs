@@ -17,7 +17,8 @@ use tokio::time::Instant;
 pub(crate) struct Cluster {
     /// The machines, in order of name.
     pub(crate) hives: Vec<HiveView>,
-    /// Requests that this queen is forwarding, by worker; an absent one has none.
+    /// Slots taken by the requests that this queen is forwarding, by worker; an
+    /// absent one has none taken.
     pub(crate) load: BTreeMap<WorkerId, u32>,
 }
 
@@ -75,7 +76,8 @@ impl Cluster {
         }
     }
 
-    /// Returns how many requests this queen is forwarding to `worker`.
+    /// Returns how many slots of `worker` the requests take that this queen is
+    /// forwarding to it.
     pub(crate) fn load_of(&self, worker: &WorkerId) -> u32 {
         self.load.get(worker).copied().unwrap_or(0)
     }

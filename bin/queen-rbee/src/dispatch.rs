@@ -83,6 +83,8 @@ pub(crate) struct Call {
     /// The client's body, as it came.
     pub(crate) body: Bytes,
     pub(crate) streams: bool,
+    /// Slots that it takes at a worker: one for each choice.
+    pub(crate) slots: u32,
     pub(crate) deadline: Deadline,
 }
 
@@ -240,7 +242,7 @@ async fn attempt(
     worker: &WorkerId,
 ) -> Result<Reply, Failure> {
     let client = app.registry.client(hive).ok_or_else(machine_is_gone)?;
-    let load = app.registry.load(worker);
+    let load = app.registry.load(worker, call.slots);
     let path = format!("/api/v1/workers/{worker}/{}", call.operation.path());
     let sent = client.forward(&path, call.body.clone(), &call.id, call.deadline).await;
     let mut response = sent.map_err(|error| match error {

@@ -181,7 +181,7 @@ fn wrong_kind(cluster: &Cluster, want: &Want) -> Option<Decision> {
     model.kind.refusal(want.asks, &want.model).map(Decision::Refuse)
 }
 
-/// The one with the fewest requests of ours, the oldest of those.
+/// The one with the fewest slots taken by requests of ours, the oldest of those.
 fn ready_worker(cluster: &Cluster, want: &Want) -> Option<Decision> {
     online(cluster)
         .flat_map(|hive| hive.workers_for(&want.model).map(move |worker| (hive, worker)))

@@ -71,18 +71,19 @@ enum Contact {
     Lost(ErrorDetail),
 }
 
-/// Counts one request for its worker until dropped.
+/// Counts the slots that one request takes for its worker until dropped.
 #[derive(Debug)]
 pub(crate) struct Load {
     registry: Arc<Registry>,
     worker: WorkerId,
+    slots: u32,
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
         let mut state = self.registry.lock();
         if let Some(count) = state.load.get_mut(&self.worker) {
-            *count -= 1;
+            *count -= self.slots;
             if *count == 0 {
                 state.load.remove(&self.worker);
             }
@@ -252,10 +253,11 @@ impl Registry {
         });
     }
 
-    /// Counts one more request for `worker` until the guard is dropped.
-    pub(crate) fn load(self: &Arc<Self>, worker: &WorkerId) -> Load {
-        *self.lock().load.entry(worker.clone()).or_insert(0) += 1;
-        Load { registry: Arc::clone(self), worker: worker.clone() }
+    /// Counts a request that takes so many slots of `worker` until the guard is
+    /// dropped.
+    pub(crate) fn load(self: &Arc<Self>, worker: &WorkerId, slots: u32) -> Load {
+        *self.lock().load.entry(worker.clone()).or_insert(0) += slots;
+        Load { registry: Arc::clone(self), worker: worker.clone(), slots }
     }
 
     /// Returns the machine that has named `worker`.

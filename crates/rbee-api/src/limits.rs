@@ -12,6 +12,9 @@ pub const CONTENT_PARTS_MAX: usize = 256;
 pub const STOP_SEQUENCES_MAX: usize = 4;
 /// Longest stop sequence: it is also the most text that a stream holds back.
 pub const STOP_BYTES_MAX: usize = 256;
+/// Most choices of one reply: each takes a slot, or one of the 64 places in a
+/// worker's queue.
+pub const CHOICES_MAX: u32 = 16;
 /// Most tokens one request may ask for; any real context is smaller.
 pub const MAX_TOKENS_MAX: u32 = 1 << 20;
 /// Largest window the repetition penalties look back over.

@@ -66,6 +66,19 @@ rbee_grammar * rbee_grammar_new(
     });
 }
 
+rbee_grammar * rbee_grammar_clone(const rbee_grammar * grammar, char ** error) {
+    return rbee::guarded<rbee_grammar *>(error, nullptr, [&]() -> rbee_grammar * {
+        auto copy = std::make_unique<rbee_grammar>();
+        copy->sampler = llama_sampler_clone(grammar->sampler);
+        copy->broken  = grammar->broken;
+        if (copy->sampler == nullptr) {
+            rbee::set_error(error, "the grammar cannot be copied");
+            return nullptr;
+        }
+        return copy.release();
+    });
+}
+
 void rbee_grammar_free(rbee_grammar * grammar) {
     delete grammar;
 }

@@ -111,6 +111,9 @@ rbee_grammar * rbee_grammar_new(
     const char        * trigger,
     char             ** error);
 
+// Copies a grammar with how far the text has come in it. Returns null on failure.
+rbee_grammar * rbee_grammar_clone(const rbee_grammar * grammar, char ** error);
+
 void rbee_grammar_free(rbee_grammar * grammar);
 
 // Keeps of the n_ids tokens those that may come next and returns how many they

@@ -97,6 +97,11 @@ unsafe extern "C" {
         error: *mut *mut c_char,
     ) -> *mut GrammarHandle;
 
+    pub(crate) fn rbee_grammar_clone(
+        grammar: *const GrammarHandle,
+        error: *mut *mut c_char,
+    ) -> *mut GrammarHandle;
+
     pub(crate) fn rbee_grammar_free(grammar: *mut GrammarHandle);
 
     pub(crate) fn rbee_grammar_filter(

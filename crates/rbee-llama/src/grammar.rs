@@ -19,6 +19,12 @@ pub enum GrammarError {
         /// What llama.cpp said.
         reason: String,
     },
+    /// There is no memory for another one.
+    #[error("the grammar cannot be copied: {reason}")]
+    Copy {
+        /// What llama.cpp said.
+        reason: String,
+    },
     /// A token was accepted before that the grammar does not allow.
     #[error("the text has left the grammar: {reason}")]
     Left {
@@ -98,6 +104,21 @@ impl Grammar {
             )
         };
         NonNull::new(raw).map(|raw| Self { raw, model }).ok_or_else(|| syntax(error.reason()))
+    }
+
+    /// Copies the grammar with how far the text has come in it; from there each
+    /// goes its own way.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn try_clone(&self) -> Result<Self, GrammarError> {
+        let mut error = ShimString::null();
+        // SAFETY: `raw` is valid and only read; the copy looks tokens up in the
+        // same vocabulary, which lives as long as the model, which is kept.
+        let raw = unsafe { ffi::rbee_grammar_clone(self.raw.as_ptr(), error.as_out()) };
+        NonNull::new(raw)
+            .map(|raw| Self { raw, model: Arc::clone(&self.model) })
+            .ok_or_else(|| GrammarError::Copy { reason: error.reason() })
     }
 
     /// Whether a token may come next; a token that ends the generation may

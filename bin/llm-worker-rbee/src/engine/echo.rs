@@ -41,7 +41,8 @@ const TEMPLATE: &str = r"
 {%- if add_generation_prompt %}
 {{- '<|im_start|>assistant\n' }}
 {%- endif %}";
-/// The token that ends a reply; all others are positions in the reply.
+/// The token that ends a reply; all others are positions in the reply, or drawn
+/// pieces of it.
 const END: u32 = u32::MAX;
 
 /// How to start the echo engine.
@@ -170,6 +171,17 @@ struct Slot {
     next: u32,
 }
 
+impl Slot {
+    /// Whether it holds the prompt and the reply of its own job and no more.
+    fn holds_its_own(&self) -> bool {
+        let Some(reply) = self.tokens.strip_prefix(self.prompt.as_slice()) else { return false };
+        match self.script.draws {
+            true => reply.len() == self.next as usize,
+            false => reply.iter().copied().eq(0..self.next),
+        }
+    }
+}
+
 /// Plays scripts, and holds the worker to what it says a slot holds.
 #[derive(Debug)]
 struct EchoBackend {
@@ -228,8 +240,7 @@ impl Backend for EchoBackend {
             if run.outputs == 0 {
                 continue;
             }
-            let reply = slot.tokens.strip_prefix(slot.prompt.as_slice());
-            if !reply.is_some_and(|reply| reply.iter().copied().eq(0..slot.next)) {
+            if !slot.holds_its_own() {
                 let reason = format!("slot {} holds somebody else's tokens", run.slot);
                 return Err(StepError::Fatal { reason });
             }
@@ -248,12 +259,21 @@ impl Backend for EchoBackend {
         Ok(())
     }
 
-    fn choose(&mut self, run: usize, _: u32, _: &mut Sampler) -> Option<u32> {
+    fn choose(&mut self, run: usize, _: u32, sampler: &mut Sampler) -> Option<u32> {
         let slot = *self.slots_of_runs.get(run)?;
         let slot = self.slots.get_mut(slot as usize)?;
         let token = slot.next;
         slot.next += 1;
-        Some(if token < slot.script.tokens { token } else { END })
+        if token >= slot.script.tokens {
+            return Some(END);
+        }
+        if !slot.script.draws {
+            return Some(token);
+        }
+        let pieces = slot.script.pieces();
+        let drawn = sampler.choose(&vec![0.0; pieces])?;
+        // The first piece would come without its space.
+        Some(drawn.saturating_add(u32::try_from(pieces).unwrap_or(u32::MAX)))
     }
 
     fn is_end(&self, _: u32, token: u32) -> bool {

@@ -347,7 +347,10 @@ impl Runner {
         }
         self.stats.set_running(self.scheduler.running_len());
         let Some(active) = self.jobs.remove(&id) else { return };
-        self.stats.ended(cause.outcome(), active.times());
+        self.stats.job_ended(active.times());
+        if let Some((outcome, took)) = active.job.request.ended(cause.outcome()) {
+            self.stats.request_ended(outcome, took);
+        }
         active.tell_end(cause);
     }
 }

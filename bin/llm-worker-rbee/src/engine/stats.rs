@@ -39,6 +39,32 @@ pub(crate) struct Snapshot {
     pub(crate) stepping: bool,
 }
 
+/// How a request ended; of the outcomes of its choices, the last one here counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Outcome {
+    Embedded,
+    Stop,
+    Length,
+    Cancelled,
+    Failed,
+}
+
+impl Outcome {
+    const ALL: [Self; 5] =
+        [Self::Embedded, Self::Stop, Self::Length, Self::Cancelled, Self::Failed];
+
+    /// The word that stands in the metrics.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// What one finished job took.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct JobTimes {
@@ -48,8 +74,6 @@ pub(crate) struct JobTimes {
     pub(crate) generated_tokens: u32,
     /// From the first token to the last.
     pub(crate) generation: Duration,
-    /// From the submission to the end.
-    pub(crate) total: Duration,
 }
 
 /// What one step computed.
@@ -173,9 +197,8 @@ impl Stats {
         self.meters.gen_ai_first_token_time.record(since_submitted.as_secs_f64());
     }
 
-    /// Counts a job that ended; `outcome` is one of a few constant words.
-    pub(super) fn ended(&self, outcome: &'static str, times: JobTimes) {
-        counter!("rbee_worker_requests_total", "outcome" => outcome).increment(1);
+    /// Counts the tokens of a job that ended.
+    pub(super) fn job_ended(&self, times: JobTimes) {
         self.meters.prompt_tokens.increment(u64::from(times.prompt_tokens));
         self.meters.cached_tokens.increment(u64::from(times.cached_tokens));
         self.meters.generated_tokens.increment(u64::from(times.generated_tokens));
@@ -184,7 +207,12 @@ impl Stats {
             self.meters.token_time.record(each);
             self.meters.gen_ai_token_time.record(each);
         }
-        self.meters.gen_ai_request_time.record(times.total.as_secs_f64());
+    }
+
+    /// Counts a request whose last job ended.
+    pub(super) fn request_ended(&self, outcome: Outcome, since_submitted: Duration) {
+        counter!("rbee_worker_requests_total", "outcome" => outcome.as_str()).increment(1);
+        self.meters.gen_ai_request_time.record(since_submitted.as_secs_f64());
     }
 }
 
@@ -223,8 +251,8 @@ impl std::fmt::Debug for Meters {
 
 impl Meters {
     fn register() -> Self {
-        for outcome in ["stop", "length", "embedded", "failed", "cancelled"] {
-            counter!("rbee_worker_requests_total", "outcome" => outcome).absolute(0);
+        for outcome in Outcome::ALL {
+            counter!("rbee_worker_requests_total", "outcome" => outcome.as_str()).absolute(0);
         }
         Self {
             running: gauge!("rbee_worker_requests_running"),

@@ -178,7 +178,7 @@ impl Running {
             sampler: Sampler::new(Sampling::default(), 1),
             deadline: Deadline::after(budget),
             events,
-            submitted_at: Instant::now(),
+            request: Arc::new(RequestProgress::new(Instant::now(), 1)),
             _permit: self.handle.try_enter().unwrap(),
         };
         self.handle.submit(job).unwrap();

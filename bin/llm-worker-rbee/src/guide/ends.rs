@@ -6,7 +6,7 @@ use super::Vocabulary;
 use crate::sampler::constraint::{Constraint, ConstraintError};
 
 /// Forbids the tokens that end a generation for a while, or for good.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct LaterEnd {
     vocabulary: Arc<dyn Vocabulary>,
     /// Tokens still to come before an end; `None` means no end at all.
@@ -38,5 +38,9 @@ impl Constraint for LaterEnd {
     fn accept(&mut self, _: u32) -> Result<(), ConstraintError> {
         self.left = self.left.map(|left| left.saturating_sub(1));
         Ok(())
+    }
+
+    fn try_clone(&self) -> Result<Box<dyn Constraint>, ConstraintError> {
+        Ok(Box::new(self.clone()))
     }
 }

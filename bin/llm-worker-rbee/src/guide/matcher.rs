@@ -7,7 +7,9 @@ use llguidance::Matcher;
 use super::Vocabulary;
 use crate::sampler::constraint::{Constraint, ConstraintError};
 
-/// Where one generation stands in its grammar.
+/// Where one generation stands in its grammar. Copies share the states of the
+/// lexer, whose number is bounded for all of them together.
+#[derive(Clone)]
 pub(super) struct GrammarConstraint {
     matcher: Matcher,
     vocabulary: Arc<dyn Vocabulary>,
@@ -79,6 +81,10 @@ impl Constraint for GrammarConstraint {
 
     fn is_complete(&self) -> bool {
         self.matcher.is_stopped() && self.matcher.stop_reason().is_ok()
+    }
+
+    fn try_clone(&self) -> Result<Box<dyn Constraint>, ConstraintError> {
+        Ok(Box::new(self.clone()))
     }
 
     fn forced_tokens(&mut self) -> Vec<u32> {

@@ -19,6 +19,9 @@ pub(crate) trait Constraint: std::fmt::Debug + Send {
         false
     }
 
+    /// Copies the constraint with how far it has come; the copy goes its own way.
+    fn try_clone(&self) -> Result<Box<dyn Constraint>, ConstraintError>;
+
     /// Tokens that are likely to come next because the text they spell is the
     /// only one that may; changes nothing. A draft: [`Self::allows`] still decides.
     fn forced_tokens(&mut self) -> Vec<u32> {

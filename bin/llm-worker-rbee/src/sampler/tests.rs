@@ -212,7 +212,7 @@ proptest! {
 }
 
 /// Allows some tokens; counts how often it had to mask.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Only {
     tokens: Vec<u32>,
     fails_at: Option<u32>,
@@ -238,6 +238,10 @@ impl Constraint for Only {
     fn accept(&mut self, token: u32) -> Result<(), ConstraintError> {
         assert!(self.tokens.contains(&token), "{token} was accepted");
         Ok(())
+    }
+
+    fn try_clone(&self) -> Result<Box<dyn Constraint>, ConstraintError> {
+        Ok(Box::new(self.clone()))
     }
 }
 

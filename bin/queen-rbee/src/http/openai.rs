@@ -32,8 +32,9 @@ pub(super) async fn chat(
     let deadline = app.deadline(&headers)?;
     let request = ChatRequest::parse(&body)?;
     let (model, streams) = (request.model, request.stream.stream);
+    let slots = request.generation.choices;
     let operation = Operation::Chat;
-    forward(&app, Call { id, operation, model, body, streams, deadline }).await
+    forward(&app, Call { id, operation, model, body, streams, slots, deadline }).await
 }
 
 pub(super) async fn completion(
@@ -45,8 +46,9 @@ pub(super) async fn completion(
     let deadline = app.deadline(&headers)?;
     let request = CompletionRequest::parse(&body)?;
     let (model, streams) = (request.model, request.stream.stream);
+    let slots = request.generation.choices;
     let operation = Operation::Completion;
-    forward(&app, Call { id, operation, model, body, streams, deadline }).await
+    forward(&app, Call { id, operation, model, body, streams, slots, deadline }).await
 }
 
 pub(super) async fn embeddings(
@@ -58,7 +60,7 @@ pub(super) async fn embeddings(
     let deadline = app.deadline(&headers)?;
     let model = EmbeddingRequest::parse(&body)?.model;
     let operation = Operation::Embeddings;
-    forward(&app, Call { id, operation, model, body, streams: false, deadline }).await
+    forward(&app, Call { id, operation, model, body, streams: false, slots: 1, deadline }).await
 }
 
 pub(super) async fn rerank(
@@ -70,7 +72,7 @@ pub(super) async fn rerank(
     let deadline = app.deadline(&headers)?;
     let model = RerankRequest::parse(&body)?.model;
     let operation = Operation::Rerank;
-    forward(&app, Call { id, operation, model, body, streams: false, deadline }).await
+    forward(&app, Call { id, operation, model, body, streams: false, slots: 1, deadline }).await
 }
 
 pub(super) async fn models(State(app): State<Arc<App>>) -> Result<Json<ModelCardList>, ApiError> {

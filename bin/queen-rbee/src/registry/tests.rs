@@ -48,9 +48,12 @@ async fn slots_are_free_but_for_the_requests_that_are_being_forwarded() {
     let registry = registry();
     let busy = |id, state| WorkerInfo { state, slots_total: 2, slots_available: 0, ..worker(id) };
     let ready = busy("w-1", WorkerState::Ready);
-    for (forwarded, expected) in [(0, 2), (1, 1), (2, 0), (3, 0)] {
-        let load: Vec<_> = (0..forwarded).map(|_| registry.load(&ready.id)).collect();
-        assert_eq!(registry.view().slots_available(&ready), expected, "{forwarded}");
+    let cases: [(&[u32], u32); 6] =
+        [(&[], 2), (&[1], 1), (&[1, 1], 0), (&[1, 1, 1], 0), (&[2], 0), (&[16], 0)];
+    for (forwarded, expected) in cases {
+        let load: Vec<_> =
+            forwarded.iter().map(|choices| registry.load(&ready.id, *choices)).collect();
+        assert_eq!(registry.view().slots_available(&ready), expected, "{forwarded:?}");
         drop(load);
     }
     for state in [WorkerState::Starting, WorkerState::Stopping, WorkerState::Failed] {
@@ -157,8 +160,8 @@ async fn a_worker_named_in_an_answer_counts_until_a_report_names_it() {
 async fn load_is_counted_until_its_guard_is_dropped() {
     let registry = registry();
     let id = "w-1".parse().unwrap();
-    let guards = [registry.load(&id), registry.load(&id)];
-    assert_eq!(registry.view().load_of(&id), 2);
+    let guards = [registry.load(&id, 1), registry.load(&id, 3)];
+    assert_eq!(registry.view().load_of(&id), 4);
     drop(guards);
     assert!(registry.view().load.is_empty());
 }

@@ -52,9 +52,9 @@ async fn a_request_is_checked_before_it_is_passed_on_and_a_refusal_comes_back_wh
     for (request, code, param) in [
         (json!({"model": "tiny", "messages": []}), ErrorCode::ValidationFailed, Some("messages")),
         (
-            json!({"model": "tiny", "messages": message, "n": 2}),
+            json!({"model": "tiny", "messages": message, "functions": [{"name": "f"}]}),
             ErrorCode::UnsupportedParameter,
-            Some("n"),
+            Some("functions"),
         ),
         (json!({"model": "other", "messages": message}), ErrorCode::ModelNotFound, Some("model")),
     ] {

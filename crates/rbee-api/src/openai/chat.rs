@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::fields::{Fields, RequestError, in_range};
 use super::format::OutputFormat;
-use super::generation::{GenerationOptions, StreamOptions, take_neutral};
+use super::generation::{GenerationOptions, StreamOptions};
 use super::thinking::Thinking;
 use super::tools::{RawCall, ToolCall, ToolChoice, ToolOptions, check_calls};
 use crate::limits;
@@ -145,7 +145,6 @@ impl ChatRequest {
             thinking.leave_out_beside(param)?;
         }
         let stream = StreamOptions::take(&mut fields)?;
-        take_neutral(&mut fields)?;
         take_neutral_chat(&mut fields)?;
         fields.finish()?;
         Ok(Self { model, messages, tools, thinking, generation, stream })

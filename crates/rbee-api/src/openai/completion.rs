@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::fields::{Fields, RequestError, in_range};
-use super::generation::{GenerationOptions, StreamOptions, take_neutral};
+use super::generation::{GenerationOptions, StreamOptions};
 use crate::limits;
 
 /// What to continue.
@@ -57,12 +57,25 @@ impl CompletionRequest {
             .map(|top| in_range("logprobs", top, 0, limits::TOP_LOGPROBS_MAX))
             .transpose()?;
         let stream = StreamOptions::take(&mut fields)?;
-        take_neutral(&mut fields)?;
         fields.only("echo", &[json!(false)])?;
-        fields.only("best_of", &[json!(1)])?;
+        check_best_of(&mut fields, generation.choices)?;
         fields.only("suffix", &[json!("")])?;
         fields.finish()?;
         Ok(Self { model, prompt, generation, stream })
+    }
+}
+
+/// Choosing the best of more replies than are returned is left to the client.
+fn check_best_of(fields: &mut Fields, choices: u32) -> Result<(), RequestError> {
+    match fields.take::<u32>("best_of")? {
+        Some(best_of) if best_of != choices => {
+            let reason = format!(
+                "best_of must be the same as n, here {choices}; leave it out, \
+                 or ask for as many choices with n and choose among them"
+            );
+            Err(RequestError::unsupported("best_of", reason))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -1,8 +1,7 @@
-//! What chat and text completion have in common: length, stopping, sampling,
-//! the form of the output and streaming.
+//! What chat and text completion have in common: how many choices, length,
+//! stopping, sampling, the form of the output and streaming.
 
 use serde::Deserialize;
-use serde_json::json;
 
 use super::fields::{Fields, RequestError, in_range};
 use super::format::OutputFormat;
@@ -10,8 +9,10 @@ use super::sampling::Sampling;
 use crate::limits;
 
 /// Everything about one generation except its prompt.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct GenerationOptions {
+    /// Replies to generate to the one prompt; 1 to [`limits::CHOICES_MAX`].
+    pub choices: u32,
     /// Most tokens to generate; absent means up to the end of the context.
     pub max_tokens: Option<u32>,
     /// Texts that end the generation and are not part of it.
@@ -67,7 +68,9 @@ impl GenerationOptions {
             .map(|(name, n)| in_range(name, n, 1, limits::MAX_TOKENS_MAX))
             .transpose()?;
         let min_tokens = fields.take::<u32>("min_tokens")?.unwrap_or(0);
+        let choices = fields.take::<u32>("n")?.unwrap_or(1);
         let options = Self {
+            choices: in_range("n", choices, 1, limits::CHOICES_MAX)?,
             max_tokens,
             stop: take_stop(fields)?,
             sampling: Sampling::take(fields)?,
@@ -134,10 +137,4 @@ fn take_stop(fields: &mut Fields) -> Result<Vec<String>, RequestError> {
             format!("a stop sequence has 1 to {} bytes", limits::STOP_BYTES_MAX),
         )),
     }
-}
-
-/// Takes the parameters that chat and completion share and rbee does not honour.
-pub(super) fn take_neutral(fields: &mut Fields) -> Result<(), RequestError> {
-    fields.only("n", &[json!(1)])?;
-    Ok(())
 }

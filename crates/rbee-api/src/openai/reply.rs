@@ -17,12 +17,12 @@ pub enum FinishReason {
     ToolCalls,
 }
 
-/// Token counts of one request.
+/// Token counts of one request. With several choices the prompt counts once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Tokens of the prompt, the template's included.
     pub prompt_tokens: u32,
-    /// Tokens generated.
+    /// Tokens generated, of all choices.
     pub completion_tokens: u32,
     /// Both.
     pub total_tokens: u32,
@@ -34,7 +34,8 @@ pub struct Usage {
 /// More about the tokens of a prompt.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PromptTokensDetails {
-    /// Tokens that were not computed, because another request had them computed.
+    /// Tokens that were not computed, because another request had them computed;
+    /// of several choices, for the first one.
     pub cached_tokens: u32,
 }
 
@@ -66,16 +67,16 @@ pub struct ChatCompletion {
     pub created: u64,
     /// The model as the client named it.
     pub model: String,
-    /// One choice.
+    /// As many as were asked for, in the order of their indices.
     pub choices: Vec<ChatChoice>,
     /// Token counts.
     pub usage: Usage,
 }
 
-/// The choice of a chat reply.
+/// One of the replies to a chat.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChatChoice {
-    /// 0.
+    /// Which one, counted from 0.
     pub index: u32,
     /// What the model says.
     pub message: ChatReplyMessage,
@@ -134,7 +135,7 @@ pub struct ChatChunk {
     pub created: u64,
     /// The model as the client named it.
     pub model: String,
-    /// One choice; none in the chunk that carries the usage.
+    /// The choice that goes on; none in the chunk that carries the usage.
     pub choices: Vec<ChatChunkChoice>,
     /// Token counts: absent unless asked for, then null in all chunks but the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -144,20 +145,20 @@ pub struct ChatChunk {
 /// The choice of a chunk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChatChunkChoice {
-    /// 0.
+    /// Which one, counted from 0.
     pub index: u32,
     /// What is new.
     pub delta: ChatDelta,
     /// The tokens of this delta, where asked for.
     pub logprobs: Option<ChatLogprobs>,
-    /// Null until the last choice.
+    /// Null until the last chunk of this choice.
     pub finish_reason: Option<FinishReason>,
 }
 
 /// What is new in a chunk.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ChatDelta {
-    /// `assistant`, in the first chunk only.
+    /// `assistant`, in the first chunk of a choice only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
     /// New text.
@@ -207,7 +208,8 @@ pub struct CompletionReply {
     pub created: u64,
     /// The model as the client named it.
     pub model: String,
-    /// One choice; none in the chunk that carries the usage.
+    /// The choices in order; in a stream the one that goes on, and none in the
+    /// chunk that carries the usage.
     pub choices: Vec<CompletionChoice>,
     /// Token counts: absent from a stream unless asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -217,13 +219,13 @@ pub struct CompletionReply {
 /// The choice of a text completion.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CompletionChoice {
-    /// 0.
+    /// Which one, counted from 0.
     pub index: u32,
     /// The text, or what is new of it.
     pub text: String,
     /// The tokens of this text, where asked for.
     pub logprobs: Option<CompletionLogprobs>,
-    /// Null until the last choice.
+    /// Null until the last chunk of this choice.
     pub finish_reason: Option<FinishReason>,
 }
 

@@ -50,7 +50,6 @@ fn assert_refused<T: std::fmt::Debug>(
 #[test]
 fn a_parameter_that_is_not_honoured_is_refused_by_name_and_its_neutral_value_is_not() {
     let cases = [
-        ("n", json!(2), json!(1)),
         ("functions", json!([{"name": "f"}]), json!([])),
         ("function_call", json!({"name": "f"}), json!("auto")),
         ("service_tier", json!("flex"), json!("auto")),
@@ -64,11 +63,6 @@ fn a_parameter_that_is_not_honoured_is_refused_by_name_and_its_neutral_value_is_
         }
     }
     assert_refused(completion_with(json!({"echo": true})), ErrorCode::UnsupportedParameter, "echo");
-    assert_refused(
-        completion_with(json!({"best_of": 3})),
-        ErrorCode::UnsupportedParameter,
-        "best_of",
-    );
     assert_refused(
         completion_with(json!({"suffix": "x"})),
         ErrorCode::UnsupportedParameter,
@@ -102,6 +96,10 @@ fn numbers_outside_their_range_or_type_name_their_field() {
         ("dry_penalty_last_n", json!(-2)),
         ("dry_sequence_breakers", json!(vec!["x"; limits::DRY_BREAKERS_MAX + 1])),
         ("min_tokens", json!(limits::MAX_TOKENS_MAX + 1)),
+        ("n", json!(0)),
+        ("n", json!(limits::CHOICES_MAX + 1)),
+        ("n", json!(1.5)),
+        ("n", json!("two")),
         ("ignore_eos", json!(1)),
         ("logprobs", json!(3)),
         ("top_logprobs", json!(21)),
@@ -125,6 +123,32 @@ fn numbers_outside_their_range_or_type_name_their_field() {
         ErrorCode::ValidationFailed,
         "stop[1]",
     );
+}
+
+#[test]
+fn one_choice_is_made_unless_more_are_asked_for() {
+    for (more, choices) in
+        [(json!({}), 1), (json!({"n": null}), 1), (json!({"n": 1}), 1), (json!({"n": 16}), 16)]
+    {
+        assert_eq!(chat_with(more.clone()).unwrap().generation.choices, choices, "{more}");
+        assert_eq!(completion_with(more.clone()).unwrap().generation.choices, choices, "{more}");
+    }
+}
+
+#[test]
+fn the_best_of_more_choices_than_are_returned_is_refused() {
+    for allowed in [json!({"best_of": 1}), json!({"n": 3, "best_of": 3}), json!({"best_of": null})]
+    {
+        completion_with(allowed).unwrap();
+    }
+    for refused in
+        [json!({"best_of": 3}), json!({"n": 2, "best_of": 3}), json!({"n": 2, "best_of": 1})]
+    {
+        assert_refused(completion_with(refused), ErrorCode::UnsupportedParameter, "best_of");
+    }
+    let wrong = completion_with(json!({"best_of": "all"}));
+    assert_refused(wrong, ErrorCode::ValidationFailed, "best_of");
+    assert_refused(chat_with(json!({"best_of": 1})), ErrorCode::UnsupportedParameter, "best_of");
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub(super) struct Script {
     pub(super) die_at: Option<u32>,
     /// The token, counted from 1, at which the engine stops for good.
     pub(super) hang_at: Option<u32>,
+    /// Whether the sampler draws the pieces, all being equally likely.
+    pub(super) draws: bool,
     /// Whether the worker ignores SIGTERM from now on.
     pub(super) ignore_sigterm: bool,
     /// The bytes of the reply before it repeats.
@@ -37,8 +39,8 @@ pub(super) struct Script {
 impl Script {
     /// Reads the script that `prompt` begins with; without one, the words of
     /// the prompt are the reply. Keys: `tokens` (the reply repeats until it has
-    /// that many), `delay_ms`, `die_at`, `hang_at`, `ignore_term=1`, `bytes`
-    /// (pieces of that many bytes instead of words), `text`.
+    /// that many), `delay_ms`, `die_at`, `hang_at`, `draw=1`, `ignore_term=1`,
+    /// `bytes` (pieces of that many bytes instead of words), `text`.
     pub(super) fn parse(prompt: &str) -> Result<Self, PromptError> {
         let mut script = Self::default();
         let mut rest = prompt;
@@ -60,6 +62,7 @@ impl Script {
                     "delay_ms" => script.delay = Duration::from_millis(number.min(DELAY_MS_MAX)),
                     "die_at" => script.die_at = Some(small),
                     "hang_at" => script.hang_at = Some(small),
+                    "draw" => script.draws = number != 0,
                     "ignore_term" => script.ignore_sigterm = number != 0,
                     "bytes" => piece_bytes = Some(small.max(1) as usize),
                     _ => return Err(wrong(pair)),
@@ -91,6 +94,11 @@ impl Script {
             self.text.extend_from_slice(piece);
             self.ends.push(self.text.len());
         }
+    }
+
+    /// How many pieces there are before they repeat.
+    pub(super) fn pieces(&self) -> usize {
+        self.ends.len()
     }
 
     /// Returns the bytes of one token. The text repeats as often as needed; its
@@ -137,10 +145,12 @@ mod tests {
 
     #[test]
     fn behaviour_is_read_and_mistakes_are_refused() {
-        let script = Script::parse("[[delay_ms=7 die_at=3 hang_at=4 ignore_term=1]] x").unwrap();
+        let keys = "[[delay_ms=7 die_at=3 hang_at=4 draw=1 ignore_term=1]] x y";
+        let script = Script::parse(keys).unwrap();
         assert_eq!(script.delay, Duration::from_millis(7));
         assert_eq!((script.die_at, script.hang_at), (Some(3), Some(4)));
-        assert!(script.ignore_sigterm);
+        assert!(script.ignore_sigterm && script.draws);
+        assert_eq!(script.pieces(), 2);
         for bad in ["[[tokens]]", "[[tokens=x]]", "[[speed=3]]", "[[die_at=-1]]"] {
             assert!(Script::parse(bad).is_err(), "{bad}");
         }

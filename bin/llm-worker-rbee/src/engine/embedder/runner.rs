@@ -14,7 +14,7 @@ use super::turns::{Entry, Turns};
 use super::{Backend, Job};
 use crate::engine::backend::StepError;
 use crate::engine::runner::Control;
-use crate::engine::stats::{JobTimes, Stats, StepFigures};
+use crate::engine::stats::{JobTimes, Outcome, Stats, StepFigures};
 use crate::engine::{Command, EngineEnd};
 use crate::error::EngineFailure;
 use crate::scheduler::JobId;
@@ -187,7 +187,8 @@ impl Runner {
         self.turns.remove(id);
         self.stats.set_running(self.turns.running_len());
         let Some(active) = self.jobs.remove(&id) else { return };
-        self.stats.ended(cause.outcome(), active.times());
+        self.stats.job_ended(active.times());
+        self.stats.request_ended(cause.outcome(), active.job.submitted_at.elapsed());
         let Active { job, results } = active;
         let reply = match cause {
             Cause::Complete => Ok(results),
@@ -217,12 +218,11 @@ fn requests_of(entries: &[Entry]) -> (usize, Option<JobId>) {
 }
 
 impl Cause {
-    /// The word that stands in the metrics.
-    fn outcome(&self) -> &'static str {
+    fn outcome(&self) -> Outcome {
         match self {
-            Self::Complete => "embedded",
-            Self::Failed(_) => "failed",
-            Self::ReaderGone => "cancelled",
+            Self::Complete => Outcome::Embedded,
+            Self::Failed(_) => Outcome::Failed,
+            Self::ReaderGone => Outcome::Cancelled,
         }
     }
 }
@@ -235,7 +235,6 @@ impl Active {
             cached_tokens: 0,
             generated_tokens: 0,
             generation: std::time::Duration::ZERO,
-            total: self.job.submitted_at.elapsed(),
         }
     }
 }

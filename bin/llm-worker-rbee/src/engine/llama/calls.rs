@@ -35,7 +35,7 @@ enum State {
 }
 
 /// Looks for the beginning of a call in the text of the tokens.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Watch {
     source: String,
     triggers: Vec<String>,
@@ -128,6 +128,18 @@ impl Constraint for CallGrammar {
             self.state = next;
         }
         Ok(())
+    }
+
+    fn try_clone(&self) -> Result<Box<dyn Constraint>, ConstraintError> {
+        let state = match &self.state {
+            State::Waiting(watch) => State::Waiting(watch.clone()),
+            State::Held(grammar) => State::Held(grammar.try_clone().map_err(|error| {
+                tracing::error!(%error, "a grammar could not be copied");
+                ConstraintError::Defect { param: "tools" }
+            })?),
+            State::Free => State::Free,
+        };
+        Ok(Box::new(Self { model: Arc::clone(&self.model), state }))
     }
 }
 

@@ -25,6 +25,7 @@ use crate::engine::backend::{
     Unusable,
 };
 use crate::engine::memory::{Layout, Scope};
+use crate::engine::request::RequestProgress;
 use crate::engine::{End, EngineHandle, Event, Job, start};
 use crate::error::LoadFailure;
 use crate::sampler::Sampler;
@@ -304,7 +305,7 @@ impl Engine {
             sampler: Sampler::new(sampling, 0),
             deadline: Deadline::after(Duration::from_secs(60)),
             events,
-            submitted_at: Instant::now(),
+            request: Arc::new(RequestProgress::new(Instant::now(), 1)),
             _permit: self.handle.try_enter().unwrap(),
             prompt: Arc::new(prompt),
         };

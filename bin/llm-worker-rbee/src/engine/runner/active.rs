@@ -7,7 +7,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::Instant;
 
 use super::super::drafts::Drafts;
-use super::super::stats::{JobTimes, Stats};
+use super::super::stats::{JobTimes, Outcome, Stats};
 use super::super::{End, Event, Job};
 use crate::sampler::constraint::ConstraintError;
 use crate::text::{Flow, LogprobQueue};
@@ -49,13 +49,12 @@ pub(super) enum Cause {
 }
 
 impl Cause {
-    /// The word that stands in the metrics.
-    pub(super) fn outcome(&self) -> &'static str {
+    pub(super) fn outcome(&self) -> Outcome {
         match self {
-            Self::Finished(FinishReason::Stop | FinishReason::ToolCalls) => "stop",
-            Self::Finished(FinishReason::Length) => "length",
-            Self::Failed(_) => "failed",
-            Self::ReaderGone => "cancelled",
+            Self::Finished(FinishReason::Stop | FinishReason::ToolCalls) => Outcome::Stop,
+            Self::Finished(FinishReason::Length) => Outcome::Length,
+            Self::Failed(_) => Outcome::Failed,
+            Self::ReaderGone => Outcome::Cancelled,
         }
     }
 }
@@ -99,7 +98,9 @@ impl Active {
         self.generated += 1;
         if self.first_token_at.is_none() {
             self.first_token_at = Some(Instant::now());
-            stats.first_token(self.job.submitted_at.elapsed());
+            if let Some(since_submitted) = self.job.request.has_token() {
+                stats.first_token(since_submitted);
+            }
         }
         if let Some(logprobs) = self.job.sampler.take_logprobs() {
             self.logprobs.add(self.job.text.decoded_bytes(), logprobs);
@@ -143,7 +144,6 @@ impl Active {
             prompt_tokens: self.prompt_tokens(),
             cached_tokens: self.cached_tokens.unwrap_or_default(),
             generated_tokens: self.generated,
-            total: self.job.submitted_at.elapsed(),
             generation: self.first_token_at.map(|at| at.elapsed()).unwrap_or_default(),
         }
     }

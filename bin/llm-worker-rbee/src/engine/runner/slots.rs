@@ -22,8 +22,8 @@ impl Runner {
             && let Some(active) = self.scheduler.next_waiting().and_then(|id| self.jobs.get(&id))
         {
             let Some(slot) = self.memory.occupy(active.job.scope, &active.tokens) else { break };
-            if active.cached_tokens.is_none() {
-                self.stats.admitted(active.job.submitted_at.elapsed());
+            if let Some(waited) = active.job.request.admitted() {
+                self.stats.admitted(waited);
             }
             self.scheduler.admit(slot);
         }
