@@ -24,6 +24,7 @@ const collect = async (stream) => {
   for await (const chunk of stream) chunks.push(chunk);
   return chunks;
 };
+const ofChoice = (chunks, index) => chunks.filter((chunk) => chunk.choices[0]?.index === index);
 const text = (chunks) => chunks.flatMap((c) => c.choices).map((c) => c.delta.content ?? "").join("");
 const rejected = async (kind, request) => {
   const error = await client.chat.completions.create(request).then(
@@ -54,6 +55,24 @@ async function real(model) {
   await check("a text completion continues its prompt", async () => {
     const request = { model, prompt: "The capital of France is", max_tokens: 8, temperature: 0 };
     assert.match((await client.completions.create(request)).choices[0].text, /Paris/);
+  });
+  await check("three choices come from one prompt, whole and streamed", async () => {
+    const messages = user("What is the capital of France? Answer in one word.");
+    const request = { model, messages, temperature: 0, max_tokens: 16, n: 3 };
+    const whole = await client.chat.completions.create(request);
+    assert.deepEqual(whole.choices.map((choice) => choice.index), [0, 1, 2]);
+    const options = { stream: true, stream_options: { include_usage: true } };
+    const chunks = await collect(await client.chat.completions.create({ ...request, ...options }));
+    for (const { index, message, finish_reason } of whole.choices) {
+      assert.match(message.content, /Paris/);
+      const mine = ofChoice(chunks, index);
+      assert.match(text(mine), /Paris/);
+      assert.equal(mine.at(-1).choices[0].finish_reason, finish_reason);
+    }
+    assert.equal(chunks.at(-1).usage.prompt_tokens, whole.usage.prompt_tokens);
+    // The client's own helper puts the choices of a stream together.
+    const final = await client.chat.completions.stream(request).finalChatCompletion();
+    assert(final.choices.every((choice) => /Paris/.test(choice.message.content)), `${final.choices}`);
   });
   await check("a tool that has to be called is called with arguments that fit its schema", async () => {
     const request = { model, messages: user("Weather in Rome?"), tools, tool_choice: "required", max_tokens: 150, seed: 5 };
@@ -94,6 +113,20 @@ async function echo(model) {
     );
     assert.equal(text(chunks), "bees 🐝🐝 美味しい 蜂蜜");
     assert.equal(chunks.at(-1).choices[0].finish_reason, "stop");
+  });
+  await check("every choice has its own role, text and end", async () => {
+    const request = { model, messages: user("one two three"), n: 3 };
+    const whole = await client.chat.completions.create(request);
+    assert.deepEqual(whole.choices.map((choice) => choice.message.content), Array(3).fill("one two three"));
+    assert.equal(whole.usage.prompt_tokens, 3);
+    assert.equal(whole.usage.completion_tokens, 9);
+    const chunks = await collect(await client.chat.completions.create({ ...request, stream: true }));
+    for (const index of [0, 1, 2]) {
+      const mine = ofChoice(chunks, index);
+      assert.equal(mine[0].choices[0].delta.role, "assistant");
+      assert.equal(text(mine), "one two three");
+      assert.deepEqual(mine.map((chunk) => chunk.choices[0].finish_reason).filter(Boolean), ["stop"]);
+    }
   });
   await check("the client's own loop calls a tool and gets its answer", async () => {
     const call = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome", "days": 2}}\n</tool_call>';
@@ -148,8 +181,8 @@ async function errors(model) {
     await assert.rejects(() => stranger.models.list(), OpenAI.AuthenticationError);
     const missing = await rejected(OpenAI.NotFoundError, { model: "no-such-model", messages: user("hi") });
     assert.equal(missing.code, "model_not_found");
-    const unsupported = await rejected(OpenAI.BadRequestError, { model, messages: user("hi"), n: 3 });
-    assert.deepEqual([unsupported.code, unsupported.param], ["unsupported_parameter", "n"]);
+    const unsupported = await rejected(OpenAI.BadRequestError, { model, messages: user("hi"), store: true });
+    assert.deepEqual([unsupported.code, unsupported.param], ["unsupported_parameter", "store"]);
   });
 }
 

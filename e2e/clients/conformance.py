@@ -65,6 +65,11 @@ def put_together(chunks):
     return thoughts, text, calls, reason
 
 
+def of_choice(chunks, index):
+    """The chunks of one choice of a stream."""
+    return [c for c in chunks if c.choices and c.choices[0].index == index]
+
+
 def raises(kind, **arguments):
     try:
         client.chat.completions.create(**arguments)
@@ -133,6 +138,35 @@ def real(model):
             for _ in range(2)
         }
         assert len(texts) == 1, texts
+
+    @check("three choices come from one prompt, whole and streamed")
+    def _():
+        question = user("What is the capital of France? Answer in one word.")
+        arguments = dict(model=model, messages=question, max_tokens=16, n=3)
+        greedy = client.chat.completions.create(**arguments, temperature=0)
+        assert [choice.index for choice in greedy.choices] == [0, 1, 2]
+        assert all("Paris" in choice.message.content for choice in greedy.choices), greedy
+        usage = greedy.usage
+        assert usage.prompt_tokens < 100 and 3 <= usage.completion_tokens <= 48, usage
+        assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+        stream = client.chat.completions.create(
+            **arguments, temperature=0, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = list(stream)
+        assert chunks[-1].choices == [] and chunks[-1].usage.prompt_tokens == usage.prompt_tokens
+        for index in range(3):
+            _, text, _, reason = put_together(of_choice(chunks, index))
+            assert "Paris" in text and reason == greedy.choices[index].finish_reason, text
+        drawn = client.completions.create(
+            model=model, prompt="Once upon a time", max_tokens=12, temperature=1.5, seed=1, n=3
+        )
+        assert len({choice.text for choice in drawn.choices}) == 3, drawn
+        schema = {"type": "object", "additionalProperties": False, "required": ["city"],
+                  "properties": {"city": {"enum": ["Paris", "Rome"]}}}
+        format = {"type": "json_schema", "json_schema": {"name": "place", "schema": schema}}
+        held = client.chat.completions.create(**{**arguments, "max_tokens": 60}, response_format=format)
+        for choice in held.choices:
+            assert json.loads(choice.message.content)["city"] in ("Paris", "Rome"), held
 
     @check("a tool that has to be called is called with arguments that fit its schema")
     def _():
@@ -297,6 +331,26 @@ def echo(model):
         )
         assert error.param == "messages[2].tool_call_id", error
 
+    @check("every choice has its own role, text and end")
+    def _():
+        arguments = dict(model=model, messages=user("one two three"), n=3)
+        whole = client.chat.completions.create(**arguments)
+        assert [c.message.content for c in whole.choices] == ["one two three"] * 3, whole
+        assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (3, 9), whole.usage
+        chunks = list(client.chat.completions.create(**arguments, stream=True))
+        for index in range(3):
+            mine = [chunk.choices[0] for chunk in of_choice(chunks, index)]
+            assert [c.delta.role for c in mine] == ["assistant"] + [None] * (len(mine) - 1)
+            assert "".join(c.delta.content or "" for c in mine) == "one two three"
+            assert [c.finish_reason for c in mine if c.finish_reason] == ["stop"]
+        drawn = dict(model=model, prompt="[[draw=1 tokens=24]] a b c d e f g h", n=3, best_of=3, max_tokens=50)
+        together = [c.text for c in client.completions.create(**drawn, seed=5).choices]
+        alone = [
+            client.completions.create(**{**drawn, "n": 1, "best_of": 1}, seed=5 + index).choices[0].text
+            for index in range(3)
+        ]
+        assert together == alone and len(set(together)) == 3, (together, alone)
+
     @check("max_tokens ends with length")
     def _():
         reply = client.chat.completions.create(
@@ -401,8 +455,10 @@ def errors(model):
 
     @check("what is not supported is a BadRequestError that names it")
     def _():
-        error = raises(openai.BadRequestError, model=model, messages=user("hi"), n=3)
-        assert (error.code, error.param) == ("unsupported_parameter", "n"), error
+        error = raises(openai.BadRequestError, model=model, messages=user("hi"), store=True)
+        assert (error.code, error.param) == ("unsupported_parameter", "store"), error
+        error = raises(openai.BadRequestError, model=model, messages=user("hi"), n=17)
+        assert (error.code, error.param) == ("validation_failed", "n"), error
         error = raises(openai.BadRequestError, model=model, messages=user("hi"), temperature=9)
         assert (error.code, error.param) == ("validation_failed", "temperature"), error
         assert error.response.headers["x-request-id"]

@@ -163,6 +163,8 @@ impl EngineHandle {
         Arc::clone(&self.inside).try_acquire_many_owned(wanted).map_err(|_| {
             let places = self.places();
             let free = u32::try_from(self.inside.available_permits()).unwrap_or(u32::MAX);
+            // Some may have become free since.
+            let free = free.min(wanted.saturating_sub(1));
             let message = match free {
                 0 => "every slot is taken and the queue is full; try again shortly".to_owned(),
                 free => format!(

@@ -272,6 +272,9 @@ impl Backend for EchoBackend {
         }
         let pieces = slot.script.pieces();
         let drawn = sampler.choose(&vec![0.0; pieces])?;
+        if token == 0 && slot.script.fail_first == Some(drawn + 1) {
+            return None;
+        }
         // The first piece would come without its space.
         Some(drawn.saturating_add(u32::try_from(pieces).unwrap_or(u32::MAX)))
     }

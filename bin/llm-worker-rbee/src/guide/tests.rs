@@ -128,6 +128,39 @@ fn whatever_is_likely_complete_output_satisfies_its_schema() {
 }
 
 #[test]
+fn copies_of_a_constraint_go_their_own_ways() {
+    let guide = letters();
+    let format = OutputFormat::JsonSchema(json!({"enum": ["bee", "beetle", "ant"]}));
+    let mut first = guide.compile(&format).unwrap().unwrap();
+    let mut second = first.try_clone().unwrap();
+    let write = |constraint: &mut Box<dyn Constraint>, text: &str| {
+        text.bytes().map(u32::from).all(|byte| {
+            let allowed = constraint.allows(byte).unwrap();
+            if allowed {
+                constraint.accept(byte).unwrap();
+            }
+            allowed
+        })
+    };
+    assert!(write(&mut first, "\"be") && write(&mut second, "\"an"));
+    let mut third = first.try_clone().unwrap();
+    assert!(write(&mut first, "e") && !write(&mut second, "e"));
+    assert!(write(&mut third, "etl") && write(&mut second, "t"));
+    let mut row = vec![0.0; guide.vocabulary.len() as usize];
+    third.mask(&mut row).unwrap();
+    let allowed = (0_u32..).zip(&row).filter(|(_, logit)| logit.is_finite());
+    assert_eq!(allowed.map(|(token, _)| token).collect::<Vec<_>>(), [u32::from(b'e')]);
+    for (constraint, rest) in [(&mut first, "\""), (&mut second, "\""), (&mut third, "e\"")] {
+        assert!(!constraint.is_complete());
+        assert!(write(constraint, rest) && constraint.is_complete(), "{rest}");
+    }
+    let mut later = guide.later_end(Some(1));
+    let mut copy = later.try_clone().unwrap();
+    later.accept(1).unwrap();
+    assert!(later.allows(MARKER + 1).unwrap() && !copy.allows(MARKER + 1).unwrap());
+}
+
+#[test]
 fn a_json_object_is_an_object() {
     let guide = letters();
     let texts = (0..30).filter_map(|seed| said(&guide, &OutputFormat::JsonObject, seed, 400));

@@ -143,6 +143,20 @@ impl Streamed {
         }
     }
 
+    /// What came of one choice.
+    pub(crate) fn choice(&self, index: u32) -> Self {
+        let mut of_choice = Self { done: self.done, ..Self::default() };
+        for chunk in &self.chunks {
+            if let [choice] = chunk.choices.as_slice()
+                && choice.index == index
+            {
+                of_choice.text.push_str(choice.delta.content.as_deref().unwrap_or_default());
+                of_choice.chunks.push(chunk.clone());
+            }
+        }
+        of_choice
+    }
+
     pub(crate) fn finish_reason(&self) -> Option<FinishReason> {
         self.chunks.iter().flat_map(|chunk| &chunk.choices).find_map(|choice| choice.finish_reason)
     }

@@ -2,6 +2,7 @@
 //! the test plays.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod choices;
 mod client;
 mod embeddings;
 mod hive;
@@ -9,6 +10,7 @@ mod life;
 mod llama;
 mod output;
 mod process;
+mod real_choices;
 mod replies;
 mod sharing;
 mod slots;

@@ -123,6 +123,14 @@ impl Worker {
         self.client.get("/api/v1/status").await.json()
     }
 
+    /// The value of a metric without labels.
+    pub(crate) async fn metric(&self, name: &str) -> u32 {
+        let metrics = self.client.get("/metrics").await.body;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        assert!(value.is_some(), "{name} is not in\n{metrics}");
+        value.unwrap().parse().unwrap()
+    }
+
     /// Waits until the status is as wanted, and returns how long that took.
     pub(crate) async fn until(
         &self,

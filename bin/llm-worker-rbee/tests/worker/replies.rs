@@ -153,7 +153,8 @@ async fn what_cannot_be_done_is_refused_with_its_reason() {
     let cases = [
         (json!({"model": "other:model", "prompt": "x"}), ErrorCode::ModelNotFound, "model"),
         (json!({"model": MODEL, "prompt": [1, 2, 40_000]}), ErrorCode::ValidationFailed, "prompt"),
-        (json!({"model": MODEL, "prompt": "x", "n": 2}), ErrorCode::UnsupportedParameter, "n"),
+        (json!({"model": MODEL, "prompt": "x", "n": 17}), ErrorCode::ValidationFailed, "n"),
+        (json!({"model": MODEL, "prompt": "x", "best_of": 2}), unsupported, "best_of"),
         (json!({"model": MODEL, "prompt": "[[speed=9]]"}), ErrorCode::ValidationFailed, "prompt"),
         (json!({"model": MODEL, "prompt": ""}), ErrorCode::ValidationFailed, "prompt"),
         // The engine that repeats has neither likelihoods nor a choice of tokens.

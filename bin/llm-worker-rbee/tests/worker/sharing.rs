@@ -65,24 +65,25 @@ async fn a_conversation_that_lost_its_slot_is_restored_as_long_as_there_is_room_
 }
 
 /// One of the storm's requests: some go on to the end, some leave at once,
-/// some leave after their first token.
+/// some leave after their first token; a quarter wants two to four choices.
 async fn one_of_the_storm(client: Client, number: u32) {
+    let choices = if number % 4 == 3 { 2 + number % 3 } else { 1 };
     let shared = words(&format!("topic{}-", number % 7), 20 + number % 90);
     let content = format!("[[tokens={}]]{shared} question {number}", 1 + number % 9);
-    let user = format!("user{}", number % 3);
+    let more = json!({"user": format!("user{}", number % 3), "n": choices});
     match number % 5 {
         0 => drop(
             tokio::time::timeout(
                 std::time::Duration::from_micros(u64::from(number % 900)),
-                client.chat(&content, json!({"user": user})),
+                client.chat(&content, more),
             )
             .await
             .ok(),
         ),
-        1 => drop(client.open_chat(&content, json!({"user": user})).await.chunk().await),
+        1 => drop(client.open_chat(&content, more).await.chunk().await),
         _ => {
-            let usage = usage(&client, &content, json!({"user": user})).await;
-            assert_eq!(usage.completion_tokens, 1 + number % 9);
+            let usage = usage(&client, &content, more).await;
+            assert_eq!(usage.completion_tokens, choices * (1 + number % 9));
         }
     }
 }

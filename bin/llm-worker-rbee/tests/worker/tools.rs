@@ -50,6 +50,31 @@ async fn a_call_is_the_same_streamed_and_whole_however_its_tokens_fall() {
 }
 
 #[tokio::test]
+async fn every_choice_calls_its_own_tools() {
+    let worker = Worker::start(&["--slots=2"]).await;
+    let content = script(3, &format!("<think>\nHm.\n</think>\n\nSo:\n{CALL}"));
+    let more = json!({"tools": tools(), "n": 3});
+    let reply: ChatCompletion = worker.client.chat(&content, more.clone()).await.json();
+    assert_eq!(reply.choices.len(), 3);
+    let mut ids = std::collections::HashSet::new();
+    for choice in &reply.choices {
+        assert_eq!(choice.finish_reason, FinishReason::ToolCalls);
+        assert_eq!(choice.message.reasoning_content.as_deref(), Some("Hm."));
+        let [call] = choice.message.tool_calls.as_slice() else { panic!("{reply:?}") };
+        assert_eq!(call.function.arguments, "{\"a\": 1, \"b\": [2]}");
+        assert!(ids.insert(call.id.clone()), "two calls have the id {}", call.id);
+    }
+    let streamed = worker.client.stream_chat(&content, more).await;
+    assert!(streamed.done);
+    for index in 0..3 {
+        let choice = streamed.choice(index);
+        assert_eq!(choice.finish_reason(), Some(FinishReason::ToolCalls), "{index}");
+        assert_eq!((choice.reasoning().as_str(), choice.text.as_str()), ("Hm.", "So:"));
+        assert_eq!(choice.calls(), [("add".to_owned(), "{\"a\": 1, \"b\": [2]}".to_owned())]);
+    }
+}
+
+#[tokio::test]
 async fn arguments_arrive_while_they_are_written() {
     let worker = Worker::start(&[]).await;
     let long = "word ".repeat(40);

@@ -26,6 +26,8 @@ pub(super) struct Script {
     pub(super) hang_at: Option<u32>,
     /// Whether the sampler draws the pieces, all being equally likely.
     pub(super) draws: bool,
+    /// The piece, counted from 1, that fails its job when it is drawn first.
+    pub(super) fail_first: Option<u32>,
     /// Whether the worker ignores SIGTERM from now on.
     pub(super) ignore_sigterm: bool,
     /// The bytes of the reply before it repeats.
@@ -39,8 +41,8 @@ pub(super) struct Script {
 impl Script {
     /// Reads the script that `prompt` begins with; without one, the words of
     /// the prompt are the reply. Keys: `tokens` (the reply repeats until it has
-    /// that many), `delay_ms`, `die_at`, `hang_at`, `draw=1`, `ignore_term=1`,
-    /// `bytes` (pieces of that many bytes instead of words), `text`.
+    /// that many), `delay_ms`, `die_at`, `hang_at`, `draw=1`, `fail_first`,
+    /// `ignore_term=1`, `bytes` (pieces of that many bytes instead of words), `text`.
     pub(super) fn parse(prompt: &str) -> Result<Self, PromptError> {
         let mut script = Self::default();
         let mut rest = prompt;
@@ -63,6 +65,7 @@ impl Script {
                     "die_at" => script.die_at = Some(small),
                     "hang_at" => script.hang_at = Some(small),
                     "draw" => script.draws = number != 0,
+                    "fail_first" => script.fail_first = Some(small),
                     "ignore_term" => script.ignore_sigterm = number != 0,
                     "bytes" => piece_bytes = Some(small.max(1) as usize),
                     _ => return Err(wrong(pair)),
@@ -149,7 +152,7 @@ mod tests {
         let script = Script::parse(keys).unwrap();
         assert_eq!(script.delay, Duration::from_millis(7));
         assert_eq!((script.die_at, script.hang_at), (Some(3), Some(4)));
-        assert!(script.ignore_sigterm && script.draws);
+        assert!(script.ignore_sigterm && script.draws && script.fail_first.is_none());
         assert_eq!(script.pieces(), 2);
         for bad in ["[[tokens]]", "[[tokens=x]]", "[[speed=3]]", "[[die_at=-1]]"] {
             assert!(Script::parse(bad).is_err(), "{bad}");

@@ -59,7 +59,7 @@ fn tokens(text: &str) -> Vec<u32> {
 }
 
 /// Writes a text as the sampler does and says whether every token was allowed.
-fn write(grammar: &mut CallGrammar, text: &str) -> bool {
+fn write(grammar: &mut dyn Constraint, text: &str) -> bool {
     tokens(text).into_iter().all(|token| {
         let allowed = grammar.allows(token).unwrap();
         if allowed {
@@ -132,4 +132,22 @@ fn a_reply_that_leaves_the_grammar_is_text_again() {
     held.mask(&mut row).unwrap();
     assert!(row.iter().all(|logit| *logit == 0.5));
     assert!(write(&mut held, "whatever comes"));
+}
+
+#[test]
+fn copies_go_on_from_where_they_were_made_each_its_own_way() {
+    for choice in [ToolChoice::Auto, ToolChoice::Required] {
+        let mut first_one = grammar("qwen2.5.jinja", choice);
+        let mut second = first_one.try_clone().unwrap();
+        assert!(write(&mut first_one, "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"n\": 1"));
+        let mut third = first_one.try_clone().unwrap();
+        assert!(write(&mut first_one, "2}}\n</tool_call>"));
+        assert!(write(second.as_mut(), "<tool_call>\n"));
+        assert!(!second.allows(first("hello")).unwrap());
+        assert!(!third.allows(first("hello")).unwrap());
+        assert!(write(third.as_mut(), "}}\n</tool_call>"));
+        let end = model().vocab().eos().unwrap().0;
+        assert!(first_one.allows(end).unwrap() && third.allows(end).unwrap());
+        assert!(!second.allows(end).unwrap());
+    }
 }
