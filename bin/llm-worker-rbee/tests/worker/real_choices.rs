@@ -2,7 +2,7 @@
 //! layouts of its memory, each held to its own form and told with its own
 //! likelihoods.
 
-use rbee_api::openai::{ChatCompletion, FinishReason, Usage};
+use rbee_api::openai::{ChatCompletion, FinishReason, TokenLogprob, Usage};
 use serde_json::{Value, json};
 
 use crate::llama::{ONE_AT_A_TIME, model_path};
@@ -109,8 +109,7 @@ async fn every_choice_tells_its_own_likelihoods(worker: &Worker) {
     let reply: ChatCompletion = worker.client.chat(question, more.clone()).await.json();
     for choice in &reply.choices {
         let content = &choice.logprobs.as_ref().unwrap().content;
-        let spelt: String = content.iter().map(|token| token.token.as_str()).collect();
-        assert_eq!(Some(spelt), choice.message.content, "choice {}", choice.index);
+        assert_eq!(Some(spelt(content)), choice.message.content, "choice {}", choice.index);
         assert!(content.iter().all(|token| token.logprob <= token.top_logprobs[0].logprob));
     }
     let contents: std::collections::HashSet<_> =
@@ -120,8 +119,13 @@ async fn every_choice_tells_its_own_likelihoods(worker: &Worker) {
     for index in 0..CHOICES {
         let choice = streamed.choice(index);
         let told = choice.chunks.iter().filter_map(|chunk| chunk.choices[0].logprobs.as_ref());
-        let told: String =
-            told.flat_map(|told| &told.content).map(|token| token.token.as_str()).collect();
-        assert_eq!(told, choice.text, "choice {index}");
+        let told: Vec<_> = told.flat_map(|told| told.content.clone()).collect();
+        assert_eq!(spelt(&told), choice.text, "choice {index}");
     }
+}
+
+/// The text of tokens, some of which may be parts of characters.
+fn spelt(tokens: &[TokenLogprob]) -> String {
+    let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.bytes.clone()).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
