@@ -262,3 +262,30 @@ async fn requests_are_spread_over_the_workers() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_request_takes_a_slot_for_each_of_its_choices() {
+    let pair = Pair::ready(&["w-1", "w-2"]).await;
+    pair.hive.script([Reply::Events(vec![token("a")], End::Open)]);
+    let body = |choices: u32| {
+        json!({"model": ALIAS, "n": choices, "stream": true,
+            "messages": [{"role": "user", "content": "hello"}]})
+    };
+    let mut open = Vec::new();
+    for choices in [3, 1, 1, 1] {
+        let request = pair.queen.request(Method::POST, "/v1/chat/completions");
+        open.push(request.json(&body(choices)).send().await.unwrap());
+    }
+    let workers: Vec<_> =
+        pair.hive.forwarded.lock().unwrap().iter().map(|sent| sent.worker.clone()).collect();
+    // Three to the other one before it has as much to do.
+    assert_eq!(workers, ["w-1", "w-2", "w-2", "w-2"]);
+    let list = pair.queen.get_json("/api/v1/workers").await;
+    let free: Vec<_> = list["workers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|worker| worker["slots_available"].as_u64().unwrap())
+        .collect();
+    assert_eq!(free, [1, 1]);
+}
