@@ -35,6 +35,24 @@ pub enum DeviceKind {
     Group,
 }
 
+impl DeviceKind {
+    /// Whether layers can be placed on it.
+    #[must_use]
+    pub fn is_gpu(self) -> bool {
+        matches!(self, Self::Gpu | Self::IntegratedGpu)
+    }
+
+    pub(crate) fn from_raw(kind: sys::ggml_backend_dev_type) -> Self {
+        match kind {
+            sys::GGML_BACKEND_DEVICE_TYPE_CPU => Self::Cpu,
+            sys::GGML_BACKEND_DEVICE_TYPE_GPU => Self::Gpu,
+            sys::GGML_BACKEND_DEVICE_TYPE_IGPU => Self::IntegratedGpu,
+            sys::GGML_BACKEND_DEVICE_TYPE_ACCEL => Self::Accelerator,
+            _ => Self::Group,
+        }
+    }
+}
+
 /// Lists the devices of this process, in llama.cpp's order. Asking a GPU
 /// backend for its memory opens the driver.
 #[must_use]
@@ -50,7 +68,8 @@ pub fn devices() -> Vec<Device> {
         .collect()
 }
 
-fn describe(device: sys::ggml_backend_dev_t) -> Device {
+/// Describes a device of the registry, where every device stays.
+pub(crate) fn describe(device: sys::ggml_backend_dev_t) -> Device {
     let (mut free, mut total) = (0, 0);
     // SAFETY: `device` comes from the registry and lives as long as the
     // process; its strings are NUL-terminated; both sizes are valid to write.
@@ -65,13 +84,7 @@ fn describe(device: sys::ggml_backend_dev_t) -> Device {
     Device {
         name: name.unwrap_or_default(),
         description: description.unwrap_or_default(),
-        kind: match kind {
-            sys::GGML_BACKEND_DEVICE_TYPE_CPU => DeviceKind::Cpu,
-            sys::GGML_BACKEND_DEVICE_TYPE_GPU => DeviceKind::Gpu,
-            sys::GGML_BACKEND_DEVICE_TYPE_IGPU => DeviceKind::IntegratedGpu,
-            sys::GGML_BACKEND_DEVICE_TYPE_ACCEL => DeviceKind::Accelerator,
-            _ => DeviceKind::Group,
-        },
+        kind: DeviceKind::from_raw(kind),
         memory_total_bytes: total as u64,
         memory_free_bytes: free as u64,
     }
