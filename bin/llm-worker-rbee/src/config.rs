@@ -38,6 +38,9 @@ pub struct Arguments {
     /// What the echo engine stands for; a real model says so itself
     #[arg(long, value_enum, default_value = "generate")]
     kind: EchoKind,
+    /// Milliseconds that the echo engine pretends to load for
+    #[arg(long, default_value_t = 0, hide = true, value_parser = clap::value_parser!(u64).range(0..=600_000))]
+    echo_load_ms: u64,
     /// The GGUF file; needed by the llama engine
     #[arg(long, value_name = "PATH", required_if_eq("engine", "llama"))]
     #[arg(required_unless_present_any = ["print_routes", "engine"])]
@@ -174,6 +177,8 @@ pub(crate) struct EngineConfig {
     pub(crate) model: Option<PathBuf>,
     /// What the echo engine is for; a model says it itself.
     pub(crate) kind: ModelKind,
+    /// Time that the echo engine pretends to load for.
+    pub(crate) echo_load: Duration,
     pub(crate) slots: Option<u32>,
     pub(crate) context: Option<u32>,
     pub(crate) threads: Option<u32>,
@@ -229,6 +234,7 @@ impl Arguments {
         Ok(EngineConfig {
             model,
             kind: self.kind.into(),
+            echo_load: Duration::from_millis(self.echo_load_ms),
             slots: self.slots,
             context: self.context,
             threads: self.threads,

@@ -83,6 +83,7 @@ async fn run(
         worker_id: config.worker_id.clone(),
         interval: config.heartbeat_interval,
         lease: config.lease,
+        told: None,
     };
     let app = App::new(
         config.worker_id,
@@ -162,14 +163,18 @@ fn readiness(app: App) -> Readiness {
 }
 
 fn loader(engine: EngineConfig, ignore_sigterm: Arc<AtomicBool>) -> Box<dyn Loader> {
-    let EngineConfig { kind, slots, context, store_bytes_max, .. } = engine;
+    let EngineConfig { kind, slots, context, store_bytes_max, echo_load, .. } = engine;
     let slots = slots.unwrap_or(ECHO_SLOTS);
     let context_tokens = context.unwrap_or(ECHO_CONTEXT_TOKENS);
     match (llama_loader(engine), kind) {
         (Some(loader), _) => Box::new(loader),
-        (None, ModelKind::Generate) => {
-            Box::new(EchoLoader { slots, context_tokens, store_bytes_max, ignore_sigterm })
-        }
+        (None, ModelKind::Generate) => Box::new(EchoLoader {
+            slots,
+            context_tokens,
+            store_bytes_max,
+            load_time: echo_load,
+            ignore_sigterm,
+        }),
         (None, ModelKind::Embed | ModelKind::Rerank) => {
             Box::new(EchoEmbedLoader { kind, slots, context_tokens })
         }

@@ -211,6 +211,7 @@ fn worker_info(id: &str, model: &ModelInfo, state: WorkerState) -> WorkerInfo {
         device: "cpu".to_owned(),
         url: "http://127.0.0.1:1".to_owned(),
         state,
+        load_progress: 0.0,
         slots_total: slots,
         slots_available: slots,
         pid: Some(1),
