@@ -31,6 +31,7 @@ pub fn launch(arguments: Arguments) -> Result<(), WorkerError> {
     }
     init_logs(arguments.log_format(), arguments.log_level())
         .map_err(|error| WorkerError::Usage { reason: format!("--log-level: {error}") })?;
+    load_backends()?;
     if arguments.estimate {
         return estimate(arguments.check_engine()?);
     }
@@ -64,6 +65,26 @@ pub fn launch(arguments: Arguments) -> Result<(), WorkerError> {
         std::process::abort();
     }
     outcome
+}
+
+/// Loads what computes, where that lies in shared libraries beside this program.
+#[cfg(feature = "dynamic-backends")]
+fn load_backends() -> Result<(), WorkerError> {
+    let own = std::env::current_exe().map_err(|error| WorkerError::Setup {
+        what: "the compute backends",
+        source: error.into(),
+    })?;
+    if let Some(directory) = own.parent() {
+        rbee_llama::backend::load_backends(directory);
+    }
+    Ok(())
+}
+
+/// What computes is part of this program.
+#[cfg(not(feature = "dynamic-backends"))]
+#[expect(clippy::unnecessary_wraps, reason = "a build with shared libraries can fail here")]
+const fn load_backends() -> Result<(), WorkerError> {
+    Ok(())
 }
 
 /// Prints what a model would take, as one line of JSON.

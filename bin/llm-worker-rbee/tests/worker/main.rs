@@ -4,6 +4,7 @@
 
 mod client;
 mod embeddings;
+mod estimate;
 mod hive;
 mod life;
 mod llama;

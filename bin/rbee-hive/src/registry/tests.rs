@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use model_catalog::{GgufHeader, Purpose};
+use model_catalog::{CacheType, GgufHeader, Purpose};
 use secrets_management::Secret;
-
-use model_catalog::CacheType;
 
 use super::*;
 

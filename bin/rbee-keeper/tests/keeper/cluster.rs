@@ -44,6 +44,14 @@ fn worker(id: &str, state: &str, failure: Value) -> Value {
     })
 }
 
+/// A worker that loads the model `heavy`.
+pub(crate) fn loading_worker() -> Value {
+    let mut worker = worker("w-3", "starting", Value::Null);
+    worker["alias"] = json!("heavy");
+    worker["load_progress"] = json!(0.42);
+    worker
+}
+
 pub(crate) fn workers() -> Value {
     let failure = json!({
         "message": "the model file is damaged", "type": "invalid_request_error",
