@@ -1,8 +1,12 @@
 //! Lists what llama.cpp can compute on. Never opens a device for computing.
 #![expect(unsafe_code, reason = "reads llama.cpp's device registry")]
 
+use std::ffi::CString;
+use std::ptr;
+
 use llama_cpp_sys_2 as sys;
 
+use crate::kv_type::KvType;
 use crate::{backend, ffi};
 
 /// A device that llama.cpp can place layers on.
@@ -49,6 +53,36 @@ impl DeviceKind {
             sys::GGML_BACKEND_DEVICE_TYPE_IGPU => Self::IntegratedGpu,
             sys::GGML_BACKEND_DEVICE_TYPE_ACCEL => Self::Accelerator,
             _ => Self::Group,
+        }
+    }
+}
+
+impl Device {
+    /// Whether the device can have so many numbers in one piece, as the keys or
+    /// values of one layer are. llama.cpp ends the process over a piece that its
+    /// device cannot compute with, even where it has the memory.
+    #[must_use]
+    pub fn takes(&self, kind: KvType, numbers: u64) -> bool {
+        backend::ensure_started();
+        let (Ok(name), Ok(numbers)) = (CString::new(self.name.as_str()), i64::try_from(numbers))
+        else {
+            return false;
+        };
+        let params =
+            sys::ggml_init_params { mem_size: 1024, mem_buffer: ptr::null_mut(), no_alloc: true };
+        // SAFETY: the name is NUL-terminated; the tensor lies in a context with
+        // room for it, without data, and both live until they are freed here.
+        unsafe {
+            let device = sys::ggml_backend_dev_by_name(name.as_ptr());
+            let context = sys::ggml_init(params);
+            if device.is_null() || context.is_null() {
+                sys::ggml_free(context);
+                return false;
+            }
+            let piece = sys::ggml_new_tensor_1d(context, kind.raw(), numbers);
+            let takes = sys::ggml_backend_dev_supports_op(device, piece);
+            sys::ggml_free(context);
+            takes
         }
     }
 }
@@ -102,6 +136,8 @@ mod tests {
             .find(|device| device.kind == DeviceKind::Cpu)
             .expect("a static build always has the processor");
         assert_eq!(cpu.name, "CPU");
+        assert!(cpu.takes(KvType::Q8_0, 1 << 20));
+        assert!(!Device { name: "NoGpu7".to_owned(), ..cpu.clone() }.takes(KvType::F16, 32));
         assert!(cpu.memory_total_bytes >= cpu.memory_free_bytes);
         assert!(cpu.memory_total_bytes > 0, "{cpu:?}");
     }

@@ -64,7 +64,7 @@ impl Loader for LlamaLoader {
         let shape = self.shape(&model, &spread)?;
         let (layers, device) = (spread.layers_on_gpus(&model), spread.device());
         tracing::info!(threads = shape.params.n_threads, device, gpu_layers = layers,
-            layout = ?shape.layout, system = system_info(), "model is loaded");
+            layout = ?shape.layout, system = system_info(), "weights loaded");
         match shape.pooling {
             Some(pooling) => embedder::llama::start(&model, pooling, &shape, device),
             None => self.generator(&model, &shape, device),

@@ -28,7 +28,7 @@ fn of(arguments: &[&str]) -> Value {
 }
 
 fn number(device: &Value, key: &str) -> u64 {
-    device[key].as_u64().unwrap_or_else(|| panic!("{key} of {device}"))
+    device[key].as_u64().unwrap()
 }
 
 #[tokio::test]

@@ -75,6 +75,16 @@ fn a_form_that_is_unknown_is_refused() {
 }
 
 #[test]
+fn the_example_file_is_good_and_is_the_one_in_the_documents() {
+    let example = include_str!("../../../../docs/config/rbee-hive.toml");
+    assert!(resolve(&[], example).is_ok());
+    assert!(include_str!("../../../../docs/CONFIG.md").contains(example));
+    let defaults = resolve(&[], "").unwrap();
+    let config = resolve(&[], example).unwrap();
+    assert_eq!(format!("{:?}", config.worker), format!("{:?}", defaults.worker));
+}
+
+#[test]
 fn every_value_out_of_range_is_refused_by_name() {
     for (file, key) in [
         ("workers_max = 0", "workers_max"),

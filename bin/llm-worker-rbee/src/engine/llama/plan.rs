@@ -126,8 +126,15 @@ impl LlamaLoader {
             if !go_on() {
                 return Err(LoadFailure::Stopped);
             }
-            let measured = self.measure(&Spread { gpu_layers: layers, ..spread.clone() })?;
-            Ok((gpus_have_room(&measured.uses), self::layers(measured.model.model())))
+            match self.measure(&Spread { gpu_layers: layers, ..spread.clone() }) {
+                Ok(measured) => {
+                    let all = self::layers(measured.model.model());
+                    Ok((gpus_have_room(&measured.uses), all))
+                }
+                // What no GPU can hold at all; a search ends with none of them.
+                Err(LoadFailure::Resources { .. }) => Ok((false, 0)),
+                Err(failure) => Err(failure),
+            }
         };
         let (all_fit, layers) = fits_with(None)?;
         if all_fit {
@@ -186,6 +193,9 @@ impl LlamaLoader {
         let layout = self.layout.unwrap_or(suits);
         let Sizes { slots, context_tokens } = sizes;
         let params = context_params(sizes, threads, layout, &self.placement);
+        if spread.layers_on_gpus(model) > 0 {
+            gpus_take_pieces(&spread.gpus, model, &params)?;
+        }
         Ok(Shape { slots, context_tokens, layout, pooling: None, params })
     }
 }
@@ -204,6 +214,29 @@ fn usable_gpus(devices: Vec<Device>, placement: &Placement) -> Result<Vec<Device
     let has_own_memory = |gpu: &Device| gpu.kind == DeviceKind::Gpu;
     let any = gpus.iter().any(has_own_memory);
     Ok(gpus.into_iter().filter(|gpu| !any || has_own_memory(gpu)).collect())
+}
+
+/// Checks that the keys and the values of a layer are no larger in one piece
+/// than the GPUs can compute with.
+fn gpus_take_pieces(
+    gpus: &[Device],
+    model: &Model,
+    params: &ContextParams,
+) -> Result<(), LoadFailure> {
+    let Some((keys, values)) = sizing::kv_numbers(model) else { return Ok(()) };
+    let pieces = [(params.type_k, keys), (params.type_v, values)];
+    for gpu in gpus {
+        for (kind, numbers) in pieces {
+            if !gpu.takes(kind, numbers.saturating_mul(u64::from(params.n_ctx))) {
+                let (name, tokens) = (&gpu.name, params.n_ctx);
+                let reason = format!(
+                    "{name} cannot hold the keys of {tokens} tokens in one piece; use fewer slots, a shorter context or --gpu-layers 0"
+                );
+                return Err(LoadFailure::Resources { reason });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn no_such_gpu(name: &str, gpus: &[Device]) -> LoadFailure {

@@ -72,9 +72,9 @@ impl Sizes {
     }
 }
 
-/// Keys and values of one token in all layers, from the header's figures;
-/// `None` where they are missing.
-fn kv_bytes_per_token(model: &Model, (type_k, type_v): (KvType, KvType)) -> Option<u64> {
+/// Keys and values of one token in one layer, counted as numbers, from the
+/// header's figures; `None` where they are missing.
+pub(super) fn kv_numbers(model: &Model) -> Option<(u64, u64)> {
     let architecture = model.meta("general.architecture")?;
     let number =
         |key: &str| -> Option<u64> { model.meta(&format!("{architecture}.{key}"))?.parse().ok() };
@@ -83,9 +83,16 @@ fn kv_bytes_per_token(model: &Model, (type_k, type_v): (KvType, KvType)) -> Opti
     let head_width = number("embedding_length")?.checked_div(heads)?;
     let key_width = number("attention.key_length").unwrap_or(head_width);
     let value_width = number("attention.value_length").unwrap_or(head_width);
-    let layers = u64::from(model.n_layer());
-    let bytes_of_32 = key_width * type_k.bytes_of_32() + value_width * type_v.bytes_of_32();
-    Some((layers * kv_heads).saturating_mul(bytes_of_32) / 32)
+    Some((kv_heads.checked_mul(key_width)?, kv_heads.checked_mul(value_width)?))
+}
+
+/// Bytes of keys and values of one token in all layers.
+fn kv_bytes_per_token(model: &Model, (type_k, type_v): (KvType, KvType)) -> Option<u64> {
+    let (keys, values) = kv_numbers(model)?;
+    let bytes_of_32 = keys
+        .saturating_mul(type_k.bytes_of_32())
+        .saturating_add(values.saturating_mul(type_v.bytes_of_32()));
+    Some(u64::from(model.n_layer()).saturating_mul(bytes_of_32) / 32)
 }
 
 /// Memory that could be used without swapping, as Linux estimates it.
