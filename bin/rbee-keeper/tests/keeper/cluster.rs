@@ -35,6 +35,7 @@ fn worker(id: &str, state: &str, failure: Value) -> Value {
         "device": "cpu",
         "url": "http://127.0.0.1:8081",
         "state": state,
+        "load_progress": 1.0,
         "slots_total": 4,
         "slots_available": 3,
         "pid": 4242,
