@@ -26,8 +26,8 @@ test: ## Installs what it needs and runs every check and test
 	@scripts/system-packages build test
 	@$(MAKE) --no-print-directory check build model unit e2e
 
-build: ## Builds the four programs
-	@scripts/build
+build: ## Builds the four programs; FEATURES=vulkan (cuda, rocm, metal) builds the worker for GPUs
+	@scripts/build $(FEATURES)
 
 model: ## Fetches the starter model into target/rbee-test/models
 	@scripts/starter-model

@@ -9,7 +9,8 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const SOURCES: [&str; 3] = ["shim/calls.cpp", "shim/chat.cpp", "shim/grammar.cpp"];
+const SOURCES: [&str; 4] =
+    ["shim/calls.cpp", "shim/chat.cpp", "shim/grammar.cpp", "shim/memory.cpp"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=shim");

@@ -1,31 +1,27 @@
-//! The command line and all else that the hive hands over at the start: the
-//! listening socket and the secrets. The only reader of the environment.
+//! The command line, and with `handover` all else that the hive hands over at
+//! the start. The only reader of the environment.
 //! Checks everything before the engine starts; loads nothing.
 
-use std::io::{IsTerminal, Read};
-use std::net::{SocketAddr, TcpListener};
+pub(crate) mod handover;
+pub(crate) mod placement;
+
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use auth_min::TokenDigest;
 use clap::Parser;
 use input_validation::{ModelRef, WorkerId};
 use rbee_api::model::ModelKind;
-use rbee_api::worker::{Backend, WorkerSecrets};
+use rbee_api::worker::Backend;
 use rbee_http::LogFormat;
-use secrets_management::{SECRET_BYTES_MAX, Secret};
-use zeroize::Zeroizing;
 
 use crate::engine::SLOTS_MAX;
 use crate::engine::backend::Speculation;
 use crate::engine::memory::Layout;
 use crate::error::WorkerError;
+use placement::{Placement, PlacementArguments};
 
 /// Longest queue that may be asked for.
 const QUEUE_MAX: u32 = 4096;
-/// Most bytes of standard input that are looked at: two secrets and their names.
-const SECRETS_BYTES_MAX: usize = 2 * SECRET_BYTES_MAX + 256;
 
 /// Turns requests to one model into tokens. Started by rbee-hive, which hands
 /// over a listening socket as descriptor 3 (LISTEN_FDS=1) and the secrets on
@@ -34,7 +30,7 @@ const SECRETS_BYTES_MAX: usize = 2 * SECRET_BYTES_MAX + 256;
 #[command(name = "llm-worker-rbee", version)]
 pub struct Arguments {
     /// Name of this worker
-    #[arg(long, required_unless_present = "print_routes")]
+    #[arg(long, required_unless_present_any = ["print_routes", "estimate"])]
     worker_id: Option<WorkerId>,
     /// What computes: `llama`, or `echo` for tests
     #[arg(long, value_enum, default_value = "llama")]
@@ -42,15 +38,20 @@ pub struct Arguments {
     /// What the echo engine stands for; a real model says so itself
     #[arg(long, value_enum, default_value = "generate")]
     kind: EchoKind,
+    /// Milliseconds that the echo engine pretends to load for
+    #[arg(long, default_value_t = 0, hide = true, value_parser = clap::value_parser!(u64).range(0..=600_000))]
+    echo_load_ms: u64,
     /// The GGUF file; needed by the llama engine
     #[arg(long, value_name = "PATH", required_if_eq("engine", "llama"))]
     #[arg(required_unless_present_any = ["print_routes", "engine"])]
     model: Option<PathBuf>,
     /// A name that requests may use for the model; can be repeated
-    #[arg(long, value_name = "NAME", required_unless_present = "print_routes")]
+    #[arg(long, value_name = "NAME")]
+    #[arg(required_unless_present_any = ["print_routes", "estimate"])]
     model_name: Vec<ModelRef>,
     /// Where the hive listens, such as http://127.0.0.1:9200
-    #[arg(long, value_name = "URL", required_unless_present = "print_routes")]
+    #[arg(long, value_name = "URL")]
+    #[arg(required_unless_present_any = ["print_routes", "estimate"])]
     hive_url: Option<String>,
     /// File that tells the address of the hive that runs now, for when the one at --hive-url is gone
     #[arg(long, value_name = "PATH")]
@@ -61,6 +62,8 @@ pub struct Arguments {
     /// Tokens of context for each request [default: what the model was trained with, at most 4096]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(8..=1 << 20))]
     context: Option<u32>,
+    #[command(flatten)]
+    placement: PlacementArguments,
     /// Threads that compute [default: physical cores]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=512))]
     threads: Option<u32>,
@@ -100,6 +103,9 @@ pub struct Arguments {
     /// Print the routes and exit
     #[arg(long)]
     pub(crate) print_routes: bool,
+    /// Print as JSON what the model would take of each device, and exit: 0 where it fits, 71 where not
+    #[arg(long)]
+    pub(crate) estimate: bool,
     /// Check the arguments and exit
     #[arg(long)]
     pub(crate) validate_config: bool,
@@ -171,10 +177,13 @@ pub(crate) struct EngineConfig {
     pub(crate) model: Option<PathBuf>,
     /// What the echo engine is for; a model says it itself.
     pub(crate) kind: ModelKind,
+    /// Time that the echo engine pretends to load for.
+    pub(crate) echo_load: Duration,
     pub(crate) slots: Option<u32>,
     pub(crate) context: Option<u32>,
     pub(crate) threads: Option<u32>,
     pub(crate) layout: Option<Layout>,
+    pub(crate) placement: Placement,
     /// Bytes of conversations kept outside the slots.
     pub(crate) store_bytes_max: u64,
     pub(crate) speculation: Speculation,
@@ -192,19 +201,40 @@ impl Arguments {
     /// # Errors
     /// [`WorkerError::Usage`].
     pub(crate) fn check(self) -> Result<Config, WorkerError> {
-        let missing = |what: &str| WorkerError::Usage { reason: format!("{what} is missing") };
-        let hive_url = self.hive_url.ok_or_else(|| missing("--hive-url"))?;
+        let worker_id = self.worker_id.clone().ok_or_else(|| missing("--worker-id"))?;
+        let hive_url = self.hive_url.clone().ok_or_else(|| missing("--hive-url"))?;
         if !is_base_url(&hive_url) {
             let reason = format!("--hive-url {hive_url:?} is not like http://127.0.0.1:9200");
             return Err(WorkerError::Usage { reason });
         }
+        Ok(Config {
+            worker_id,
+            model_names: self.model_name.clone(),
+            hive_url,
+            hive_run_file: self.hive_run_file.clone(),
+            cache_shared: self.cache_shared,
+            queue_max: self.queue,
+            lease: Duration::from_secs(self.lease_seconds),
+            heartbeat_interval: Duration::from_secs(self.heartbeat_seconds),
+            drain: Duration::from_secs(self.drain_seconds),
+            stall: Duration::from_secs(self.stall_seconds),
+            engine: self.check_engine()?,
+        })
+    }
+
+    /// Checks what concerns the engine alone.
+    ///
+    /// # Errors
+    /// [`WorkerError::Usage`].
+    pub(crate) fn check_engine(self) -> Result<EngineConfig, WorkerError> {
         let model = match self.engine {
             EngineKind::Llama => Some(self.model.ok_or_else(|| missing("--model"))?),
             EngineKind::Echo => None,
         };
-        let engine = EngineConfig {
+        Ok(EngineConfig {
             model,
             kind: self.kind.into(),
+            echo_load: Duration::from_millis(self.echo_load_ms),
             slots: self.slots,
             context: self.context,
             threads: self.threads,
@@ -213,20 +243,8 @@ impl Arguments {
                 KvLayout::Unified => Layout::Unified,
             }),
             store_bytes_max: self.cache_ram * 1024 * 1024,
+            placement: self.placement.check()?,
             speculation: self.speculation,
-        };
-        Ok(Config {
-            worker_id: self.worker_id.ok_or_else(|| missing("--worker-id"))?,
-            engine,
-            model_names: self.model_name,
-            hive_url,
-            hive_run_file: self.hive_run_file,
-            cache_shared: self.cache_shared,
-            queue_max: self.queue,
-            lease: Duration::from_secs(self.lease_seconds),
-            heartbeat_interval: Duration::from_secs(self.heartbeat_seconds),
-            drain: Duration::from_secs(self.drain_seconds),
-            stall: Duration::from_secs(self.stall_seconds),
         })
     }
 
@@ -244,75 +262,15 @@ impl Arguments {
     }
 }
 
+fn missing(what: &str) -> WorkerError {
+    WorkerError::Usage { reason: format!("{what} is missing") }
+}
+
 fn is_base_url(text: &str) -> bool {
     let uri: Result<http::Uri, _> = text.parse();
     uri.is_ok_and(|uri| {
         uri.scheme_str() == Some("http") && uri.host().is_some() && matches!(uri.path(), "" | "/")
     })
-}
-
-/// Takes the listening socket that the hive has bound.
-///
-/// # Errors
-/// [`WorkerError::NoListener`] without one; [`WorkerError::BadListener`] for
-/// one that other machines could reach.
-pub(crate) fn take_listener() -> Result<TcpListener, WorkerError> {
-    let bad = |reason: String| WorkerError::BadListener { reason };
-    let taken = listenfd::ListenFd::from_env().take_tcp_listener(0);
-    let listener = taken.map_err(|error| bad(error.to_string()))?.ok_or(WorkerError::NoListener)?;
-    let address: SocketAddr = listener.local_addr().map_err(|error| bad(error.to_string()))?;
-    if !address.ip().is_loopback() {
-        return Err(bad(format!("{address} is not a loopback address")));
-    }
-    listener.set_nonblocking(true).map_err(|error| bad(error.to_string()))?;
-    Ok(listener)
-}
-
-/// The two secrets of a worker.
-#[derive(Debug)]
-pub(crate) struct Secrets {
-    /// Whoever calls the worker shows the token with this digest.
-    pub(crate) token: TokenDigest,
-    /// The worker shows this to its hive.
-    pub(crate) callback: Arc<Secret>,
-}
-
-/// Reads the secrets from standard input, to its end.
-///
-/// # Errors
-/// [`WorkerError::Secrets`].
-pub(crate) fn read_secrets() -> Result<Secrets, WorkerError> {
-    let input = std::io::stdin();
-    if input.is_terminal() {
-        return Err(refused("it is a terminal"));
-    }
-    // Enough from the start: growing would leave a copy behind.
-    let mut content = Zeroizing::new(Vec::with_capacity(SECRETS_BYTES_MAX + 1));
-    let read = input.lock().take(SECRETS_BYTES_MAX as u64 + 1).read_to_end(&mut content);
-    read.map_err(|error| refused(&error.to_string()))?;
-    parse_secrets(&content)
-}
-
-fn parse_secrets(content: &[u8]) -> Result<Secrets, WorkerError> {
-    if content.is_empty() {
-        return Err(refused("it is empty"));
-    }
-    if content.len() > SECRETS_BYTES_MAX {
-        return Err(refused("it is too long"));
-    }
-    // The parser's own message could quote what it read.
-    let parsed: WorkerSecrets =
-        serde_json::from_slice(content).map_err(|_| refused("it is not the JSON expected"))?;
-    let secrets = [("token", parsed.token), ("callback_token", parsed.callback_token)]
-        .map(|(name, text)| Secret::from_bytes(Zeroizing::new(text).as_bytes(), name));
-    let [token, callback] = secrets;
-    let token = token.map_err(|error| refused(&error.to_string()))?;
-    let callback = callback.map_err(|error| refused(&error.to_string()))?;
-    Ok(Secrets { token: TokenDigest::of(token.expose()), callback: Arc::new(callback) })
-}
-
-fn refused(reason: &str) -> WorkerError {
-    WorkerError::Secrets { reason: reason.to_owned() }
 }
 
 #[cfg(test)]
@@ -369,25 +327,5 @@ mod tests {
     #[test]
     fn the_routes_can_be_asked_for_without_anything_else() {
         assert!(Arguments::try_parse_from(["llm-worker-rbee", "--print-routes"]).is_ok());
-    }
-
-    #[test]
-    fn secrets_are_two_good_tokens_and_nothing_else() {
-        assert!(parse_secrets(br#"{"token":"aaaa","callback_token":"bbbb"}"#).is_ok());
-        for bad in [
-            &b""[..],
-            b"garbage",
-            b"{}",
-            br#"{"token":"canary-1"}"#,
-            br#"{"token":"canary-1","callback_token":""}"#,
-            br#"{"token":"canary-1 x","callback_token":"y"}"#,
-            br#"{"token":"canary-1","callback_token":"y","more":1}"#,
-            br#"{"token":"canary-1","callback_token":"y"} z"#,
-            &[b'x'; 10_000],
-        ] {
-            let refused = parse_secrets(bad).unwrap_err();
-            assert_eq!(refused.exit_code(), std::process::ExitCode::from(78));
-            assert!(!refused.to_string().contains("canary"), "{refused}");
-        }
     }
 }

@@ -1,5 +1,5 @@
-//! Keeps in touch with the hive: says once that the model is loaded, then
-//! sends heartbeats. Decides when the worker is nobody's any more; ends nothing
+//! Keeps in touch with the hive: says how far the model is loaded, once that it
+//! is, then sends heartbeats. Decides when the worker is nobody's any more; ends nothing
 //! itself.
 
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use deadline_propagation::Deadline;
 use input_validation::WorkerId;
 use rbee_api::error::ErrorCode;
 use rbee_api::queen::RunFile;
-use rbee_api::worker::{WorkerHeartbeat, WorkerReady};
+use rbee_api::worker::{WorkerHeartbeat, WorkerLoading, WorkerReady};
 use rbee_http::{CallError, HopClient};
 use serde::de::IgnoredAny;
 use tokio::time::Instant;
@@ -18,6 +18,11 @@ use tokio::time::Instant;
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Time the hive has for an answer; it is on the same machine.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
+
+/// Least time between two reports of how far the load is, and the least share
+/// between them: enough for a bar that moves.
+const LOADING_INTERVAL: Duration = Duration::from_millis(100);
+const LOADING_STEP: f32 = 0.01;
 
 /// Why a worker has no hive any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +42,8 @@ pub(crate) struct Contact {
     pub(crate) worker_id: WorkerId,
     pub(crate) interval: Duration,
     pub(crate) lease: Duration,
+    /// What the hive was last told of the load, and when.
+    pub(crate) told: Option<(f32, Instant)>,
 }
 
 /// What one attempt came to.
@@ -55,6 +62,30 @@ enum Next {
 }
 
 impl Contact {
+    /// Says how far the load is, where that is news. Returns whether the worker
+    /// is still its hive's; one that does not answer may do so later.
+    ///
+    /// # Errors
+    /// The hive does not know this worker.
+    pub(crate) async fn tell_loading(&mut self, load_progress: f32) -> Result<(), Orphaned> {
+        let now = Instant::now();
+        if !self.is_news(load_progress, now) {
+            return Ok(());
+        }
+        self.told = Some((load_progress, now));
+        let sent = self.send("loading", &WorkerLoading { load_progress }).await;
+        match outcome_of(&sent) {
+            Outcome::Answered | Outcome::Failed => Ok(()),
+            Outcome::Unknown => Err(Orphaned::Disowned),
+        }
+    }
+
+    fn is_news(&self, load_progress: f32, now: Instant) -> bool {
+        let (last, at) = self.told.unwrap_or((0.0, now));
+        let is_due = self.told.is_none() || now >= at + LOADING_INTERVAL;
+        is_due && load_progress >= last + LOADING_STEP
+    }
+
     /// Runs until the worker is orphaned; drop it to end it before.
     pub(crate) async fn keep(
         &mut self,
@@ -151,16 +182,35 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn only_an_unknown_worker_and_a_lease_that_is_over_end_the_contact() {
+    fn contact() -> Contact {
         let token = Arc::new(Secret::from_bytes(b"token", "test").unwrap());
-        let contact = Contact {
+        Contact {
             hive: HopClient::new("http://127.0.0.1:1", token).unwrap(),
             hive_run_file: None,
             worker_id: "w-1".parse().unwrap(),
             interval: Duration::from_secs(30),
             lease: Duration::from_secs(900),
-        };
+            told: None,
+        }
+    }
+
+    #[test]
+    fn a_load_is_told_when_it_has_come_on_and_not_too_often() {
+        let mut contact = contact();
+        let now = Instant::now();
+        assert!(!contact.is_news(0.0, now) && contact.is_news(0.01, now));
+        contact.told = Some((0.5, now));
+        let later = now + LOADING_INTERVAL;
+        for (share, at, is_news) in
+            [(0.9, now, false), (0.505, later, false), (0.52, later, true), (0.1, later, false)]
+        {
+            assert_eq!(contact.is_news(share, at), is_news, "{share}");
+        }
+    }
+
+    #[test]
+    fn only_an_unknown_worker_and_a_lease_that_is_over_end_the_contact() {
+        let contact = contact();
         let seconds = Duration::from_secs;
         for (outcome, silence, next) in [
             (Outcome::Answered, 0, Next::Wait(seconds(30))),

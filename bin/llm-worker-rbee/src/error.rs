@@ -61,6 +61,9 @@ pub enum WorkerError {
         /// Why it was not.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// The model that was asked about does not fit.
+    #[error("the model does not fit into the memory that is free")]
+    DoesNotFit,
     /// The engine ended.
     #[error("the engine failed")]
     Engine(#[from] EngineFailure),
@@ -101,6 +104,14 @@ pub enum LoadFailure {
         /// What the backend said.
         reason: String,
     },
+    /// A GPU was asked for that is not there.
+    #[error("there is no GPU {name:?} here; there are: {there}")]
+    NoSuchDevice {
+        /// The name asked for.
+        name: String,
+        /// The names of those that are there.
+        there: String,
+    },
     /// There is not enough memory, or another means of the system.
     #[error("the model cannot be run here: {reason}")]
     Resources {
@@ -119,10 +130,11 @@ impl WorkerError {
         ExitCode::from(match self {
             Self::Usage { .. } | Self::NoListener => EXIT_USAGE,
             Self::BadListener { .. } | Self::Secrets { .. } => EXIT_CONFIG,
-            Self::Setup { .. } => EXIT_SYSTEM,
+            Self::Setup { .. } | Self::DoesNotFit => EXIT_SYSTEM,
             Self::Engine(EngineFailure::Load(failure)) => match failure {
                 LoadFailure::Unreadable { .. } => EXIT_NO_INPUT,
                 LoadFailure::Invalid { .. } => EXIT_BAD_MODEL,
+                LoadFailure::NoSuchDevice { .. } => EXIT_CONFIG,
                 LoadFailure::Resources { .. } | LoadFailure::Stopped => EXIT_SYSTEM,
             },
             Self::Engine(
@@ -139,10 +151,14 @@ impl WorkerError {
             Self::NoListener | Self::BadListener { .. } | Self::Secrets { .. } => {
                 "a worker is started by rbee-hive; use `rbee run -m MODEL`"
             }
+            Self::DoesNotFit => "use fewer slots, a shorter context or a smaller model",
             Self::Setup { .. } => "look at the system's limits on threads, files and memory",
             Self::Engine(EngineFailure::Load(failure)) => match failure {
                 LoadFailure::Unreadable { .. } => "check the path and its permissions",
                 LoadFailure::Invalid { .. } => "fetch the model again, or another one",
+                LoadFailure::NoSuchDevice { .. } => {
+                    "name another in --device, or build with the feature of its kind, such as vulkan"
+                }
                 LoadFailure::Resources { .. } | LoadFailure::Stopped => {
                     "use fewer slots, a shorter context or a smaller model"
                 }

@@ -8,9 +8,11 @@ use rbee_http::{Metrics, Readiness, init_logs};
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 
-use crate::config::{Arguments, read_secrets, take_listener};
+use crate::config::Arguments;
+use crate::config::EngineConfig;
+use crate::config::handover::{read_secrets, take_listener};
 use crate::error::{EngineFailure, WorkerError};
-use crate::{http, run};
+use crate::{http, llama_loader, run};
 
 /// Threads for prompts too long for the main thread; more would take cores
 /// from the engine.
@@ -29,6 +31,10 @@ pub fn launch(arguments: Arguments) -> Result<(), WorkerError> {
     }
     init_logs(arguments.log_format(), arguments.log_level())
         .map_err(|error| WorkerError::Usage { reason: format!("--log-level: {error}") })?;
+    load_backends()?;
+    if arguments.estimate {
+        return estimate(arguments.check_engine()?);
+    }
     let validate_only = arguments.validate_config;
     let config = arguments.check()?;
     if validate_only {
@@ -59,4 +65,37 @@ pub fn launch(arguments: Arguments) -> Result<(), WorkerError> {
         std::process::abort();
     }
     outcome
+}
+
+/// Loads what computes, where that lies in shared libraries beside this program.
+#[cfg(feature = "dynamic-backends")]
+fn load_backends() -> Result<(), WorkerError> {
+    let own = std::env::current_exe().map_err(|error| WorkerError::Setup {
+        what: "the compute backends",
+        source: error.into(),
+    })?;
+    if let Some(directory) = own.parent() {
+        rbee_llama::backend::load_backends(directory);
+    }
+    Ok(())
+}
+
+/// What computes is part of this program.
+#[cfg(not(feature = "dynamic-backends"))]
+#[expect(clippy::unnecessary_wraps, reason = "a build with shared libraries can fail here")]
+const fn load_backends() -> Result<(), WorkerError> {
+    Ok(())
+}
+
+/// Prints what a model would take, as one line of JSON.
+fn estimate(engine: EngineConfig) -> Result<(), WorkerError> {
+    let loader = llama_loader(engine).ok_or_else(|| WorkerError::Usage {
+        reason: "--estimate needs a model, and the echo engine has none".to_owned(),
+    })?;
+    let estimate = loader.estimate().map_err(EngineFailure::from)?;
+    let printed = serde_json::to_string(&estimate)
+        .map_err(std::io::Error::from)
+        .and_then(|line| writeln!(std::io::stdout(), "{line}"));
+    printed.map_err(|error| WorkerError::Setup { what: "the estimate", source: error.into() })?;
+    if estimate.fits { Ok(()) } else { Err(WorkerError::DoesNotFit) }
 }

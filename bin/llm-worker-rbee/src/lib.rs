@@ -38,7 +38,8 @@ pub use crate::config::Arguments;
 pub use crate::error::{EngineFailure, LoadFailure, WorkerError, chain};
 pub use crate::launch::launch;
 
-use crate::config::{Config, EngineConfig, Secrets};
+use crate::config::handover::Secrets;
+use crate::config::{Config, EngineConfig};
 use crate::contact::Contact;
 use crate::engine::EngineEnd;
 use crate::engine::backend::Loader;
@@ -82,6 +83,7 @@ async fn run(
         worker_id: config.worker_id.clone(),
         interval: config.heartbeat_interval,
         lease: config.lease,
+        told: None,
     };
     let app = App::new(
         config.worker_id,
@@ -161,28 +163,34 @@ fn readiness(app: App) -> Readiness {
 }
 
 fn loader(engine: EngineConfig, ignore_sigterm: Arc<AtomicBool>) -> Box<dyn Loader> {
-    let EngineConfig { model, kind, slots, context, threads, layout, .. } = engine;
-    let EngineConfig { store_bytes_max, speculation, .. } = engine;
-    let echo_slots = slots.unwrap_or(ECHO_SLOTS);
-    let echo_context = context.unwrap_or(ECHO_CONTEXT_TOKENS);
-    match (model, kind) {
-        (Some(path), _) => Box::new(LlamaLoader {
-            path,
-            slots,
-            context_tokens: context,
-            threads,
-            layout,
-            store_bytes_max,
-            speculation,
-        }),
+    let EngineConfig { kind, slots, context, store_bytes_max, echo_load, .. } = engine;
+    let slots = slots.unwrap_or(ECHO_SLOTS);
+    let context_tokens = context.unwrap_or(ECHO_CONTEXT_TOKENS);
+    match (llama_loader(engine), kind) {
+        (Some(loader), _) => Box::new(loader),
         (None, ModelKind::Generate) => Box::new(EchoLoader {
-            slots: echo_slots,
-            context_tokens: echo_context,
+            slots,
+            context_tokens,
             store_bytes_max,
+            load_time: echo_load,
             ignore_sigterm,
         }),
         (None, ModelKind::Embed | ModelKind::Rerank) => {
-            Box::new(EchoEmbedLoader { kind, slots: echo_slots, context_tokens: echo_context })
+            Box::new(EchoEmbedLoader { kind, slots, context_tokens })
         }
     }
+}
+
+/// What loads the model file; `None` for the echo engine.
+fn llama_loader(engine: EngineConfig) -> Option<LlamaLoader> {
+    Some(LlamaLoader {
+        path: engine.model?,
+        slots: engine.slots,
+        context_tokens: engine.context,
+        threads: engine.threads,
+        placement: engine.placement,
+        layout: engine.layout,
+        store_bytes_max: engine.store_bytes_max,
+        speculation: engine.speculation,
+    })
 }

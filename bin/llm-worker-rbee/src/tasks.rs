@@ -44,17 +44,20 @@ pub(crate) fn watch_signals(
     })
 }
 
-/// Waits for the model, then keeps contact, and cancels `shutdown` when the
+/// Tells the hive of the load, then keeps contact, and cancels `shutdown` when the
 /// worker has no hive any more.
 pub(crate) async fn keep_contact(app: App, mut contact: Contact, shutdown: CancellationToken) {
     let mut watch = ticks(WATCH_INTERVAL);
-    let ready = loop {
+    let orphaned = loop {
         watch.tick().await;
         if let Some(ready) = app.ready_report() {
-            break ready;
+            break contact.keep(&ready, |sequence| app.heartbeat(sequence)).await;
+        }
+        let progress = app.engine().snapshot().load_progress;
+        if let Err(orphaned) = contact.tell_loading(progress).await {
+            break orphaned;
         }
     };
-    let orphaned = contact.keep(&ready, |sequence| app.heartbeat(sequence)).await;
     tracing::warn!(reason = ?orphaned, "no hive owns this worker; stopping");
     shutdown.cancel();
 }

@@ -1,7 +1,7 @@
 //! Decides whether a worker may start, and how large. Pure: takes what is known, touches nothing.
 
 use input_validation::WorkerId;
-use model_catalog::{GgufHeader, MemoryParams, Purpose, estimate_memory};
+use model_catalog::{CacheType, GgufHeader, MemoryParams, Purpose, estimate_memory};
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use serde_json::json;
 
@@ -12,6 +12,8 @@ const STEP_TOKENS: u32 = 512;
 const EMBEDDING_SLOTS: u32 = 64;
 /// Least context that an embedding model is halved to when memory is short: a step has room for it anyway.
 const EMBEDDING_CONTEXT_MIN: u32 = STEP_TOKENS;
+
+const MEBIBYTE: u64 = 1 << 20;
 
 /// What the decision rests on, all of the same moment.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +36,21 @@ pub(crate) struct Facts<'a> {
     pub(crate) slots: u32,
     /// Tokens of context wanted for each slot.
     pub(crate) context_tokens: u32,
+    /// How a worker keeps what it remembers.
+    pub(crate) cache: CacheRules,
+}
+
+/// How workers keep what they remember.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CacheRules {
+    /// How keys are stored.
+    pub(crate) type_k: CacheType,
+    /// How values are stored.
+    pub(crate) type_v: CacheType,
+    /// Whether all slots share one memory.
+    pub(crate) unified: bool,
+    /// Mebibytes wanted for conversations that have no slot.
+    pub(crate) store_mib: u64,
 }
 
 /// The decision.
@@ -65,12 +82,15 @@ pub(crate) struct WorkerSize {
     pub(crate) slots: u32,
     /// Tokens of context each.
     pub(crate) context_tokens: u32,
-    /// Memory it will need.
+    /// Mebibytes for conversations that have no slot.
+    pub(crate) store_mib: u64,
+    /// Memory it will need, those included.
     pub(crate) memory_bytes: u64,
 }
 
 /// Decides. A worker gets as many of the slots wanted as fit, halving until they do, and no more context than its
-/// model was trained for. Where it is the context that costs, that is halved.
+/// model was trained for. Where it is the context that costs, that is halved. Conversations without a slot get what is
+/// left then, up to what is wanted: they make replies faster, and no worker has to go without a start for them.
 pub(crate) fn decide(facts: Facts<'_>) -> Admission {
     if facts.is_draining {
         return refuse(ErrorCode::Draining, "this hive is shutting down".to_owned(), None);
@@ -99,7 +119,8 @@ pub(crate) fn decide(facts: Facts<'_>) -> Admission {
         company,
         slots,
         context_tokens,
-        memory_bytes: memory_bytes(header, slots, context_tokens),
+        store_mib: 0,
+        memory_bytes: memory_bytes(header, slots, context_tokens, facts.cache),
     };
     let available = facts.memory_available_bytes.unwrap_or(u64::MAX);
     let fits = |size: &WorkerSize| size.memory_bytes <= available;
@@ -113,7 +134,7 @@ pub(crate) fn decide(facts: Facts<'_>) -> Admission {
         }
     };
     if size.memory_bytes <= available {
-        return Admission::Start(size);
+        return Admission::Start(with_store(size, header.purpose, facts.cache, available));
     }
     let message = format!(
         "the model needs {} and {} are free; stop a worker with `rbee stop`, or lower worker.context_tokens",
@@ -122,6 +143,16 @@ pub(crate) fn decide(facts: Facts<'_>) -> Admission {
     );
     let figures = json!({"required_bytes": size.memory_bytes, "available_bytes": available});
     refuse(ErrorCode::InsufficientMemory, message, Some(figures))
+}
+
+/// Adds what conversations without a slot may take. Only a text model has conversations.
+fn with_store(size: WorkerSize, purpose: Purpose, cache: CacheRules, available: u64) -> WorkerSize {
+    let left_mib = available.saturating_sub(size.memory_bytes) / MEBIBYTE;
+    let store_mib = match purpose {
+        Purpose::Generate => cache.store_mib.min(left_mib),
+        Purpose::Embed | Purpose::Rerank => 0,
+    };
+    WorkerSize { store_mib, memory_bytes: size.memory_bytes + store_mib * MEBIBYTE, ..size }
 }
 
 /// Halves a number until what it makes fits, or the number is no larger than `least`.
@@ -139,7 +170,7 @@ fn halve_until(
 
 /// A text model remembers the context of each slot. An embedding model forgets every input after its step; one that
 /// reads inputs whole computes the longest in a single piece, and llama.cpp keeps room for logits of all its tokens.
-fn memory_bytes(header: &GgufHeader, slots: u32, context_tokens: u32) -> u64 {
+fn memory_bytes(header: &GgufHeader, slots: u32, context_tokens: u32, cache: CacheRules) -> u64 {
     let longest = context_tokens.max(STEP_TOKENS);
     let (context_per_slot, memories, step_tokens, step_outputs) = match header.purpose {
         Purpose::Generate => (context_tokens, slots, STEP_TOKENS, slots),
@@ -148,12 +179,20 @@ fn memory_bytes(header: &GgufHeader, slots: u32, context_tokens: u32) -> u64 {
         }
         Purpose::Embed | Purpose::Rerank => (longest, 1, STEP_TOKENS, slots),
     };
-    let params = MemoryParams { context_per_slot, slots: memories, step_tokens, step_outputs };
+    let params = MemoryParams {
+        context_per_slot,
+        slots: memories,
+        step_tokens,
+        step_outputs,
+        cache_type_k: cache.type_k,
+        cache_type_v: cache.type_v,
+        cache_unified: cache.unified,
+    };
     estimate_memory(header, params).total_bytes
 }
 
 fn mebibytes(bytes: u64) -> String {
-    format!("{} MiB", bytes.div_ceil(1024 * 1024))
+    format!("{} MiB", bytes.div_ceil(MEBIBYTE))
 }
 
 fn refuse(code: ErrorCode, message: String, figures: Option<serde_json::Value>) -> Admission {
@@ -205,8 +244,16 @@ mod tests {
             memory_available_bytes: Some(16 * GIB),
             slots: 8,
             context_tokens: 4096,
+            cache: CACHE,
         }
     }
+
+    const CACHE: CacheRules = CacheRules {
+        type_k: CacheType::F16,
+        type_v: CacheType::F16,
+        unified: false,
+        store_mib: 512,
+    };
 
     fn started(admission: Admission) -> WorkerSize {
         match admission {
@@ -270,9 +317,35 @@ mod tests {
     }
 
     #[test]
+    fn conversations_without_a_slot_get_what_is_left_and_hold_no_start_up() {
+        let header = header();
+        let needs = memory_bytes(&header, 8, 2048, CACHE);
+        for (left, store_mib) in [(0, 0), (MEBIBYTE - 1, 0), (200 * MEBIBYTE, 200), (GIB, 512)] {
+            let facts = Facts { memory_available_bytes: Some(needs + left), ..facts(&header) };
+            let size = started(decide(facts));
+            assert_eq!((size.slots, size.store_mib), (8, store_mib), "{left}");
+            assert_eq!(size.memory_bytes, needs + store_mib * MEBIBYTE);
+        }
+        let embedder = GgufHeader { purpose: Purpose::Embed, ..header };
+        assert_eq!(started(decide(facts(&embedder))).store_mib, 0);
+    }
+
+    #[test]
+    fn a_smaller_cache_leaves_room_for_more_slots() {
+        let header = header();
+        let small = CacheRules { type_k: CacheType::Q8, type_v: CacheType::Q8, ..CACHE };
+        let available = memory_bytes(&header, 8, 2048, small);
+        let slots = |cache| {
+            let facts = Facts { memory_available_bytes: Some(available), cache, ..facts(&header) };
+            started(decide(facts)).slots
+        };
+        assert_eq!((slots(CACHE), slots(small)), (4, 8));
+    }
+
+    #[test]
     fn slots_are_halved_until_they_fit() {
         let header = header();
-        let needs = |slots| memory_bytes(&header, slots, 2048);
+        let needs = |slots| memory_bytes(&header, slots, 2048, CACHE);
         for (available, slots) in
             [(needs(8), 8), (needs(8) - 1, 4), (needs(4) - 1, 2), (needs(2) - 1, 1), (needs(1), 1)]
         {
@@ -303,14 +376,14 @@ mod tests {
             let size = started(decide(facts));
             (size.slots, size.context_tokens)
         };
-        let needs = |context| memory_bytes(&whole, EMBEDDING_SLOTS, context);
+        let needs = |context| memory_bytes(&whole, EMBEDDING_SLOTS, context, CACHE);
         assert_eq!(at_most(&whole, needs(8192)), (64, 8192));
         assert_eq!(at_most(&whole, needs(8192) - 1), (64, 4096));
         assert_eq!(at_most(&whole, needs(512)), (64, 512));
         let small = GgufHeader { context_length: 256, ..whole.clone() };
         assert_eq!(at_most(&small, needs(8192)), (64, 256));
         let in_pieces = GgufHeader { reads_inputs_whole: false, ..whole.clone() };
-        assert!(memory_bytes(&in_pieces, EMBEDDING_SLOTS, 8192) < needs(8192) / 2);
+        assert!(memory_bytes(&in_pieces, EMBEDDING_SLOTS, 8192, CACHE) < needs(8192) / 2);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The configuration: every setting with its unit, default and range, and the order in which flag, environment and
 //! file are asked. The only reader of the environment; never acts on a setting.
 
+mod worker;
+
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -14,6 +16,8 @@ use rbee_http::{LogFormat, check_log_filter};
 use serde::Deserialize;
 
 use crate::error::HiveError;
+pub(crate) use worker::KvLayout;
+use worker::WorkerConfig;
 
 /// What a worker inherits of the hive's environment: what finding programs and libraries, and choosing devices, needs.
 const WORKER_ENVIRONMENT: [&str; 9] = [
@@ -82,49 +86,6 @@ pub struct Config {
     pub(crate) log: LogConfig,
 }
 
-/// How workers are started.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct WorkerConfig {
-    /// What turns requests into tokens: `llama`, or `echo` for tests. Default: `llama`.
-    pub(crate) engine: Backend,
-    /// Requests a worker decodes at once; fewer where memory is short. Default: 8. Range: 1 to 256.
-    pub(crate) slots: u32,
-    /// Tokens of context each request can have; fewer where the model was trained for fewer. Default: 4096.
-    /// Range: 64 to 1048576.
-    pub(crate) context_tokens: u32,
-    /// Threads that compute. Absent: one a physical core. Range: 1 to 1024.
-    pub(crate) threads: Option<u32>,
-    /// `OMP_NUM_THREADS` of a worker. Absent: not set. Range: 1 to 1024.
-    pub(crate) omp_num_threads: Option<u32>,
-    /// `GOMP_SPINCOUNT` of a worker: how long an idle thread spins before it sleeps. Absent: not set.
-    pub(crate) gomp_spincount: Option<u64>,
-    /// Mebibytes that a worker may keep of conversations that have no slot any more. Default: 512. Range: 0 to 1048576.
-    pub(crate) cache_ram_mib: u64,
-    /// Whether requests of different users may share computed prompts. Default: no.
-    pub(crate) cache_shared: bool,
-    /// How slots lie in the context memory. Absent: split on a processor, unified on a GPU.
-    pub(crate) kv_layout: Option<KvLayout>,
-    /// Whether replies that repeat earlier text are guessed ahead. Default: `auto`, where it is faster.
-    pub(crate) speculation: Speculation,
-}
-
-/// How slots lie in the context memory.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum KvLayout {
-    Split,
-    Unified,
-}
-
-/// Whether replies are guessed ahead.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Speculation {
-    Auto,
-    Off,
-}
-
 /// What is logged.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -161,23 +122,6 @@ impl Default for Config {
 #[expect(clippy::expect_used, reason = "a constant that is a name, held by a test")]
 fn local_name() -> NodeName {
     "local".parse().expect("`local` is a machine name")
-}
-
-impl Default for WorkerConfig {
-    fn default() -> Self {
-        Self {
-            engine: Backend::Llama,
-            slots: 8,
-            context_tokens: 4096,
-            threads: None,
-            omp_num_threads: None,
-            gomp_spincount: None,
-            cache_ram_mib: 512,
-            cache_shared: false,
-            kv_layout: None,
-            speculation: Speculation::Auto,
-        }
-    }
 }
 
 impl Default for LogConfig {
@@ -303,15 +247,7 @@ impl Config {
         check_range("load_timeout_seconds", self.load_timeout_seconds, 1, 86_400)?;
         check_range("heartbeat_interval_seconds", self.heartbeat_interval_seconds, 1, 3_600)?;
         check_range("stop_grace_seconds", self.stop_grace_seconds, 1, 13)?;
-        check_range("worker.slots", self.worker.slots.into(), 1, 256)?;
-        check_range("worker.context_tokens", self.worker.context_tokens.into(), 64, 1_048_576)?;
-        check_range("worker.cache_ram_mib", self.worker.cache_ram_mib, 0, 1 << 20)?;
-        for (key, threads) in [
-            ("worker.threads", self.worker.threads),
-            ("worker.omp_num_threads", self.worker.omp_num_threads),
-        ] {
-            check_range(key, threads.unwrap_or(1).into(), 1, 1024)?;
-        }
+        self.worker.check()?;
         if let Some(url) = &self.queen_url {
             check_url(url)?;
         }
@@ -344,23 +280,6 @@ impl Config {
     /// Returns the time a worker has to finish after each of request and signal to stop.
     pub(crate) const fn stop_grace(&self) -> Duration {
         Duration::from_secs(self.stop_grace_seconds)
-    }
-
-    /// Returns the arguments by which a worker treats its context memory.
-    pub(crate) fn memory_arguments_of_workers(&self) -> Vec<String> {
-        let WorkerConfig { cache_ram_mib, cache_shared, kv_layout, speculation, .. } = &self.worker;
-        let speculation = match speculation {
-            Speculation::Auto => "auto",
-            Speculation::Off => "off",
-        };
-        let layout = kv_layout.map(|layout| match layout {
-            KvLayout::Split => "--kv-layout=split",
-            KvLayout::Unified => "--kv-layout=unified",
-        });
-        let given =
-            [format!("--cache-ram={cache_ram_mib}"), format!("--speculation={speculation}")];
-        let shared = cache_shared.then(|| "--cache-shared".to_owned());
-        given.into_iter().chain(shared).chain(layout.map(str::to_owned)).collect()
     }
 
     /// Returns the whole environment of a worker.

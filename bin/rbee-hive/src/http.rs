@@ -36,6 +36,8 @@ pub(crate) fn routes(readiness: Readiness) -> RouteTable<Arc<Hive>> {
         .post("/api/v1/workers/{id}/v1/completions", Access::Peer, workers::complete)
         .post("/api/v1/workers/{id}/v1/embeddings", Access::Peer, workers::embed)
         .post("/api/v1/workers/{id}/v1/rerank", Access::Peer, workers::rerank)
+        .get("/api/v1/workers/{id}/load", Access::Peer, workers::load)
+        .post("/api/v1/workers/{id}/loading", Access::Worker, contacts::loading)
         .post("/api/v1/workers/{id}/ready", Access::Worker, contacts::ready)
         .post("/api/v1/workers/{id}/heartbeat", Access::Worker, contacts::heartbeat)
         .get("/api/v1/models", Access::Peer, models::list)

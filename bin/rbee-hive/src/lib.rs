@@ -37,6 +37,8 @@ pub use config::{Config, Invocation};
 pub use error::HiveError;
 pub use shutdown::EndSignals;
 
+use admission::CacheRules;
+use config::KvLayout;
 use hive::Hive;
 use models::Models;
 use registry::Registry;
@@ -155,6 +157,12 @@ fn assemble(config: Config, home: Home, url: &str) -> Result<Arc<Hive>, HiveErro
         workers_max: config.workers_max,
         slots: config.worker.slots,
         context_tokens: config.worker.context_tokens,
+        cache: CacheRules {
+            type_k: config.worker.cache_type_k,
+            type_v: config.worker.cache_type_v,
+            unified: config.worker.kv_layout == Some(KvLayout::Unified),
+            store_mib: config.worker.cache_ram_mib,
+        },
         load_timeout: config.load_timeout(),
         stop_grace: config.stop_grace(),
     };
@@ -165,7 +173,7 @@ fn assemble(config: Config, home: Home, url: &str) -> Result<Arc<Hive>, HiveErro
         port_first: config.worker_port_first,
         heartbeat_seconds: config.heartbeat_interval_seconds,
         stop_grace_seconds: config.stop_grace_seconds,
-        memory_arguments: config.memory_arguments_of_workers(),
+        worker_arguments: config.worker.arguments(),
         hive_url: url.to_owned(),
         environment: config.environment_of_workers(),
         home: home.clone(),

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{Admission, Facts, WorkerSize, decide};
+use crate::admission::{Admission, CacheRules, Facts, WorkerSize, decide};
 use crate::clock::wall_clock_ms;
 
 use worker::Worker;
@@ -60,6 +60,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) memory_available_bytes: Option<u64>,
     pub(crate) slots: u32,
     pub(crate) context_tokens: u32,
+    pub(crate) cache: CacheRules,
 }
 
 /// What came of [`Registry::admit`].
@@ -164,6 +165,7 @@ impl Registry {
             memory_available_bytes: wanted.memory_available_bytes,
             slots: wanted.slots,
             context_tokens: wanted.context_tokens,
+            cache: wanted.cache,
         });
         match (decision, existing, wanted.model) {
             (Admission::Refuse(detail), _, _) => Err(detail.into()),
@@ -196,6 +198,18 @@ impl Registry {
     pub(crate) fn ready(&self, id: &WorkerId, report: &WorkerReady) -> Result<(), ApiError> {
         let known = self.change(id, |worker| worker.ready(report, wall_clock_ms()));
         if known { Ok(()) } else { Err(no_such_worker()) }
+    }
+
+    /// Takes note of how far a worker's load is.
+    pub(crate) fn loading(&self, id: &WorkerId, load_progress: f32) -> Result<(), ApiError> {
+        let mut state = self.lock();
+        let worker = state.find(id).ok_or_else(no_such_worker)?;
+        let has_changed = worker.loading(load_progress, wall_clock_ms());
+        drop(state);
+        if has_changed {
+            self.touch();
+        }
+        Ok(())
     }
 
     /// Takes note of a worker's snapshot.
@@ -317,6 +331,7 @@ fn starting(id: WorkerId, model: &Model, backend: Backend) -> WorkerInfo {
         device: "cpu".to_owned(),
         url: String::new(),
         state: WorkerState::Starting,
+        load_progress: 0.0,
         slots_total: 0,
         slots_available: 0,
         pid: None,

@@ -23,7 +23,7 @@ use tokio::sync::{Mutex, oneshot};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::admission::WorkerSize;
+use crate::admission::{CacheRules, WorkerSize};
 use crate::models::Models;
 use crate::platform;
 use crate::registry::{Admitted, Registry, Wanted, WorkerSignals};
@@ -36,6 +36,7 @@ pub(crate) struct Rules {
     pub(crate) workers_max: u32,
     pub(crate) slots: u32,
     pub(crate) context_tokens: u32,
+    pub(crate) cache: CacheRules,
     pub(crate) load_timeout: Duration,
     pub(crate) stop_grace: Duration,
 }
@@ -98,6 +99,7 @@ impl Supervisor {
             memory_available_bytes: self.memory_available_bytes(),
             slots: self.rules.slots,
             context_tokens: self.rules.context_tokens,
+            cache: self.rules.cache,
         })?;
         let (size, signals, model) = match (admitted, model) {
             (Admitted::Existing(info), _) => return Ok(*info),

@@ -27,6 +27,9 @@ mod contacts;
 #[path = "hive/ending.rs"]
 mod ending;
 #[cfg(test)]
+#[path = "hive/estimate.rs"]
+mod estimate;
+#[cfg(test)]
 #[path = "hive/faults.rs"]
 mod faults;
 #[cfg(test)]

@@ -309,12 +309,13 @@ impl Wait {
         let mut idle_since = Instant::now();
         tokio::time::sleep(PATIENCE).await;
         loop {
-            let loading = queen.workers().await.is_ok_and(|list| {
-                list.workers.iter().map(|placed| &placed.worker).any(|worker| {
+            let starting = queen.workers().await.ok().and_then(|list| {
+                list.workers.into_iter().map(|placed| placed.worker).find(|worker| {
                     let named = worker.alias.as_ref().is_some_and(|a| a.as_str() == model.as_str());
                     worker.state == WorkerState::Starting && (named || worker.model_ref == *model)
                 })
             });
+            let loading = starting.is_some();
             if loading {
                 idle_since = Instant::now();
             }
@@ -329,6 +330,10 @@ impl Wait {
                 self.activity = Some(output.activity(message));
                 self.shown = Some(loading);
                 self.loaded |= loading;
+            }
+            if let (Some(worker), Some(activity)) = (starting, &self.activity) {
+                let percent = worker.load_progress * 100.0;
+                activity.say(format!("loading {model}, {percent:.0} %"));
             }
             tokio::time::sleep(ASK_AGAIN).await;
         }

@@ -250,6 +250,15 @@ pub(crate) struct Activity {
     bar: Option<ProgressBar>,
 }
 
+impl Activity {
+    /// Says something else from now on. On what is no terminal nothing more is said.
+    pub(crate) fn say(&self, message: String) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(message);
+        }
+    }
+}
+
 impl Drop for Activity {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {

@@ -1,9 +1,6 @@
 //! How much memory a worker will need. Owns the formula; never looks at a device and never decides whether it fits.
 
-use crate::GgufHeader;
-
-/// Bytes of one number in the key-value cache: f16, llama.cpp's default.
-const CACHE_NUMBER_BYTES: u64 = 2;
+use crate::{CacheType, GgufHeader};
 
 /// llama.cpp rounds the cells of a cache up to a multiple of this.
 const CACHE_CELLS_STEP: u64 = 256;
@@ -22,6 +19,12 @@ pub struct MemoryParams {
     pub step_tokens: u32,
     /// Tokens of one step for which logits are computed (llama.cpp's `n_outputs_max`).
     pub step_outputs: u32,
+    /// How keys are stored.
+    pub cache_type_k: CacheType,
+    /// How values are stored.
+    pub cache_type_v: CacheType,
+    /// Whether all slots share one memory, so that a step looks at all of it.
+    pub cache_unified: bool,
 }
 
 /// Holds the parts of an estimate, in bytes.
@@ -40,21 +43,21 @@ pub struct MemoryEstimate {
 /// Estimates the memory of a worker from the model's header. Numbers too large for 64 bits become the largest.
 ///
 /// - Weights: the sum of all tensors, exact.
-/// - Cache: for each layer, cells × (key heads × key width + value heads × value width) × 2 bytes, with the cells of a
-///   slot rounded up to 256 (`llama_kv_cache` in llama.cpp). Exact for plain attention; an upper bound for sliding windows,
+/// - Cache: for each layer, cells × (key heads × key width + value heads × value width) × the bytes of their
+///   types, with the cells of a slot rounded up to 256 (`llama_kv_cache` in llama.cpp). Exact for plain attention; an upper bound for sliding windows,
 ///   shared layers and compressed caches, which store less.
 /// - Compute: step × (2 × feed-forward width + 6 × embedding width) × 4 bytes for the widest layer, two copies of the
-///   logits, and the f16 attention mask of step × cells. A heuristic after llama.cpp's graph reservation with flash
+///   logits, and the f16 attention mask of step × cells that a token can see. A heuristic after llama.cpp's graph reservation with flash
 ///   attention.
 #[must_use]
 pub fn estimate_memory(header: &GgufHeader, params: MemoryParams) -> MemoryEstimate {
     let cells_per_slot = u64::from(params.context_per_slot).next_multiple_of(CACHE_CELLS_STEP);
     let cells = cells_per_slot * u64::from(params.slots);
-    let head_numbers = u64::from(header.key_length) + u64::from(header.value_length);
-    let kv_bytes = cells
-        .saturating_mul(header.head_count_kv_total())
-        .saturating_mul(head_numbers)
-        .saturating_mul(CACHE_NUMBER_BYTES);
+    let bytes_of_32_heads = u64::from(header.key_length) * params.cache_type_k.bytes_of_32()
+        + u64::from(header.value_length) * params.cache_type_v.bytes_of_32();
+    // The cells are a multiple of 256, so nothing is lost in the division.
+    let kv_bytes =
+        (cells / 32).saturating_mul(header.head_count_kv_total()).saturating_mul(bytes_of_32_heads);
 
     let step = u64::from(params.step_tokens);
     let layer_numbers =
@@ -63,7 +66,8 @@ pub fn estimate_memory(header: &GgufHeader, params: MemoryParams) -> MemoryEstim
     let outputs = u64::from(params.step_outputs.max(params.slots));
     let logits_bytes =
         outputs.saturating_mul(header.vocabulary_size).saturating_mul(2 * COMPUTE_NUMBER_BYTES);
-    let mask_bytes = step.saturating_mul(cells).saturating_mul(2);
+    let cells_seen = if params.cache_unified { cells } else { cells_per_slot };
+    let mask_bytes = step.saturating_mul(cells_seen).saturating_mul(2);
     let compute_bytes = layer_bytes.saturating_add(logits_bytes).saturating_add(mask_bytes);
 
     let weights_bytes = header.weights_bytes;
@@ -101,8 +105,15 @@ mod tests {
         }
     }
 
-    const PARAMS: MemoryParams =
-        MemoryParams { context_per_slot: 8192, slots: 1, step_tokens: 512, step_outputs: 1 };
+    const PARAMS: MemoryParams = MemoryParams {
+        context_per_slot: 8192,
+        slots: 1,
+        step_tokens: 512,
+        step_outputs: 1,
+        cache_type_k: CacheType::F16,
+        cache_type_v: CacheType::F16,
+        cache_unified: false,
+    };
 
     #[test]
     fn the_cache_of_known_models_is_exact() {
@@ -135,6 +146,27 @@ mod tests {
     }
 
     #[test]
+    fn quantised_keys_and_values_take_their_share() {
+        let kv = |cache_type_k, cache_type_v| {
+            let params = MemoryParams { cache_type_k, cache_type_v, ..PARAMS };
+            estimate_memory(&llama_3_8b(), params).kv_bytes
+        };
+        let plain = kv(CacheType::F16, CacheType::F16);
+        assert_eq!(kv(CacheType::F32, CacheType::F32), 2 * plain);
+        assert_eq!(kv(CacheType::Q8, CacheType::Q8), plain * 34 / 64);
+        assert_eq!(kv(CacheType::F16, CacheType::Q4), plain / 2 + plain / 2 * 18 / 64);
+    }
+
+    #[test]
+    fn a_step_looks_at_all_slots_only_where_they_share_a_memory() {
+        let compute = |cache_unified| {
+            let params = MemoryParams { slots: 8, cache_unified, ..PARAMS };
+            estimate_memory(&llama_3_8b(), params).compute_bytes
+        };
+        assert_eq!(compute(true) - compute(false), 512 * 7 * 8192 * 2);
+    }
+
+    #[test]
     fn layers_without_a_cache_count_nothing() {
         let hybrid = GgufHeader { block_count: 4, head_count_kv: vec![0, 8, 0, 8], ..llama_3_8b() };
         let plain = GgufHeader { block_count: 2, ..llama_3_8b() };
@@ -153,7 +185,7 @@ mod tests {
                 value_length, vocabulary_size, weights_bytes: u64::MAX, ..llama_3_8b()
             };
             let [context_per_slot, slots, step_tokens, step_outputs] = params;
-            let params = MemoryParams { context_per_slot, slots, step_tokens, step_outputs };
+            let params = MemoryParams { context_per_slot, slots, step_tokens, step_outputs, ..PARAMS };
             prop_assert_eq!(estimate_memory(&header, params).total_bytes, u64::MAX);
         }
     }

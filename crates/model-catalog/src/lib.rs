@@ -2,6 +2,7 @@
 //! the GGUF header reader and the memory estimate. Never contacts another machine, never loads a model, and never runs
 //! a task of its own: every call blocks until it is done.
 
+mod cache_type;
 mod catalog;
 mod durable;
 mod error;
@@ -14,6 +15,7 @@ mod sidecar;
 mod store;
 mod transfer;
 
+pub use cache_type::CacheType;
 pub use catalog::{Catalog, OpenedCatalog};
 pub use error::{CatalogError, StoreError};
 pub use estimate::{MemoryEstimate, MemoryParams, estimate_memory};

@@ -4,7 +4,7 @@
 use input_validation::{ModelAlias, ModelRef, WorkerId};
 use serde::{Deserialize, Serialize};
 
-use crate::error::ErrorDetail;
+use crate::error::{ErrorCode, ErrorDetail};
 
 /// Where a worker is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +47,9 @@ pub struct WorkerInfo {
     pub url: String,
     /// Where it is in its life.
     pub state: WorkerState,
+    /// Share of the model that is loaded, 0 to 1.
+    #[serde(default)]
+    pub load_progress: f32,
     /// Requests it can decode at once; 0 until it is ready.
     pub slots_total: u32,
     /// Slots that were free at the last heartbeat.
@@ -101,6 +104,68 @@ pub struct WorkerSecrets {
 impl std::fmt::Debug for WorkerSecrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("WorkerSecrets").finish_non_exhaustive()
+    }
+}
+
+/// `POST /api/v1/workers/{id}/loading`, worker → hive, while the model is being loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerLoading {
+    /// Share of the model that is loaded, 0 to 1.
+    pub load_progress: f32,
+}
+
+/// One event of `GET /api/v1/workers/{id}/load` on hive and queen, as `data:`
+/// of the server-sent events that answer it. The stream ends after `ready` or
+/// `failed`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum LoadEvent {
+    /// The model is being loaded.
+    Progress {
+        /// Share of the model that is loaded, 0 to 1; never less than before.
+        load_progress: f32,
+    },
+    /// The model is loaded.
+    Ready {
+        /// The worker, as listings show it.
+        worker: Box<WorkerInfo>,
+    },
+    /// The worker ended, or is to end, and serves nobody.
+    Failed {
+        /// Why.
+        error: ErrorDetail,
+    },
+}
+
+impl LoadEvent {
+    /// Says how far a worker is; `None` is one whose row is gone.
+    #[must_use]
+    pub fn of(worker: Option<WorkerInfo>) -> Self {
+        let stopped = || {
+            let message = "the worker was stopped before its model was loaded";
+            ErrorDetail::new(ErrorCode::WorkerStartFailed, message)
+        };
+        match worker {
+            Some(worker) => match worker.state {
+                WorkerState::Starting => Self::Progress { load_progress: worker.load_progress },
+                WorkerState::Ready => Self::Ready { worker: Box::new(worker) },
+                WorkerState::Stopping => Self::Failed { error: stopped() },
+                WorkerState::Failed => {
+                    Self::Failed { error: worker.failure.unwrap_or_else(stopped) }
+                }
+            },
+            None => Self::Failed { error: stopped() },
+        }
+    }
+
+    /// Whether nothing comes after it.
+    #[must_use]
+    pub const fn is_last(&self) -> bool {
+        match self {
+            Self::Progress { .. } => false,
+            Self::Ready { .. } | Self::Failed { .. } => true,
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 // rbee_string_free.
 #pragma once
 
+#include "ggml-backend.h"
 #include "llama.h"
 
 #include <cstddef>
@@ -23,6 +24,14 @@ struct rbee_reply_parser;
 struct rbee_grammar;
 
 extern "C" {
+
+// Bytes in one type of buffer.
+struct rbee_memory_part {
+    ggml_backend_dev_t device; // null for memory of the processor
+    size_t             weights;
+    size_t             context;
+    size_t             compute;
+};
 
 void rbee_string_free(char * text);
 
@@ -130,5 +139,13 @@ bool rbee_grammar_allows(rbee_grammar * grammar, llama_token token);
 // Goes on by a token that may come next. False when it may not, and for good
 // once that has happened.
 bool rbee_grammar_accept(rbee_grammar * grammar, llama_token token);
+
+// Fills in what a context and its model take, by type of buffer, and returns
+// how many types there are; only the first n_parts_max are filled in.
+int32_t rbee_memory_use(
+    const llama_context     * ctx,
+    struct rbee_memory_part * parts,
+    int32_t                   n_parts_max,
+    char                   ** error);
 
 }

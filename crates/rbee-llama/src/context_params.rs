@@ -4,6 +4,8 @@
 
 use llama_cpp_sys_2 as sys;
 
+use crate::kv_type::KvType;
+
 /// How to run a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContextParams {
@@ -123,40 +125,6 @@ pub enum FlashAttention {
     Off,
 }
 
-/// How the numbers of the KV cache are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KvType {
-    /// 32 bits each.
-    F32,
-    /// 16 bits each.
-    F16,
-    /// 16 bits each, with the range of 32.
-    Bf16,
-    /// About 8.5 bits each; needs flash attention.
-    Q8_0,
-    /// About 4.5 bits each; needs flash attention.
-    Q4_0,
-}
-
-impl KvType {
-    fn raw(self) -> sys::ggml_type {
-        match self {
-            Self::F32 => sys::GGML_TYPE_F32,
-            Self::F16 => sys::GGML_TYPE_F16,
-            Self::Bf16 => sys::GGML_TYPE_BF16,
-            Self::Q8_0 => sys::GGML_TYPE_Q8_0,
-            Self::Q4_0 => sys::GGML_TYPE_Q4_0,
-        }
-    }
-
-    fn is_quantized(self) -> bool {
-        match self {
-            Self::F32 | Self::F16 | Self::Bf16 => false,
-            Self::Q8_0 | Self::Q4_0 => true,
-        }
-    }
-}
-
 /// What is wrong with context parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParamsError {
@@ -170,8 +138,8 @@ pub enum ParamsError {
         /// What it must be.
         must_be: &'static str,
     },
-    /// A quantised KV cache was asked for without flash attention.
-    #[error("a quantised KV cache needs flash attention")]
+    /// Quantised values were asked for without flash attention.
+    #[error("a quantised V cache needs flash attention")]
     QuantizedWithoutFlashAttention,
 }
 
@@ -215,8 +183,7 @@ impl ContextParams {
         {
             in_range(name, threads, 1, N_THREADS_MAX, "1 to 512")?;
         }
-        let quantized = self.type_k.is_quantized() || self.type_v.is_quantized();
-        if quantized && self.flash_attention == FlashAttention::Off {
+        if self.type_v.is_quantized() && self.flash_attention == FlashAttention::Off {
             return Err(ParamsError::QuantizedWithoutFlashAttention);
         }
         Ok(())
@@ -299,10 +266,11 @@ mod tests {
     }
 
     #[test]
-    fn a_quantised_cache_needs_flash_attention() {
+    fn quantised_values_need_flash_attention() {
         let mut params = ContextParams { type_k: KvType::Q8_0, ..ContextParams::default() };
-        assert!(params.check().is_ok());
         params.flash_attention = FlashAttention::Off;
+        assert!(params.check().is_ok());
+        params.type_v = KvType::Q8_0;
         let refused = params.check();
         assert!(matches!(refused, Err(ParamsError::QuantizedWithoutFlashAttention)));
     }

@@ -1,8 +1,12 @@
 //! Lists what llama.cpp can compute on. Never opens a device for computing.
 #![expect(unsafe_code, reason = "reads llama.cpp's device registry")]
 
+use std::ffi::CString;
+use std::ptr;
+
 use llama_cpp_sys_2 as sys;
 
+use crate::kv_type::KvType;
 use crate::{backend, ffi};
 
 /// A device that llama.cpp can place layers on.
@@ -35,6 +39,54 @@ pub enum DeviceKind {
     Group,
 }
 
+impl DeviceKind {
+    /// Whether layers can be placed on it.
+    #[must_use]
+    pub fn is_gpu(self) -> bool {
+        matches!(self, Self::Gpu | Self::IntegratedGpu)
+    }
+
+    pub(crate) fn from_raw(kind: sys::ggml_backend_dev_type) -> Self {
+        match kind {
+            sys::GGML_BACKEND_DEVICE_TYPE_CPU => Self::Cpu,
+            sys::GGML_BACKEND_DEVICE_TYPE_GPU => Self::Gpu,
+            sys::GGML_BACKEND_DEVICE_TYPE_IGPU => Self::IntegratedGpu,
+            sys::GGML_BACKEND_DEVICE_TYPE_ACCEL => Self::Accelerator,
+            _ => Self::Group,
+        }
+    }
+}
+
+impl Device {
+    /// Whether the device can have so many numbers in one piece, as the keys or
+    /// values of one layer are. llama.cpp ends the process over a piece that its
+    /// device cannot compute with, even where it has the memory.
+    #[must_use]
+    pub fn takes(&self, kind: KvType, numbers: u64) -> bool {
+        backend::ensure_started();
+        let (Ok(name), Ok(numbers)) = (CString::new(self.name.as_str()), i64::try_from(numbers))
+        else {
+            return false;
+        };
+        let params =
+            sys::ggml_init_params { mem_size: 1024, mem_buffer: ptr::null_mut(), no_alloc: true };
+        // SAFETY: the name is NUL-terminated; the tensor lies in a context with
+        // room for it, without data, and both live until they are freed here.
+        unsafe {
+            let device = sys::ggml_backend_dev_by_name(name.as_ptr());
+            let context = sys::ggml_init(params);
+            if device.is_null() || context.is_null() {
+                sys::ggml_free(context);
+                return false;
+            }
+            let piece = sys::ggml_new_tensor_1d(context, kind.raw(), numbers);
+            let takes = sys::ggml_backend_dev_supports_op(device, piece);
+            sys::ggml_free(context);
+            takes
+        }
+    }
+}
+
 /// Lists the devices of this process, in llama.cpp's order. Asking a GPU
 /// backend for its memory opens the driver.
 #[must_use]
@@ -50,7 +102,8 @@ pub fn devices() -> Vec<Device> {
         .collect()
 }
 
-fn describe(device: sys::ggml_backend_dev_t) -> Device {
+/// Describes a device of the registry, where every device stays.
+pub(crate) fn describe(device: sys::ggml_backend_dev_t) -> Device {
     let (mut free, mut total) = (0, 0);
     // SAFETY: `device` comes from the registry and lives as long as the
     // process; its strings are NUL-terminated; both sizes are valid to write.
@@ -65,13 +118,7 @@ fn describe(device: sys::ggml_backend_dev_t) -> Device {
     Device {
         name: name.unwrap_or_default(),
         description: description.unwrap_or_default(),
-        kind: match kind {
-            sys::GGML_BACKEND_DEVICE_TYPE_CPU => DeviceKind::Cpu,
-            sys::GGML_BACKEND_DEVICE_TYPE_GPU => DeviceKind::Gpu,
-            sys::GGML_BACKEND_DEVICE_TYPE_IGPU => DeviceKind::IntegratedGpu,
-            sys::GGML_BACKEND_DEVICE_TYPE_ACCEL => DeviceKind::Accelerator,
-            _ => DeviceKind::Group,
-        },
+        kind: DeviceKind::from_raw(kind),
         memory_total_bytes: total as u64,
         memory_free_bytes: free as u64,
     }
@@ -89,6 +136,8 @@ mod tests {
             .find(|device| device.kind == DeviceKind::Cpu)
             .expect("a static build always has the processor");
         assert_eq!(cpu.name, "CPU");
+        assert!(cpu.takes(KvType::Q8_0, 1 << 20));
+        assert!(!Device { name: "NoGpu7".to_owned(), ..cpu.clone() }.takes(KvType::F16, 32));
         assert!(cpu.memory_total_bytes >= cpu.memory_free_bytes);
         assert!(cpu.memory_total_bytes > 0, "{cpu:?}");
     }

@@ -27,6 +27,23 @@ pub(crate) struct GrammarHandle {
     _opaque: [u8; 0],
 }
 
+/// Bytes in one type of buffer.
+#[derive(Clone)]
+#[repr(C)]
+pub(crate) struct MemoryPart {
+    /// Null for memory of the processor.
+    pub(crate) device: sys::ggml_backend_dev_t,
+    pub(crate) weights: usize,
+    pub(crate) context: usize,
+    pub(crate) compute: usize,
+}
+
+impl Default for MemoryPart {
+    fn default() -> Self {
+        Self { device: std::ptr::null_mut(), weights: 0, context: 0, compute: 0 }
+    }
+}
+
 unsafe extern "C" {
     fn rbee_string_free(text: *mut c_char);
 
@@ -116,6 +133,13 @@ unsafe extern "C" {
 
     pub(crate) fn rbee_grammar_accept(grammar: *mut GrammarHandle, token: sys::llama_token)
     -> bool;
+
+    pub(crate) fn rbee_memory_use(
+        ctx: *const sys::llama_context,
+        parts: *mut MemoryPart,
+        n_parts_max: i32,
+        error: *mut *mut c_char,
+    ) -> i32;
 }
 
 /// A string that the shim allocated, freed on drop. Starts out null, so that it

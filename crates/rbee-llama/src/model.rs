@@ -13,29 +13,9 @@ use std::sync::{Arc, Mutex};
 
 use llama_cpp_sys_2 as sys;
 
+use crate::model_params::ModelParams;
 use crate::vocab::Vocab;
 use crate::{backend, ffi, log};
-
-/// How to load a model.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ModelParams {
-    /// Layers to place on GPUs; `None` places as many as there are.
-    pub n_gpu_layers: Option<u32>,
-    /// How the weights come into memory.
-    pub load_mode: LoadMode,
-}
-
-/// How the weights of a model come into memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LoadMode {
-    /// llama.cpp chooses by the devices in use.
-    #[default]
-    Auto,
-    /// Map the file; processes that load the same file share its pages.
-    Mmap,
-    /// Read the file into memory of this process.
-    Read,
-}
 
 /// Why a model was not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -63,9 +43,29 @@ pub enum LoadError {
         /// What llama.cpp said; may name the path.
         reason: String,
     },
+    /// A GPU was asked for that is not there.
+    #[error("there is no GPU {name:?} here; there are: {}", list(gpus))]
+    NoSuchDevice {
+        /// The name asked for.
+        name: String,
+        /// The names of those that are there.
+        gpus: Vec<String>,
+    },
     /// The progress callback asked to stop.
     #[error("the load was aborted")]
     Aborted,
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// Whether the weights come with the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Weights {
+    Loaded,
+    /// Only their sizes and places are known.
+    Measured,
 }
 
 /// A loaded model. Does not change after loading, so any number of threads and
@@ -108,6 +108,15 @@ impl Model {
         params: &ModelParams,
         progress: impl FnMut(f32) -> ControlFlow<()>,
     ) -> Result<Arc<Self>, LoadError> {
+        Self::load_with(path, params, Weights::Loaded, progress).map(Arc::new)
+    }
+
+    pub(crate) fn load_with(
+        path: &Path,
+        params: &ModelParams,
+        weights: Weights,
+        progress: impl FnMut(f32) -> ControlFlow<()>,
+    ) -> Result<Self, LoadError> {
         check_readable(path)?;
         backend::ensure_started();
         let c_path = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|error| {
@@ -115,29 +124,31 @@ impl Model {
         })?;
 
         let mut progress = Progress::new(progress);
-        // SAFETY: a function without arguments.
-        let mut raw_params = unsafe { sys::llama_model_default_params() };
-        raw_params.n_gpu_layers =
-            params.n_gpu_layers.map_or(-1, |layers| i32::try_from(layers).unwrap_or(i32::MAX));
-        raw_params.load_mode = match params.load_mode {
-            LoadMode::Auto => sys::LLAMA_LOAD_MODE_AUTO,
-            LoadMode::Mmap => sys::LLAMA_LOAD_MODE_MMAP,
-            LoadMode::Read => sys::LLAMA_LOAD_MODE_NONE,
-        };
+        let mut raw_params = params.raw();
+        let mut devices = params.raw_devices()?;
+        if let Some(devices) = &mut devices {
+            raw_params.devices = devices.as_mut_ptr();
+        }
+        if weights == Weights::Measured {
+            raw_params.no_alloc = true;
+            // What is mapped cannot be left out.
+            raw_params.load_mode = sys::LLAMA_LOAD_MODE_NONE;
+        }
         raw_params.progress_callback = Some(progress.callback());
         raw_params.progress_callback_user_data = (&raw mut progress).cast();
 
         let (raw, reason) = log::with_first_error(|| {
-            // SAFETY: the path is NUL-terminated; path and progress outlive the
-            // call, after which llama.cpp no longer uses either.
+            // SAFETY: the path is NUL-terminated, the list of devices ends with a
+            // null; path, list and progress outlive the call, after which
+            // llama.cpp no longer uses them.
             unsafe { sys::llama_model_load_from_file(c_path.as_ptr(), raw_params) }
         });
         let stop = progress.stop;
         let invalid = |reason: String| LoadError::Invalid { path: path.to_owned(), reason };
         match (NonNull::new(raw), stop) {
-            (Some(raw), None) => Self::from_raw(raw)
-                .map(Arc::new)
-                .ok_or_else(|| invalid("the model has no vocabulary".to_owned())),
+            (Some(raw), None) => {
+                Self::from_raw(raw).ok_or_else(|| invalid("the model has no vocabulary".to_owned()))
+            }
             (raw, stop) => {
                 if let Some(raw) = raw {
                     // SAFETY: just loaded, and used by nobody.

@@ -41,6 +41,8 @@ const TEMPLATE: &str = r"
 {%- if add_generation_prompt %}
 {{- '<|im_start|>assistant\n' }}
 {%- endif %}";
+/// Time between two steps of a pretended load.
+const LOAD_STEP: Duration = Duration::from_millis(10);
 /// The token that ends a reply; all others are positions in the reply, or drawn
 /// pieces of it.
 const END: u32 = u32::MAX;
@@ -52,6 +54,8 @@ pub(crate) struct EchoLoader {
     pub(crate) context_tokens: u32,
     /// Most bytes of states outside the slots.
     pub(crate) store_bytes_max: u64,
+    /// Time that it pretends to load for.
+    pub(crate) load_time: Duration,
     /// Set when a script asks that SIGTERM be ignored from then on.
     pub(crate) ignore_sigterm: Arc<AtomicBool>,
 }
@@ -61,9 +65,7 @@ impl Loader for EchoLoader {
         self: Box<Self>,
         progress: &mut dyn FnMut(f32) -> bool,
     ) -> Result<(Core, Loaded), LoadFailure> {
-        if !progress(0.0) {
-            return Err(LoadFailure::Stopped);
-        }
+        pretend_to_load(self.load_time, progress)?;
         let template = ChatTemplate::from_source(TEMPLATE)
             .map_err(|error| LoadFailure::Invalid { reason: error.to_string() })?;
         let loaded = Loaded {
@@ -89,6 +91,25 @@ impl Loader for EchoLoader {
         let speculation = Speculation::Off;
         let generator = Generator { backend: Box::new(backend), memory, speculation };
         Ok((Core::Generator(generator), loaded))
+    }
+}
+
+/// Lets time go by in small steps, as a model comes in by its tensors.
+fn pretend_to_load(
+    time: Duration,
+    progress: &mut dyn FnMut(f32) -> bool,
+) -> Result<(), LoadFailure> {
+    let started = Instant::now();
+    loop {
+        let done = started.elapsed();
+        let share = if done < time { done.as_secs_f32() / time.as_secs_f32() } else { 1.0 };
+        if !progress(share) {
+            return Err(LoadFailure::Stopped);
+        }
+        if done >= time {
+            return Ok(());
+        }
+        wait_until(started + time.min(done + LOAD_STEP));
     }
 }
 

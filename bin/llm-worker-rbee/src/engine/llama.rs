@@ -3,8 +3,10 @@
 //! is computed when, and chooses tokens only through the sampler.
 
 mod calls;
+mod estimate;
 #[cfg(test)]
 mod oracle;
+mod plan;
 mod sequences;
 mod sizing;
 mod tokenizer;
@@ -17,23 +19,20 @@ use std::time::Duration;
 use rbee_llama::backend::system_info;
 use rbee_llama::chat::ChatTemplate;
 use rbee_llama::context::{AbortHandle, Context, ContextError};
-use rbee_llama::context_params::{ContextParams, FlashAttention, KvType};
-use rbee_llama::device::{DeviceKind, devices};
-use rbee_llama::model::{LoadError, Model, ModelParams};
+use rbee_llama::context_params::ContextParams;
+use rbee_llama::model::{LoadError, Model};
 
 use super::backend::{Abilities, Core, Generator, Interrupt, Loaded, Loader, Speculation};
 use super::embedder;
 use super::memory::{Layout, MemoryLimits};
 use super::pace::DRAFT_MAX;
 use super::runner::STEP_TOKENS;
+use crate::config::placement::Placement;
 use crate::error::{LoadFailure, chain};
-use crate::threads::compute_threads;
+pub(crate) use plan::Shape;
 use sequences::LlamaBackend;
-use sizing::{Sizes, Wishes};
+pub(crate) use sizing::Sizes;
 use tokenizer::LlamaTokenizer;
-
-/// What the processor is called among devices.
-const CPU: &str = "cpu";
 
 /// How to start the llama.cpp engine; `None` leaves a size to be worked out.
 #[derive(Debug)]
@@ -42,6 +41,8 @@ pub(crate) struct LlamaLoader {
     pub(crate) slots: Option<u32>,
     pub(crate) context_tokens: Option<u32>,
     pub(crate) threads: Option<u32>,
+    /// On which devices it lies, and in which form.
+    pub(crate) placement: Placement,
     /// How slots lie in the context; `None` for what suits the device.
     pub(crate) layout: Option<Layout>,
     /// Most bytes of states outside the context.
@@ -55,71 +56,75 @@ impl Loader for LlamaLoader {
         self: Box<Self>,
         progress: &mut dyn FnMut(f32) -> bool,
     ) -> Result<(Core, Loaded), LoadFailure> {
+        let spread = self.spread(&mut || progress(0.0))?;
         let go_on = |share: f32| {
             if progress(share) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
-        let model = Model::load(&self.path, &ModelParams::default(), go_on)?;
-        if let Some(pooling) = embedder::llama::pooling_of(&model) {
-            let threads = self.threads.unwrap_or_else(compute_threads);
-            let (slots, context_tokens) = (self.slots, self.context_tokens);
-            let wishes =
-                embedder::llama::Wishes { slots, context_tokens, threads, device: device_name() };
-            return embedder::llama::start(&model, pooling, wishes);
+        let model = Model::load(&self.path, &spread.model_params(&self.placement), go_on)?;
+        let shape = self.shape(&model, &spread)?;
+        let (layers, device) = (spread.layers_on_gpus(&model), spread.device());
+        tracing::info!(threads = shape.params.n_threads, device, gpu_layers = layers,
+            layout = ?shape.layout, system = system_info(), "weights loaded");
+        match shape.pooling {
+            Some(pooling) => embedder::llama::start(&model, pooling, &shape, device),
+            None => self.generator(&model, &shape, device),
         }
-        if !model.has_decoder() || model.vocab().is_empty() {
-            let reason = "it does not generate text".to_owned();
-            return Err(LoadFailure::Invalid { reason });
-        }
-        let template = ChatTemplate::from_model(&model, None)
+    }
+}
+
+impl LlamaLoader {
+    /// Prepares a loaded model that generates text.
+    fn generator(
+        &self,
+        model: &Arc<Model>,
+        shape: &Shape,
+        device: String,
+    ) -> Result<(Core, Loaded), LoadFailure> {
+        let template = ChatTemplate::from_model(model, None)
             .map_err(|error| LoadFailure::Invalid { reason: error.to_string() })?;
-        let wishes = Wishes { slots: self.slots, context_tokens: self.context_tokens };
-        let sizes = Sizes::for_model(&model, wishes);
-        let threads = self.threads.unwrap_or_else(compute_threads);
-        let device = device_name();
-        let layout = self.layout.unwrap_or_else(|| layout_for(&device));
-        let params = context_params(sizes, threads, layout);
-        let context = Context::new(Arc::clone(&model), &params)?;
+        let context = Context::new(Arc::clone(model), &shape.params)?;
+        log_memory(&context);
         let can_cut = !model.has_recurrent_state();
         let memory = MemoryLimits {
-            slots: sizes.slots,
-            layout,
+            slots: shape.slots,
+            layout: shape.layout,
             can_cut,
             store_bytes_max: self.store_bytes_max,
         };
         let loaded = Loaded {
-            slots: sizes.slots,
-            context_tokens: context.n_ctx_seq().min(sizes.context_tokens),
+            slots: shape.slots,
+            context_tokens: context.n_ctx_seq().min(shape.context_tokens),
             device,
             description: model.description(),
             // A state of fixed size cannot be cut back to where a step began.
             interrupt: can_cut.then(|| Arc::new(context.abort_handle()) as Arc<dyn Interrupt>),
             abilities: Abilities::Generates(Arc::new(LlamaTokenizer::new(
-                Arc::clone(&model),
+                Arc::clone(model),
                 template,
             ))),
             load_time: Duration::ZERO,
         };
-        tracing::info!(
-            threads,
-            device = loaded.device,
-            ?layout,
-            system = system_info(),
-            "model loaded"
-        );
         let speculation = if can_cut { self.speculation } else { Speculation::Off };
-        let backend = Box::new(LlamaBackend::new(context, layout));
+        let backend = Box::new(LlamaBackend::new(context, shape.layout));
         Ok((Core::Generator(Generator { backend, memory, speculation }), loaded))
     }
 }
 
-/// On a processor, attention over a memory that all share visits everybody's
-/// tokens and skips the others' one by one; on a GPU, tokens that are shared
-/// are worth more.
-fn layout_for(device: &str) -> Layout {
-    if device == CPU { Layout::Split } else { Layout::Unified }
+/// Writes down what was really taken of each device.
+pub(super) fn log_memory(context: &Context) {
+    for used in context.memory_use().into_iter().flatten() {
+        let (weights_bytes, kv_bytes) = (used.weights_bytes, used.kv_bytes);
+        let (device, compute_bytes) = (used.device.name, used.compute_bytes);
+        tracing::info!(device, weights_bytes, kv_bytes, compute_bytes, "memory taken");
+    }
 }
 
-fn context_params(sizes: Sizes, threads: u32, layout: Layout) -> ContextParams {
+fn context_params(
+    sizes: Sizes,
+    threads: u32,
+    layout: Layout,
+    placement: &Placement,
+) -> ContextParams {
     ContextParams {
         n_ctx: sizes.slots.saturating_mul(sizes.context_tokens),
         n_batch: STEP_TOKENS,
@@ -129,9 +134,9 @@ fn context_params(sizes: Sizes, threads: u32, layout: Layout) -> ContextParams {
         n_threads: threads,
         n_threads_batch: threads,
         kv_unified: layout == Layout::Unified,
-        flash_attention: FlashAttention::Auto,
-        type_k: KvType::F16,
-        type_v: KvType::F16,
+        flash_attention: placement.flash_attention,
+        type_k: placement.type_k,
+        type_v: placement.type_v,
         swa_full: false,
         embeddings: false,
         pooling: None,
@@ -148,12 +153,6 @@ impl Interrupt for AbortHandle {
     }
 }
 
-fn device_name() -> String {
-    let on_gpu = |kind| matches!(kind, DeviceKind::Gpu | DeviceKind::IntegratedGpu);
-    let gpu = devices().into_iter().find(|device| on_gpu(device.kind));
-    gpu.map_or_else(|| CPU.to_owned(), |device| device.name.to_lowercase())
-}
-
 impl From<LoadError> for LoadFailure {
     fn from(error: LoadError) -> Self {
         match error {
@@ -161,6 +160,9 @@ impl From<LoadError> for LoadFailure {
                 Self::Unreadable { reason: chain(&error) }
             }
             LoadError::Invalid { .. } => Self::Invalid { reason: error.to_string() },
+            LoadError::NoSuchDevice { name, gpus } => {
+                Self::NoSuchDevice { name, there: gpus.join(", ") }
+            }
             LoadError::Aborted => Self::Stopped,
         }
     }

@@ -9,7 +9,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use http::{HeaderMap, StatusCode};
 use rbee_api::error::{ErrorBody, ErrorCode, ErrorDetail};
-use rbee_api::worker::{WorkerHeartbeat, WorkerReady};
+use rbee_api::worker::{WorkerHeartbeat, WorkerLoading, WorkerReady};
 use rbee_http::Server;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -27,6 +27,7 @@ pub(crate) enum Mood {
 /// What the worker has reported.
 #[derive(Debug, Default)]
 pub(crate) struct Reports {
+    pub(crate) loading: Vec<f32>,
     pub(crate) ready: Vec<WorkerReady>,
     pub(crate) heartbeats: Vec<WorkerHeartbeat>,
 }
@@ -49,6 +50,7 @@ impl FakeHive {
     pub(crate) async fn start() -> Self {
         let shared = Shared { mood: Arc::new(Mutex::new(Mood::Owns)), reports: Arc::default() };
         let router = Router::new()
+            .route("/api/v1/workers/{id}/loading", post(loading))
             .route("/api/v1/workers/{id}/ready", post(ready))
             .route("/api/v1/workers/{id}/heartbeat", post(heartbeat))
             .with_state(shared.clone());
@@ -67,6 +69,15 @@ impl FakeHive {
     pub(crate) fn reports<T>(&self, read: impl FnOnce(&Reports) -> T) -> T {
         read(&self.shared.reports.lock().unwrap())
     }
+}
+
+async fn loading(
+    State(shared): State<Shared>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    Json(report): Json<WorkerLoading>,
+) -> axum::response::Response {
+    shared.answer(&id, &headers, |reports| reports.loading.push(report.load_progress))
 }
 
 async fn ready(

@@ -7,6 +7,7 @@ use rbee_api::error::ErrorCode;
 use rbee_api::worker::{WorkerState, WorkerStatus};
 use rustix::process::Signal;
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::client::Streamed;
 use crate::hive::Mood;
@@ -28,6 +29,49 @@ async fn the_hive_is_told_once_that_it_is_ready_and_then_how_it_goes() {
         assert!(sequences.windows(2).all(|pair| pair[0] < pair[1]), "{sequences:?}");
         assert!(reports.heartbeats.iter().all(|beat| beat.slots_available == 3));
     });
+}
+
+#[tokio::test]
+async fn the_hive_is_told_how_far_the_load_is() {
+    let worker = Worker::start(&["--echo-load-ms=700"]).await;
+    worker.hive.reports(|reports| {
+        let shares = &reports.loading;
+        assert!(shares.len() >= 3, "{shares:?}");
+        assert!(shares.windows(2).all(|pair| pair[0] < pair[1]), "{shares:?}");
+        assert!(shares.iter().all(|share| (0.0..=1.0).contains(share)), "{shares:?}");
+    });
+    assert!((worker.status().await.load_progress - 1.0).abs() < f32::EPSILON);
+}
+
+/// Longest that a worker may take to end while it loads.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+#[tokio::test]
+async fn a_load_ends_at_once_when_the_worker_is_to_stop_or_is_nobodys_any_more() {
+    let begin = || Worker::begin(&["--engine=echo", "--echo-load-ms=600000"]);
+    let is_loading = async |worker: &Worker| {
+        eventually("the load is under way", async || {
+            worker.hive.reports(|reports| (!reports.loading.is_empty()).then_some(()))
+        })
+        .await;
+        let status = worker.status().await;
+        assert_eq!(status.state, WorkerState::Starting);
+        assert!(status.load_progress > 0.0 && status.load_progress < 0.5, "{status:?}");
+    };
+    let ends = async |mut worker: Worker| {
+        let started = Instant::now();
+        assert_eq!(worker.exit().await.code(), Some(0));
+        assert!(started.elapsed() < AT_ONCE, "{:?}", started.elapsed());
+    };
+    let told = begin().await;
+    is_loading(&told).await;
+    told.signal(Signal::TERM);
+    ends(told).await;
+
+    let disowned = begin().await;
+    is_loading(&disowned).await;
+    disowned.hive.set_mood(Mood::Disowns);
+    ends(disowned).await;
 }
 
 #[tokio::test]

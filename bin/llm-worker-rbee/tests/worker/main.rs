@@ -5,6 +5,7 @@
 mod choices;
 mod client;
 mod embeddings;
+mod estimate;
 mod hive;
 mod life;
 mod llama;

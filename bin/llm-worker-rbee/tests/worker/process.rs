@@ -81,6 +81,16 @@ impl Worker {
 
     /// Starts a worker and waits until it has reported to its hive.
     pub(crate) async fn start_engine(arguments: &[&str]) -> Self {
+        let worker = Self::begin(arguments).await;
+        eventually("the worker reports to its hive", async || {
+            worker.hive.reports(|reports| !reports.ready.is_empty()).then_some(())
+        })
+        .await;
+        worker
+    }
+
+    /// Starts a worker and does not wait for it.
+    pub(crate) async fn begin(arguments: &[&str]) -> Self {
         let hive = FakeHive::start().await;
         let mut command = program();
         command
@@ -89,12 +99,7 @@ impl Worker {
             .args(arguments)
             .stderr(Stdio::null());
         let (child, url) = spawn(command, &secrets());
-        let worker = Self { child, client: Client::new(&url, Some(TOKEN)), hive };
-        eventually("the worker reports to its hive", async || {
-            worker.hive.reports(|reports| !reports.ready.is_empty()).then_some(())
-        })
-        .await;
-        worker
+        Self { child, client: Client::new(&url, Some(TOKEN)), hive }
     }
 
     pub(crate) fn pid(&self) -> u32 {

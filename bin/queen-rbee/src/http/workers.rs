@@ -9,13 +9,13 @@ use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use deadline_propagation::Deadline;
 use futures_util::StreamExt as _;
-use http::HeaderValue;
 use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue};
 use input_validation::WorkerId;
 use rbee_api::error::ErrorCode;
 use rbee_api::queen::{PlacedWorkerDetail, PlacedWorkerList, Removed};
 use rbee_api::worker::WorkerDetail;
-use rbee_http::{ApiError, CallError, HopClient};
+use rbee_http::{ApiError, CallError, HopClient, LoadWatch, load_events};
 
 use crate::app::App;
 use crate::dispatch::online_hive;
@@ -45,6 +45,24 @@ pub(super) async fn show(
     let mut detail: WorkerDetail = detail.map_err(no_answer)?;
     detail.worker.slots_available = app.registry.view().slots_available(&detail.worker);
     Ok(Json(PlacedWorkerDetail { hive, detail }))
+}
+
+/// Tells how far a worker's load is, until it is ready or has failed.
+pub(super) async fn load(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let id: WorkerId = id.parse().map_err(|_| not_found())?;
+    let deadline = app.deadline(&headers)?;
+    let changes = app.registry.subscribe();
+    app.registry.hive_of(&id).ok_or_else(not_found)?;
+    let watch = LoadWatch { deadline, stop: app.shutdown.asked().clone() };
+    let look = move || {
+        let workers = app.workers().into_iter().map(|placed| placed.worker);
+        workers.into_iter().find(|worker| worker.id == id)
+    };
+    Ok(load_events(changes, watch, look))
 }
 
 pub(super) async fn stop(

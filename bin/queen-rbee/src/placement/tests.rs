@@ -37,6 +37,7 @@ fn worker(id: &str, state: WorkerState) -> WorkerInfo {
         device: "cpu".to_owned(),
         url: "http://127.0.0.1:1".to_owned(),
         state,
+        load_progress: 0.0,
         slots_total: 4,
         slots_available: 4,
         pid: Some(1),

@@ -34,6 +34,7 @@ fn worker(id: &str) -> WorkerInfo {
         device: "cpu".to_owned(),
         url: "http://127.0.0.1:1".to_owned(),
         state: WorkerState::Starting,
+        load_progress: 0.0,
         slots_total: 0,
         slots_available: 0,
         pid: None,

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use rbee_api::error::{ErrorCode, ErrorDetail};
-use rbee_api::worker::WorkerState;
+use rbee_api::worker::{LoadEvent, WorkerState};
+use reqwest::Method;
 use serde_json::json;
 
 use crate::daemon::{Queen, TestHome, error_of, eventually};
@@ -39,6 +40,47 @@ async fn requests_at_once_for_a_cold_model_cause_one_start_and_are_all_answered(
         assert_eq!(reply.unwrap().status(), 200);
     }
     assert_eq!((pair.starts(), pair.hive.forwarded_count()), (1, 8));
+}
+
+#[tokio::test]
+async fn a_load_can_be_followed_as_events() {
+    let pair = Pair::cold("").await;
+    pair.hive.set_worker("w-1", WorkerState::Starting);
+    pair.hive.set_load_progress("w-1", 0.25);
+    pair.report().await;
+    let follow = pair.queen.request(Method::GET, "/api/v1/workers/w-1/load").send();
+    let events = async {
+        let reply = follow.await.unwrap();
+        assert_eq!(reply.headers()["content-type"], "text/event-stream");
+        reply.text().await.unwrap()
+    };
+    let load = async {
+        for share in [0.5, 0.75] {
+            pair.hive.set_load_progress("w-1", share);
+            pair.report().await;
+        }
+        pair.hive.set_worker("w-1", WorkerState::Ready);
+        pair.report().await;
+    };
+    let (events, ()) = tokio::join!(events, load);
+    let events: Vec<LoadEvent> = events
+        .split_terminator("\n\n")
+        .map(|frame| serde_json::from_str(frame.strip_prefix("data: ").unwrap()).unwrap())
+        .collect();
+    let (last, before) = events.split_last().unwrap();
+    assert!(matches!(last, LoadEvent::Ready { worker } if worker.id.as_str() == "w-1"), "{last:?}");
+    let shares: Vec<f32> = before
+        .iter()
+        .map(|event| match event {
+            LoadEvent::Progress { load_progress } => *load_progress,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    // Reports that come between two looks are seen as one.
+    assert!(shares.windows(2).all(|pair| pair[0] < pair[1]), "{shares:?}");
+    let unknown = pair.queen.request(Method::GET, "/api/v1/workers/w-9/load");
+    let (status, error) = error_of(unknown.send().await.unwrap()).await;
+    assert_eq!((status, &error["code"]), (404, &json!("worker_not_found")));
 }
 
 #[tokio::test]

@@ -170,6 +170,12 @@ impl FakeHive {
         workers.push(worker_info(id, &model, state));
     }
 
+    pub(crate) fn set_load_progress(&self, id: &str, share: f32) {
+        let mut workers = self.workers.lock().unwrap();
+        let worker = workers.iter_mut().find(|worker| worker.id.as_str() == id).unwrap();
+        worker.load_progress = share;
+    }
+
     pub(crate) fn fail_worker(&self, id: &str, failure: ErrorDetail) {
         self.set_worker(id, WorkerState::Failed);
         let mut workers = self.workers.lock().unwrap();
@@ -211,6 +217,7 @@ fn worker_info(id: &str, model: &ModelInfo, state: WorkerState) -> WorkerInfo {
         device: "cpu".to_owned(),
         url: "http://127.0.0.1:1".to_owned(),
         state,
+        load_progress: 0.0,
         slots_total: slots,
         slots_available: slots,
         pid: Some(1),

@@ -29,12 +29,59 @@ fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
 }
 
 #[test]
-fn workers_are_told_how_to_treat_their_context_memory() {
-    let arguments = |file| resolve(&[], file).unwrap().memory_arguments_of_workers();
-    assert_eq!(arguments(""), ["--cache-ram=512", "--speculation=auto"]);
-    let file = "[worker]\ncache_ram_mib = 0\ncache_shared = true\nkv_layout = 'unified'\nspeculation = 'off'\n";
-    let expected = ["--cache-ram=0", "--speculation=off", "--cache-shared", "--kv-layout=unified"];
+fn workers_are_told_how_to_treat_devices_and_memory() {
+    let arguments = |file| resolve(&[], file).unwrap().worker.arguments();
+    let defaults = [
+        "--speculation=auto",
+        "--gpu-layers=auto",
+        "--cache-type-k=f16",
+        "--cache-type-v=f16",
+        "--flash-attention=auto",
+    ];
+    assert_eq!(arguments(""), defaults);
+    let file = "[worker]\ncache_shared = true\nkv_layout = 'unified'\nspeculation = 'off'\ngpu_layers = 20\n\
+        device = ['Vulkan0', 'Vulkan1']\ncache_type_k = 'q8_0'\ncache_type_v = 'iq4_nl'\n\
+        flash_attention = 'on'\nmmap = false\nmlock = true\n";
+    let expected = [
+        "--speculation=off",
+        "--gpu-layers=20",
+        "--cache-type-k=q8_0",
+        "--cache-type-v=iq4_nl",
+        "--flash-attention=on",
+        "--device=Vulkan0,Vulkan1",
+        "--mmap=off",
+        "--mlock",
+        "--cache-shared",
+        "--kv-layout=unified",
+    ];
     assert_eq!(arguments(file), expected);
+    assert!(arguments("[worker]\ngpu_layers = 'all'").contains(&"--gpu-layers=all".to_owned()));
+    assert!(arguments("[worker]\ndevice = []").contains(&"--device=none".to_owned()));
+}
+
+#[test]
+fn a_form_that_is_unknown_is_refused() {
+    for file in [
+        "[worker]\ngpu_layers = 'most'",
+        "[worker]\ngpu_layers = -1",
+        "[worker]\ngpu_layers = 65536",
+        "[worker]\ncache_type_k = 'q6_k'",
+        "[worker]\nflash_attention = true",
+        "[worker]\nmmap = 'on'",
+    ] {
+        let error = resolve(&[], file).unwrap_err();
+        assert!(matches!(error, HiveError::Config(ConfigError::Content { .. })), "{file}: {error}");
+    }
+}
+
+#[test]
+fn the_example_file_is_good_and_is_the_one_in_the_documents() {
+    let example = include_str!("../../../../docs/config/rbee-hive.toml");
+    assert!(resolve(&[], example).is_ok());
+    assert!(include_str!("../../../../docs/CONFIG.md").contains(example));
+    let defaults = resolve(&[], "").unwrap();
+    let config = resolve(&[], example).unwrap();
+    assert_eq!(format!("{:?}", config.worker), format!("{:?}", defaults.worker));
 }
 
 #[test]
@@ -53,6 +100,11 @@ fn every_value_out_of_range_is_refused_by_name() {
         ("[worker]\nthreads = 0", "worker.threads"),
         ("[worker]\ncontext_tokens = 63", "worker.context_tokens"),
         ("[worker]\ncache_ram_mib = 1048577", "worker.cache_ram_mib"),
+        ("[worker]\ncache_type_v = 'q8_0'\nflash_attention = 'off'", "worker.cache_type_v"),
+        ("[worker]\ndevice = ['none']", "worker.device"),
+        ("[worker]\ndevice = ['Vulkan0', 'Vulkan0']", "worker.device"),
+        ("[worker]\ndevice = ['a,b']", "worker.device"),
+        ("[worker]\ndevice = []\ngpu_layers = 4", "worker.gpu_layers"),
     ] {
         let error = resolve(&[], file).unwrap_err();
         let HiveError::Config(error @ ConfigError::Value { .. }) = error else {

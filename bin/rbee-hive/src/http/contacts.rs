@@ -5,14 +5,30 @@
 use axum::extract::State;
 use axum::{Extension, Json};
 use input_validation::WorkerId;
-use rbee_api::error::ErrorCode;
+use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::hive::HeartbeatReply;
-use rbee_api::worker::{WorkerHeartbeat, WorkerReady};
+use rbee_api::worker::{WorkerHeartbeat, WorkerLoading, WorkerReady};
 use rbee_http::{ApiError, JsonBody, Principal};
 
 use super::HiveState;
 use super::paths::Named;
 use crate::hive::Hive;
+
+pub(super) async fn loading(
+    State(hive): HiveState,
+    Named(id): Named<WorkerId>,
+    Extension(caller): Extension<Principal>,
+    JsonBody(report): JsonBody<WorkerLoading>,
+) -> Result<Json<HeartbeatReply>, ApiError> {
+    require_self(&caller, &id)?;
+    if !(0.0..=1.0).contains(&report.load_progress) {
+        let message = format!("load_progress is {} and must be 0 to 1", report.load_progress);
+        let detail = ErrorDetail::new(ErrorCode::ValidationFailed, message);
+        return Err(detail.with_param("load_progress").into());
+    }
+    hive.registry.loading(&id, report.load_progress)?;
+    Ok(Json(interval(&hive)))
+}
 
 pub(super) async fn ready(
     State(hive): HiveState,

@@ -12,7 +12,9 @@ use input_validation::{WORKER_ID_PREFIX, WorkerId};
 use rbee_api::error::ErrorCode;
 use rbee_api::queen::Removed;
 use rbee_api::worker::{StartWorker, WorkerDetail, WorkerInfo, WorkerList};
-use rbee_http::{ApiError, CallError, JsonBody, RawJson, RequestContext, collect};
+use rbee_http::{
+    ApiError, CallError, JsonBody, LoadWatch, RawJson, RequestContext, collect, load_events,
+};
 use serde::Deserialize;
 use tokio::time::timeout_at;
 
@@ -46,6 +48,20 @@ pub(super) async fn show(
         None => None,
     };
     Ok(Json(WorkerDetail { worker, status }))
+}
+
+/// Tells how far a worker's load is, until it is ready or has failed.
+pub(super) async fn load(
+    State(hive): HiveState,
+    headers: HeaderMap,
+    Named(id): Named<WorkerId>,
+) -> Result<Response, ApiError> {
+    let deadline = deadline(&headers)?;
+    let changes = hive.registry.changes();
+    hive.registry.get(&id).ok_or_else(no_such_worker)?;
+    let watch = LoadWatch { deadline, stop: hive.shutdown.stop.clone() };
+    let registry = Arc::clone(&hive.registry);
+    Ok(load_events(changes, watch, move || registry.get(&id)))
 }
 
 pub(super) async fn metrics(

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model_catalog::{GgufHeader, Purpose};
+use model_catalog::{CacheType, GgufHeader, Purpose};
 use secrets_management::Secret;
 
 use super::*;
@@ -53,6 +53,12 @@ fn admit(registry: &Registry, name: &str, model: &Model) -> Result<Admitted, Api
         memory_available_bytes: None,
         slots: 4,
         context_tokens: 512,
+        cache: CacheRules {
+            type_k: CacheType::F16,
+            type_v: CacheType::F16,
+            unified: false,
+            store_mib: 0,
+        },
     })
 }
 

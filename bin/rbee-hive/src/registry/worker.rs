@@ -63,6 +63,18 @@ impl Worker {
         matches!(self.info.state, WorkerState::Starting | WorkerState::Ready)
     }
 
+    /// Takes note of how far the load is, and says whether that is further than
+    /// before.
+    pub(super) fn loading(&mut self, load_progress: f32, now_ms: u64) -> bool {
+        self.info.last_heartbeat_ms = Some(now_ms);
+        let is_news =
+            self.info.state == WorkerState::Starting && load_progress > self.info.load_progress;
+        if is_news {
+            self.info.load_progress = load_progress;
+        }
+        is_news
+    }
+
     /// Takes note that the model is loaded. A repeated report changes nothing.
     pub(super) fn ready(&mut self, report: &WorkerReady, now_ms: u64) {
         self.info.last_heartbeat_ms = Some(now_ms);
@@ -70,6 +82,7 @@ impl Worker {
             return;
         }
         self.info.state = WorkerState::Ready;
+        self.info.load_progress = 1.0;
         self.info.slots_total = report.slots_total;
         self.info.slots_available = report.slots_total;
         self.info.device.clone_from(&report.device);

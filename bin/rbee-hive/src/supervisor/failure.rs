@@ -22,6 +22,9 @@ const EXIT_NO_INPUT: i32 = 66;
 /// Exit code of a worker to which the system refused memory or threads (`EX_OSERR`).
 const EXIT_SYSTEM: i32 = 71;
 
+/// Exit code of a worker that was told to use what is not there (`EX_CONFIG`).
+const EXIT_CONFIG: i32 = 78;
+
 /// Describes the end of a worker that nobody asked for.
 pub(super) fn of_exit(phase: Phase, status: ExitStatus) -> ErrorDetail {
     let during = match phase {
@@ -50,6 +53,10 @@ pub(super) fn of_exit(phase: Phase, status: ExitStatus) -> ErrorDetail {
         (Phase::Loading, EXIT_SYSTEM) => ErrorDetail::new(
             code,
             format!("the system refused the worker memory or threads {during}; stop another with `rbee stop`; {logs}"),
+        ),
+        (Phase::Loading, EXIT_CONFIG) => ErrorDetail::new(
+            code,
+            format!("the worker cannot run as it is configured, such as on a GPU in worker.device that is not there; {logs}"),
         ),
         _ => ErrorDetail::new(code, format!("the worker ended with exit code {exit_code} {during}; {logs}")),
     }

@@ -41,8 +41,8 @@ pub(crate) struct Launcher {
     pub(crate) port_first: u16,
     pub(crate) heartbeat_seconds: u64,
     pub(crate) stop_grace_seconds: u64,
-    /// How workers treat their context memory, as arguments.
-    pub(crate) memory_arguments: Vec<String>,
+    /// How workers treat devices and memory, as arguments.
+    pub(crate) worker_arguments: Vec<String>,
     /// Where workers reach this hive.
     pub(crate) hive_url: String,
     /// The whole environment of a worker, besides the descriptor count.
@@ -154,11 +154,12 @@ impl Launcher {
         add("--hive-run-file", self.home.run_path(Daemon::Hive).into());
         add("--slots", order.size.slots.to_string().into());
         add("--context", order.size.context_tokens.to_string().into());
+        add("--cache-ram", order.size.store_mib.to_string().into());
         add("--threads", self.threads.to_string().into());
         add("--lease-seconds", LEASE_SECONDS.to_string().into());
         add("--heartbeat-seconds", self.heartbeat_seconds.to_string().into());
         add("--drain-seconds", self.stop_grace_seconds.to_string().into());
-        arguments.extend(self.memory_arguments.iter().map(OsString::from));
+        arguments.extend(self.worker_arguments.iter().map(OsString::from));
         arguments
     }
 }

@@ -99,7 +99,7 @@ impl Place {
 }
 
 /// The worker lies where cargo puts all programs of the workspace.
-fn worker_program() -> PathBuf {
+pub(crate) fn worker_program() -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_rbee-hive")).with_file_name("llm-worker-rbee");
     assert!(path.exists(), "run `cargo build --release -p llm-worker-rbee` first");
     path

@@ -2,6 +2,7 @@
 
 use input_validation::RequestId;
 use rbee_api::model::PullEvent;
+use rbee_api::worker::LoadEvent;
 use rbee_http::{CallError, HopClient, collect, new_request_id};
 use serde_json::{Value, json};
 
@@ -20,6 +21,30 @@ pub(crate) fn events(body: &[u8]) -> Vec<String> {
     assert!(text.is_empty() || text.ends_with("\n\n"), "the last event is not whole: {text:?}");
     let frames = text.split_terminator("\n\n");
     frames.map(|frame| frame.strip_prefix("data: ").unwrap().to_owned()).collect()
+}
+
+/// The events of a load as they come.
+pub(crate) struct Load {
+    response: reqwest::Response,
+    seen: Vec<u8>,
+}
+
+impl Load {
+    pub(crate) async fn follow(client: &HopClient, worker: &str) -> Result<Self, CallError> {
+        let path = format!("/api/v1/workers/{worker}/load");
+        Ok(Self { response: client.get_stream(&path, soon()).await?, seen: Vec::new() })
+    }
+
+    /// Waits for the next event; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Option<LoadEvent> {
+        loop {
+            if let Some(end) = self.seen.windows(2).position(|pair| pair == b"\n\n") {
+                let frame: Vec<u8> = self.seen.drain(..end + 2).collect();
+                return Some(serde_json::from_str(&events(&frame)[0]).unwrap());
+            }
+            self.seen.extend_from_slice(&self.response.chunk().await.unwrap()?);
+        }
+    }
 }
 
 /// A chat that is being streamed through a hive.

@@ -35,6 +35,7 @@ fn worker(id: &str, state: &str, failure: Value) -> Value {
         "device": "cpu",
         "url": "http://127.0.0.1:8081",
         "state": state,
+        "load_progress": 1.0,
         "slots_total": 4,
         "slots_available": 3,
         "pid": 4242,
@@ -42,6 +43,14 @@ fn worker(id: &str, state: &str, failure: Value) -> Value {
         "last_heartbeat_ms": null,
         "failure": failure,
     })
+}
+
+/// A worker that loads the model `heavy`.
+pub(crate) fn loading_worker() -> Value {
+    let mut worker = worker("w-3", "starting", Value::Null);
+    worker["alias"] = json!("heavy");
+    worker["load_progress"] = json!(0.42);
+    worker
 }
 
 pub(crate) fn workers() -> Value {

@@ -123,7 +123,7 @@ fn routes() -> RouteTable<Arc<Script>> {
         .post("/v1/chat/completions", Access::Client, chat)
         .post("/v1/embeddings", Access::Client, embed)
         .get("/api/v1/status", Access::Client, || async { Json(cluster::status()) })
-        .get("/api/v1/workers", Access::Client, || async { Json(cluster::workers()) })
+        .get("/api/v1/workers", Access::Client, workers)
         .get("/api/v1/models", Access::Client, || async { Json(cluster::models()) })
         .delete("/api/v1/workers/{id}", Access::Client, remove)
         .delete("/api/v1/models/{*reference}", Access::Client, remove)
@@ -147,6 +147,16 @@ async fn embed(State(script): State<Arc<Script>>, RawJson(body): RawJson) -> Jso
     let tokens = texts.len();
     let usage = json!({ "prompt_tokens": tokens, "total_tokens": tokens });
     Json(json!({ "object": "list", "data": data, "model": "m", "usage": usage }))
+}
+
+/// The worker of the model `heavy` is there once it was asked for.
+async fn workers(State(script): State<Arc<Script>>) -> Json<Value> {
+    let mut known = cluster::workers();
+    let is_wanted = |request: &Value| request["model"] == "heavy";
+    if script.requests.lock().unwrap().iter().any(is_wanted) {
+        known["workers"].as_array_mut().unwrap().push(cluster::loading_worker());
+    }
+    Json(known)
 }
 
 async fn remove(axum::extract::Path(name): axum::extract::Path<String>) -> Json<Value> {
@@ -216,7 +226,7 @@ async fn chat(State(script): State<Arc<Script>>, RawJson(body): RawJson) -> Resp
             let first = stream::iter([text("one ")]);
             respond(first.chain(stream::once(gate)).chain(stream::iter(end())))
         }
-        "held" => {
+        "held" | "heavy" => {
             let gate = async move {
                 script.gate.notified().await;
                 text("two")

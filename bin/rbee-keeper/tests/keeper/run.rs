@@ -152,6 +152,25 @@ async fn without_loading_a_wait_is_told_after_a_second() {
 }
 
 #[tokio::test]
+async fn a_load_shows_how_far_it_is_on_a_terminal_and_one_line_elsewhere() {
+    let queen = FakeQueen::start().await;
+    let (mut terminal, child) = Terminal::start(&queen.program(), &["run", "heavy", "hi"]);
+    terminal.wait_for("loading heavy, 42 %").await;
+    queen.script.gate.notify_one();
+    terminal.wait_for("two").await;
+    assert_eq!(terminal.end(child).await.code, Some(0));
+
+    let mut child = queen.program().command(&["run", "heavy", "hi"]).spawn().unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    let told = "loading heavy …\n";
+    assert_eq!(read_until(&mut stderr, told).await, told);
+    queen.script.gate.notify_one();
+    child.stderr = Some(stderr);
+    let ended = end(child).await;
+    assert!(ended.stderr.starts_with("loaded heavy in "), "{ended:?}");
+}
+
+#[tokio::test]
 async fn a_reply_without_text_is_not_even_a_line() {
     let queen = FakeQueen::start().await;
     let ended = queen.program().run(&["run", "silent", "hi"]).await;

@@ -2,7 +2,8 @@
 
 use rbee_llama::batch::{Batch, InvalidBatch, Logits};
 use rbee_llama::context::{Context, ContextError, DecodeError, NoOutput};
-use rbee_llama::context_params::{ContextParams, KvType, N_CTX_MAX};
+use rbee_llama::context_params::{ContextParams, N_CTX_MAX};
+use rbee_llama::kv_type::KvType;
 use rbee_llama::vocab::Token;
 
 use crate::oracle::{self, LEAD_MIN, best, feed, generate, tokens};

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use rbee_llama::context::Context;
-use rbee_llama::model::{LoadError, LoadMode, Model, ModelParams};
+use rbee_llama::model::{LoadError, Model};
+use rbee_llama::model_params::{LoadMode, ModelParams};
 
 use crate::{model, model_path};
 

@@ -10,6 +10,7 @@ mod golden;
 mod grammar;
 mod load;
 mod memory;
+mod memory_use;
 mod oracle;
 mod vocab;
 
@@ -19,7 +20,8 @@ use std::sync::{Arc, OnceLock};
 
 use rbee_llama::context::Context;
 use rbee_llama::context_params::ContextParams;
-use rbee_llama::model::{Model, ModelParams};
+use rbee_llama::model::Model;
+use rbee_llama::model_params::ModelParams;
 
 const FILE: &str = "../../target/rbee-test/models/SmolLM2-135M-Instruct.Q4_1.gguf";
 

@@ -9,15 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rbee_api::model::ModelKind;
-use rbee_llama::backend::system_info;
 use rbee_llama::batch::{Batch, BatchFull, Logits};
 use rbee_llama::context::{Context, DecodeError};
-use rbee_llama::context_params::{ContextParams, FlashAttention, KvType, Pooling};
+use rbee_llama::context_params::{ContextParams, Pooling};
 use rbee_llama::model::Model;
 use rbee_llama::vocab::Token;
 
 use super::{Backend, Dimensions, Embedding, StepLimits};
+use crate::config::placement::Placement;
 use crate::engine::backend::{Abilities, Core, Interrupt, Loaded, StepError};
+use crate::engine::llama::{Shape, Sizes, log_memory};
 use crate::engine::runner::STEP_TOKENS;
 use crate::error::{LoadFailure, chain};
 use reader::LlamaReader;
@@ -27,16 +28,6 @@ const SLOTS_DEFAULT: u32 = 64;
 /// Context where nobody says. A model that reads inputs whole needs memory for
 /// every token of the longest one at once.
 const CONTEXT_TOKENS_DEFAULT: u32 = 2048;
-
-/// What the command line asks for, and where it computes.
-#[derive(Debug, Clone)]
-pub(crate) struct Wishes {
-    pub(crate) slots: Option<u32>,
-    pub(crate) context_tokens: Option<u32>,
-    pub(crate) threads: u32,
-    /// Where it computes, such as `cpu`.
-    pub(crate) device: String,
-}
 
 /// How a model pools its tokens, if it is one that gives a result for each
 /// input and not text: its file names a pooling, or says that attention looks
@@ -53,6 +44,14 @@ pub(crate) fn pooling_of(model: &Model) -> Option<Pooling> {
     }
 }
 
+/// Requests served at once, and the context of each.
+pub(crate) fn sizes(model: &Model, slots: Option<u32>, context_tokens: Option<u32>) -> (u32, u32) {
+    // Beyond the trained length some models have no positions at all.
+    let trained = model.n_ctx_train().max(1);
+    let context_tokens = context_tokens.unwrap_or(CONTEXT_TOKENS_DEFAULT).min(trained);
+    (slots.unwrap_or(SLOTS_DEFAULT), context_tokens)
+}
+
 /// Prepares a loaded model that pools.
 ///
 /// # Errors
@@ -60,16 +59,14 @@ pub(crate) fn pooling_of(model: &Model) -> Option<Pooling> {
 pub(crate) fn start(
     model: &Arc<Model>,
     pooling: Pooling,
-    wishes: Wishes,
+    shape: &Shape,
+    device: String,
 ) -> Result<(Core, Loaded), LoadFailure> {
-    let threads = wishes.threads;
-    let slots = wishes.slots.unwrap_or(SLOTS_DEFAULT);
-    // Beyond the trained length some models have no positions at all.
-    let trained = model.n_ctx_train().max(1);
-    let context_tokens = wishes.context_tokens.unwrap_or(CONTEXT_TOKENS_DEFAULT).min(trained);
+    let Shape { slots, context_tokens, params, .. } = shape;
+    let (slots, context_tokens) = (*slots, *context_tokens);
     let reads = Reads::of(model, pooling);
-    let params = context_params(slots, context_tokens, reads, pooling, threads);
-    let context = Context::new(Arc::clone(model), &params)?;
+    let context = Context::new(Arc::clone(model), params)?;
+    log_memory(&context);
     if reads == Reads::LeftToRight && !context.is_causal() {
         let reason = "its attention looks ahead although its file does not say so".to_owned();
         return Err(LoadFailure::Invalid { reason });
@@ -85,13 +82,12 @@ pub(crate) fn start(
     let loaded = Loaded {
         slots,
         context_tokens,
-        device: wishes.device,
+        device,
         description: model.description(),
         interrupt: Some(Arc::new(context.abort_handle()) as Arc<dyn Interrupt>),
         abilities: Abilities::Embeds(embedding),
         load_time: Duration::ZERO,
     };
-    tracing::info!(threads, device = loaded.device, system = system_info(), kind = %kind, "model loaded");
     let limits = StepLimits { inputs: slots, tokens: STEP_TOKENS };
     let batch = Batch::with_capacity(context.n_batch());
     Ok((Core::Embedder(Box::new(LlamaEmbedder { context, batch, reads, limits })), loaded))
@@ -123,13 +119,14 @@ impl Reads {
 
 /// All sequences share one memory, because only then is a batch of inputs of
 /// different lengths computed together.
-fn context_params(
-    slots: u32,
-    context_tokens: u32,
-    reads: Reads,
+pub(crate) fn context_params(
+    model: &Model,
     pooling: Pooling,
+    Sizes { slots, context_tokens }: Sizes,
     threads: u32,
+    placement: &Placement,
 ) -> ContextParams {
+    let reads = Reads::of(model, pooling);
     let longest = context_tokens.max(STEP_TOKENS);
     let piece = match reads {
         Reads::Whole => longest.next_multiple_of(slots),
@@ -144,9 +141,9 @@ fn context_params(
         n_threads: threads,
         n_threads_batch: threads,
         kv_unified: true,
-        flash_attention: FlashAttention::Auto,
-        type_k: KvType::F16,
-        type_v: KvType::F16,
+        flash_attention: placement.flash_attention,
+        type_k: placement.type_k,
+        type_v: placement.type_v,
         swa_full: false,
         embeddings: reads == Reads::Whole,
         pooling: Some(pooling),

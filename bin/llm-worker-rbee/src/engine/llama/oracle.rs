@@ -14,12 +14,14 @@ use deadline_propagation::Deadline;
 use rbee_api::openai::Sampling;
 use rbee_llama::batch::{Batch, Logits};
 use rbee_llama::context::Context;
-use rbee_llama::model::{Model, ModelParams};
+use rbee_llama::model::Model;
+use rbee_llama::model_params::ModelParams;
 use rbee_llama::vocab::Token;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{LlamaLoader, STEP_TOKENS, Sizes, context_params};
+use crate::config::placement::Placement;
 use crate::engine::backend::{
     Backend, Conversation, Core, Loaded, Loader, Prompt, Run, Speculation, StepError, Tokenizer,
     Unusable,
@@ -89,7 +91,7 @@ type Reply = Vec<(u32, f32)>;
 /// What the plain loop answers.
 fn plain_loop(prompt: &[u32], reply_tokens: u32) -> Reply {
     let sizes = Sizes { slots: 1, ..SIZES };
-    let params = context_params(sizes, compute_threads(), Layout::Split);
+    let params = context_params(sizes, compute_threads(), Layout::Split, &Placement::default());
     let mut context = Context::new(model(), &params).unwrap();
     let mut batch = Batch::with_capacity(STEP_TOKENS as usize);
     let mut reply = Reply::new();
@@ -128,7 +130,12 @@ fn compute(context: &mut Context, batch: &mut Batch, tokens: &[u32], mut positio
 /// reply must be as good as the best one there, or nearly: llama.cpp's own
 /// logits change with the sizes of its batches.
 fn assert_plausible(question: &str, turns: &[&[u32]], reply: &[u32]) {
-    let params = context_params(Sizes { slots: 1, ..SIZES }, compute_threads(), Layout::Split);
+    let params = context_params(
+        Sizes { slots: 1, ..SIZES },
+        compute_threads(),
+        Layout::Split,
+        &Placement::default(),
+    );
     let mut context = Context::new(model(), &params).unwrap();
     let mut batch = Batch::with_capacity(STEP_TOKENS as usize);
     let mut position = 0;
@@ -264,6 +271,7 @@ impl Engine {
             slots: Some(SIZES.slots),
             context_tokens: Some(SIZES.context_tokens),
             threads: None,
+            placement: Placement::default(),
             layout: Some(Layout::Split),
             store_bytes_max: 0,
             speculation: Speculation::Off,

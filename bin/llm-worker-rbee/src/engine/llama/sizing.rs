@@ -4,6 +4,7 @@
 
 use std::fs;
 
+use rbee_llama::kv_type::KvType;
 use rbee_llama::model::Model;
 
 /// Slots where none are given: the number of requests up to which a small
@@ -17,8 +18,6 @@ const CONTEXT_TOKENS_DEFAULT: u32 = 4096;
 const CONTEXT_TOKENS_UNKNOWN: u32 = 4096;
 /// The KV memory takes at most this share of the memory that is free.
 const KV_SHARE_OF_FREE: u64 = 4;
-/// Bytes of a number in the KV memory: 16 bits.
-const KV_NUMBER_BYTES: u64 = 2;
 
 /// What the command line asks for.
 #[derive(Debug, Clone, Copy)]
@@ -29,15 +28,23 @@ pub(super) struct Wishes {
 
 /// What a model is run with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Sizes {
-    pub(super) slots: u32,
+pub(crate) struct Sizes {
+    pub(crate) slots: u32,
     /// Tokens of context that each slot has.
-    pub(super) context_tokens: u32,
+    pub(crate) context_tokens: u32,
 }
 
 impl Sizes {
-    pub(super) fn for_model(model: &Model, wishes: Wishes) -> Self {
-        Self::choose(wishes, model.n_ctx_train(), kv_bytes_per_token(model), free_memory_bytes())
+    /// `types` are those of keys and values; `free_bytes` is what the memory
+    /// that holds them has left beside the weights.
+    pub(super) fn for_model(
+        model: &Model,
+        wishes: Wishes,
+        types: (KvType, KvType),
+        free_bytes: Option<u64>,
+    ) -> Self {
+        let per_token = kv_bytes_per_token(model, types);
+        Self::choose(wishes, model.n_ctx_train(), per_token, free_bytes)
     }
 
     /// A context longer than the model was trained for gives nonsense, so that
@@ -65,9 +72,9 @@ impl Sizes {
     }
 }
 
-/// Keys and values of one token in all layers, from the header's figures;
-/// `None` where they are missing.
-fn kv_bytes_per_token(model: &Model) -> Option<u64> {
+/// Keys and values of one token in one layer, counted as numbers, from the
+/// header's figures; `None` where they are missing.
+pub(super) fn kv_numbers(model: &Model) -> Option<(u64, u64)> {
     let architecture = model.meta("general.architecture")?;
     let number =
         |key: &str| -> Option<u64> { model.meta(&format!("{architecture}.{key}"))?.parse().ok() };
@@ -76,12 +83,20 @@ fn kv_bytes_per_token(model: &Model) -> Option<u64> {
     let head_width = number("embedding_length")?.checked_div(heads)?;
     let key_width = number("attention.key_length").unwrap_or(head_width);
     let value_width = number("attention.value_length").unwrap_or(head_width);
-    let layers = u64::from(model.n_layer());
-    Some(layers * kv_heads * (key_width + value_width) * KV_NUMBER_BYTES)
+    Some((kv_heads.checked_mul(key_width)?, kv_heads.checked_mul(value_width)?))
+}
+
+/// Bytes of keys and values of one token in all layers.
+fn kv_bytes_per_token(model: &Model, (type_k, type_v): (KvType, KvType)) -> Option<u64> {
+    let (keys, values) = kv_numbers(model)?;
+    let bytes_of_32 = keys
+        .saturating_mul(type_k.bytes_of_32())
+        .saturating_add(values.saturating_mul(type_v.bytes_of_32()));
+    Some(u64::from(model.n_layer()).saturating_mul(bytes_of_32) / 32)
 }
 
 /// Memory that could be used without swapping, as Linux estimates it.
-fn free_memory_bytes() -> Option<u64> {
+pub(super) fn free_memory_bytes() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use rbee_llama::chat::{ChatMessage, ChatRequest, ChatTemplate, Tool, ToolChoice};
-use rbee_llama::model::ModelParams;
+use rbee_llama::model_params::ModelParams;
 use serde_json::{Map, json};
 
 use super::*;
