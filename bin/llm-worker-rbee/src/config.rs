@@ -2,6 +2,8 @@
 //! listening socket and the secrets. The only reader of the environment.
 //! Checks everything before the engine starts; loads nothing.
 
+mod disk;
+
 use std::io::{IsTerminal, Read};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -17,8 +19,10 @@ use rbee_http::LogFormat;
 use secrets_management::{SECRET_BYTES_MAX, Secret};
 use zeroize::Zeroizing;
 
+use crate::config::disk::DiskArguments;
 use crate::engine::SLOTS_MAX;
 use crate::engine::backend::Speculation;
+use crate::engine::disk::DiskConfig;
 use crate::engine::memory::Layout;
 use crate::error::WorkerError;
 
@@ -70,6 +74,8 @@ pub struct Arguments {
     /// Mebibytes of memory for conversations that have no slot any more; 0 keeps none
     #[arg(long, default_value_t = 512, value_name = "MIB", value_parser = clap::value_parser!(u64).range(0..=1 << 24))]
     cache_ram: u64,
+    #[command(flatten)]
+    cache_disk: DiskArguments,
     /// Whether replies that repeat earlier text are guessed ahead
     #[arg(long, value_enum, default_value = "auto")]
     speculation: Speculation,
@@ -177,6 +183,8 @@ pub(crate) struct EngineConfig {
     pub(crate) layout: Option<Layout>,
     /// Bytes of conversations kept outside the slots.
     pub(crate) store_bytes_max: u64,
+    /// Where conversations outlive the worker.
+    pub(crate) disk: Option<DiskConfig>,
     pub(crate) speculation: Speculation,
 }
 
@@ -213,6 +221,7 @@ impl Arguments {
                 KvLayout::Unified => Layout::Unified,
             }),
             store_bytes_max: self.cache_ram * 1024 * 1024,
+            disk: self.cache_disk.check(self.cache_shared)?,
             speculation: self.speculation,
         };
         Ok(Config {

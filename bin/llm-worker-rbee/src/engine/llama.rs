@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbee_llama::backend::system_info;
+use rbee_llama::backend::{BUILD, system_info};
 use rbee_llama::chat::ChatTemplate;
 use rbee_llama::context::{AbortHandle, Context, ContextError};
 use rbee_llama::context_params::{ContextParams, FlashAttention, KvType};
@@ -22,6 +22,7 @@ use rbee_llama::device::{DeviceKind, devices};
 use rbee_llama::model::{LoadError, Model, ModelParams};
 
 use super::backend::{Abilities, Core, Generator, Interrupt, Loaded, Loader, Speculation};
+use super::disk::{Disk, DiskConfig, FileMark, Subject};
 use super::embedder;
 use super::memory::{Layout, MemoryLimits};
 use super::pace::DRAFT_MAX;
@@ -46,6 +47,8 @@ pub(crate) struct LlamaLoader {
     pub(crate) layout: Option<Layout>,
     /// Most bytes of states outside the context.
     pub(crate) store_bytes_max: u64,
+    /// Where states outlive the worker.
+    pub(crate) disk: Option<DiskConfig>,
     /// Counts only for models whose state can be cut back.
     pub(crate) speculation: Speculation,
 }
@@ -58,6 +61,8 @@ impl Loader for LlamaLoader {
         let go_on = |share: f32| {
             if progress(share) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
+        // Before it is loaded, so that a file which is replaced meanwhile shows.
+        let file = FileMark::of(&self.path).ok();
         let model = Model::load(&self.path, &ModelParams::default(), go_on)?;
         if let Some(pooling) = embedder::llama::pooling_of(&model) {
             let threads = self.threads.unwrap_or_else(compute_threads);
@@ -106,9 +111,13 @@ impl Loader for LlamaLoader {
             system = system_info(),
             "model loaded"
         );
+        let disk = self.disk.and_then(|config| {
+            let form = form_of_states(&params, &loaded.device);
+            Disk::start(config, Subject { file: Some(file?), form })
+        });
         let speculation = if can_cut { self.speculation } else { Speculation::Off };
         let backend = Box::new(LlamaBackend::new(context, layout));
-        Ok((Core::Generator(Generator { backend, memory, speculation }), loaded))
+        Ok((Core::Generator(Generator { backend, memory, disk, speculation }), loaded))
     }
 }
 
@@ -136,6 +145,17 @@ fn context_params(sizes: Sizes, threads: u32, layout: Layout) -> ContextParams {
         embeddings: false,
         pooling: None,
     }
+}
+
+/// All that decides how llama.cpp writes a state down, and may change between
+/// builds, machines and settings.
+fn form_of_states(params: &ContextParams, device: &str) -> String {
+    let ContextParams { kv_unified, flash_attention, type_k, type_v, swa_full, .. } = params;
+    format!(
+        "llama.cpp {BUILD} {} on {device}, unified {kv_unified}, {flash_attention:?}, {type_k:?}, \
+         {type_v:?}, whole windows {swa_full}",
+        system_info()
+    )
 }
 
 impl Interrupt for AbortHandle {

@@ -265,6 +265,7 @@ impl Engine {
             threads: None,
             layout: Some(Layout::Split),
             store_bytes_max: 0,
+            disk: None,
             speculation: Speculation::Off,
         };
         change(&mut loader);
