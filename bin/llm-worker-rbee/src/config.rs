@@ -366,8 +366,11 @@ mod tests {
             ("--hive-url", "--hive-url=127.0.0.1:9200", "--hive-url"),
             ("--hive-url", "--hive-url=http://127.0.0.1:9200/x", "--hive-url"),
             ("--worker-id", "--worker-id=A b", "--worker-id"),
+            ("-", "--cache-disk=5", "--cache-dir"),
+            ("-", "--model-sha256=5", "--model-sha256"),
         ] {
-            let kept = GOOD.iter().filter(|argument| !argument.starts_with(without));
+            let kept =
+                GOOD.iter().filter(|argument| without == "-" || !argument.starts_with(without));
             let arguments: Vec<&str> =
                 kept.copied().chain([with]).filter(|a| !a.is_empty()).collect();
             let refused = check(&arguments).unwrap_err();
