@@ -101,6 +101,9 @@ pub(crate) struct WorkerConfig {
     pub(crate) gomp_spincount: Option<u64>,
     /// Mebibytes that a worker may keep of conversations that have no slot any more. Default: 512. Range: 0 to 1048576.
     pub(crate) cache_ram_mib: u64,
+    /// Mebibytes of disk, of all workers together, for conversations that outlive their workers. Prompts and replies
+    /// lie in `cache/` then. Default: 0, none. Range: 0 to 16777216.
+    pub(crate) cache_disk_mib: u64,
     /// Whether requests of different users may share computed prompts. Default: no.
     pub(crate) cache_shared: bool,
     /// How slots lie in the context memory. Absent: split on a processor, unified on a GPU.
@@ -173,6 +176,7 @@ impl Default for WorkerConfig {
             omp_num_threads: None,
             gomp_spincount: None,
             cache_ram_mib: 512,
+            cache_disk_mib: 0,
             cache_shared: false,
             kv_layout: None,
             speculation: Speculation::Auto,
@@ -306,6 +310,7 @@ impl Config {
         check_range("worker.slots", self.worker.slots.into(), 1, 256)?;
         check_range("worker.context_tokens", self.worker.context_tokens.into(), 64, 1_048_576)?;
         check_range("worker.cache_ram_mib", self.worker.cache_ram_mib, 0, 1 << 20)?;
+        check_range("worker.cache_disk_mib", self.worker.cache_disk_mib, 0, 1 << 24)?;
         for (key, threads) in [
             ("worker.threads", self.worker.threads),
             ("worker.omp_num_threads", self.worker.omp_num_threads),
@@ -346,8 +351,8 @@ impl Config {
         Duration::from_secs(self.stop_grace_seconds)
     }
 
-    /// Returns the arguments by which a worker treats its context memory.
-    pub(crate) fn memory_arguments_of_workers(&self) -> Vec<String> {
+    /// Returns the arguments by which a worker treats its context memory. What outlives it lies in `cache_dir`.
+    pub(crate) fn memory_arguments_of_workers(&self, cache_dir: &Path) -> Vec<OsString> {
         let WorkerConfig { cache_ram_mib, cache_shared, kv_layout, speculation, .. } = &self.worker;
         let speculation = match speculation {
             Speculation::Auto => "auto",
@@ -360,7 +365,14 @@ impl Config {
         let given =
             [format!("--cache-ram={cache_ram_mib}"), format!("--speculation={speculation}")];
         let shared = cache_shared.then(|| "--cache-shared".to_owned());
-        given.into_iter().chain(shared).chain(layout.map(str::to_owned)).collect()
+        let arguments = given.into_iter().chain(shared).chain(layout.map(str::to_owned));
+        let mut arguments: Vec<OsString> = arguments.map(OsString::from).collect();
+        let disk = self.worker.cache_disk_mib;
+        if disk > 0 {
+            let limit = format!("--cache-disk={disk}");
+            arguments.extend([limit.into(), "--cache-dir".into(), cache_dir.into()]);
+        }
+        arguments
     }
 
     /// Returns the whole environment of a worker.

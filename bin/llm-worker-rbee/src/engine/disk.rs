@@ -10,7 +10,7 @@ mod threads;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -119,6 +119,15 @@ impl Inbox {
     }
 }
 
+/// The threads' side.
+#[derive(Debug)]
+struct ThreadSide {
+    to_read: Receiver<KeptId>,
+    to_write: Receiver<Write>,
+    inbox: Arc<Inbox>,
+    meters: Meters,
+}
+
 /// The engine thread's side.
 #[derive(Debug)]
 pub(crate) struct Disk {
@@ -155,12 +164,19 @@ impl Disk {
     }
 
     fn try_start(config: DiskConfig, subject: Subject) -> io::Result<Self> {
+        let (disk, side) = Self::with_side();
+        threads::start(config, subject, side)?;
+        Ok(disk)
+    }
+
+    fn with_side() -> (Self, ThreadSide) {
         let inbox = Arc::new(Inbox::default());
         let (reads, to_read) = sync_channel(1);
         let (writes, to_write) = sync_channel(WRITES_AHEAD_MAX);
         let meters = Meters::register();
-        threads::start(config, subject, to_read, to_write, Arc::clone(&inbox), meters.clone())?;
-        Ok(Self {
+        let side =
+            ThreadSide { to_read, to_write, inbox: Arc::clone(&inbox), meters: meters.clone() };
+        let disk = Self {
             reads,
             writes,
             inbox,
@@ -170,7 +186,8 @@ impl Disk {
             rests_until: None,
             listed: false,
             meters,
-        })
+        };
+        (disk, side)
     }
 
     /// Returns what has happened since the last call.
@@ -201,13 +218,13 @@ impl Disk {
         self.inbox.wait(limit, <[News]>::is_empty);
     }
 
-    /// Whether all that was there at the start is known.
-    pub(crate) fn is_listed(&self) -> bool {
-        self.listed
-    }
-
     pub(crate) fn is_writing(&self) -> bool {
         self.writing > 0
+    }
+
+    /// Whether there will be news before long.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.is_writing() || self.reading.is_some() || !self.listed
     }
 
     /// Until when nothing is to be written, because it would fail.
@@ -285,3 +302,6 @@ impl Disk {
 #[derive(Debug, thiserror::Error)]
 #[error("nothing is read from disk any more")]
 pub(crate) struct Ended;
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! Where values come from, which are refused, and what workers are told of them.
 
+use std::path::Path;
+
 use super::*;
 
 fn resolve(arguments: &[&str], file: &str) -> Result<Config, HiveError> {
@@ -30,11 +32,15 @@ fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
 
 #[test]
 fn workers_are_told_how_to_treat_their_context_memory() {
-    let arguments = |file| resolve(&[], file).unwrap().memory_arguments_of_workers();
+    let arguments = |file| {
+        resolve(&[], file).unwrap().memory_arguments_of_workers(Path::new("/home/u/.rbee/cache"))
+    };
     assert_eq!(arguments(""), ["--cache-ram=512", "--speculation=auto"]);
     let file = "[worker]\ncache_ram_mib = 0\ncache_shared = true\nkv_layout = 'unified'\nspeculation = 'off'\n";
     let expected = ["--cache-ram=0", "--speculation=off", "--cache-shared", "--kv-layout=unified"];
     assert_eq!(arguments(file), expected);
+    let kept = arguments("[worker]\ncache_disk_mib = 20").split_off(2);
+    assert_eq!(kept, ["--cache-disk=20", "--cache-dir", "/home/u/.rbee/cache"]);
 }
 
 #[test]
@@ -53,6 +59,7 @@ fn every_value_out_of_range_is_refused_by_name() {
         ("[worker]\nthreads = 0", "worker.threads"),
         ("[worker]\ncontext_tokens = 63", "worker.context_tokens"),
         ("[worker]\ncache_ram_mib = 1048577", "worker.cache_ram_mib"),
+        ("[worker]\ncache_disk_mib = 16777217", "worker.cache_disk_mib"),
     ] {
         let error = resolve(&[], file).unwrap_err();
         let HiveError::Config(error @ ConfigError::Value { .. }) = error else {

@@ -7,19 +7,13 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::directory::{Directory, DirectoryError, ReadError, Writing};
 use super::meters::Meters;
-use super::{DiskConfig, Inbox, News, Subject, Write, WriteOutcome};
+use super::{DiskConfig, Inbox, News, Subject, ThreadSide, Write, WriteOutcome};
 use crate::engine::memory::KeptId;
 use crate::error::chain;
 
 /// Starts both.
-pub(super) fn start(
-    config: DiskConfig,
-    subject: Subject,
-    to_read: Receiver<KeptId>,
-    to_write: Receiver<Write>,
-    inbox: Arc<Inbox>,
-    meters: Meters,
-) -> io::Result<()> {
+pub(super) fn start(config: DiskConfig, subject: Subject, side: ThreadSide) -> io::Result<()> {
+    let ThreadSide { to_read, to_write, inbox, meters } = side;
     let (found, place) = sync_channel(1);
     let reader = Reader { inbox: Arc::clone(&inbox), meters: meters.clone() };
     let writer = Writer { inbox, meters, failing: false };

@@ -15,8 +15,8 @@ use super::Runner;
 /// How long nothing is asked before conversations are written: a chat that goes
 /// on at once would only have them written again.
 const KEEP_AFTER: Duration = Duration::from_secs(5);
-/// How often a running write is looked at.
-const WRITE_POLL: Duration = Duration::from_millis(20);
+/// How often it is looked whether the disk has done something.
+const NEWS_POLL: Duration = Duration::from_millis(20);
 
 impl Runner {
     /// Takes in what the disk's threads have done.
@@ -115,8 +115,8 @@ impl Runner {
     /// disk; `None` for ever.
     pub(super) fn time_to_keep(&self) -> Option<Duration> {
         let disk = self.disk.as_ref()?;
-        if disk.is_writing() || !disk.is_listed() {
-            return Some(WRITE_POLL);
+        if disk.is_busy() {
+            return Some(NEWS_POLL);
         }
         self.memory.unsaved()?;
         let now = Instant::now();
