@@ -104,11 +104,16 @@ async fn a_second_turn_after_a_restart_is_computed_from_where_the_first_ended() 
         tokens.extend(engine.prompt(QUESTIONS[3]).tokens);
         engine.keep_and_end().await;
 
-        for (other, scope) in [(disk(Some("ab")), SCOPE), (disk(None), Scope([9; 32]))] {
-            let engine = start(other).await;
-            let (_, cached) = engine.reply_in(scope, prompt_of(tokens.clone())).await;
-            assert_eq!(cached, 0, "{layout:?}");
-        }
+        // Another model, another user.
+        let (other, scope) = match layout {
+            Layout::Split => (disk(Some("ab")), SCOPE),
+            Layout::Unified => (disk(None), Scope([9; 32])),
+        };
+        let engine = start(other).await;
+        let (_, cached) = engine.reply_in(scope, prompt_of(tokens.clone())).await;
+        assert_eq!(cached, 0, "{layout:?}");
+        drop(engine);
+
         let engine = start(disk(None)).await;
         let (reply, cached) = engine.reply_in(SCOPE, prompt_of(tokens.clone())).await;
         // A whole tile is left to compute.
