@@ -2,6 +2,7 @@
 //! the start. The only reader of the environment.
 //! Checks everything before the engine starts; loads nothing.
 
+mod disk;
 pub(crate) mod handover;
 pub(crate) mod placement;
 
@@ -14,8 +15,10 @@ use rbee_api::model::ModelKind;
 use rbee_api::worker::Backend;
 use rbee_http::LogFormat;
 
+use crate::config::disk::DiskArguments;
 use crate::engine::SLOTS_MAX;
 use crate::engine::backend::Speculation;
+use crate::engine::disk::DiskConfig;
 use crate::engine::memory::Layout;
 use crate::error::WorkerError;
 use placement::{Placement, PlacementArguments};
@@ -73,6 +76,8 @@ pub struct Arguments {
     /// Mebibytes of memory for conversations that have no slot any more; 0 keeps none
     #[arg(long, default_value_t = 512, value_name = "MIB", value_parser = clap::value_parser!(u64).range(0..=1 << 24))]
     cache_ram: u64,
+    #[command(flatten)]
+    cache_disk: DiskArguments,
     /// Whether replies that repeat earlier text are guessed ahead
     #[arg(long, value_enum, default_value = "auto")]
     speculation: Speculation,
@@ -186,6 +191,8 @@ pub(crate) struct EngineConfig {
     pub(crate) placement: Placement,
     /// Bytes of conversations kept outside the slots.
     pub(crate) store_bytes_max: u64,
+    /// Where conversations outlive the worker.
+    pub(crate) disk: Option<DiskConfig>,
     pub(crate) speculation: Speculation,
 }
 
@@ -244,6 +251,7 @@ impl Arguments {
             }),
             store_bytes_max: self.cache_ram * 1024 * 1024,
             placement: self.placement.check()?,
+            disk: self.cache_disk.check(self.cache_shared)?,
             speculation: self.speculation,
         })
     }
@@ -315,8 +323,11 @@ mod tests {
             ("--hive-url", "--hive-url=127.0.0.1:9200", "--hive-url"),
             ("--hive-url", "--hive-url=http://127.0.0.1:9200/x", "--hive-url"),
             ("--worker-id", "--worker-id=A b", "--worker-id"),
+            ("-", "--cache-disk=5", "--cache-dir"),
+            ("-", "--model-sha256=5", "--model-sha256"),
         ] {
-            let kept = GOOD.iter().filter(|argument| !argument.starts_with(without));
+            let kept =
+                GOOD.iter().filter(|argument| without == "-" || !argument.starts_with(without));
             let arguments: Vec<&str> =
                 kept.copied().chain([with]).filter(|a| !a.is_empty()).collect();
             let refused = check(&arguments).unwrap_err();

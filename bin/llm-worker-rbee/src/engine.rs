@@ -4,6 +4,7 @@
 //! model itself.
 
 pub(crate) mod backend;
+pub(crate) mod disk;
 mod drafts;
 pub(crate) mod echo;
 pub(crate) mod embedder;
@@ -107,6 +108,7 @@ pub(crate) struct EngineHandle {
     inside: Arc<Semaphore>,
     queue_max: u32,
     stopping: Arc<AtomicBool>,
+    keep_until: Arc<OnceLock<Instant>>,
     stats: Arc<Stats>,
     jobs_total: AtomicU64,
 }
@@ -235,6 +237,15 @@ impl EngineHandle {
         })
     }
 
+    /// As `stop`, but what conversations left is written to disk first, if that
+    /// is on, as long as there is time.
+    pub(crate) fn keep_and_stop(&self, until: Instant) {
+        if self.keep_until.set(until).is_err() {
+            tracing::debug!("the engine is being stopped already");
+        }
+        self.stop();
+    }
+
     /// Tells the engine to end all jobs and itself, in the middle of loading too.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
@@ -260,6 +271,7 @@ pub(crate) fn start(
         inside: Arc::new(Semaphore::new(0)),
         queue_max,
         stopping: Arc::new(AtomicBool::new(false)),
+        keep_until: Arc::new(OnceLock::new()),
         stats: Arc::new(Stats::new()),
         jobs_total: AtomicU64::new(0),
     };
@@ -269,6 +281,7 @@ pub(crate) fn start(
         inside: Arc::clone(&handle.inside),
         queue_max,
         stopping: Arc::clone(&handle.stopping),
+        keep_until: Arc::clone(&handle.keep_until),
         stats: Arc::clone(&handle.stats),
     };
     let (ended, end) = oneshot::channel();
@@ -289,6 +302,7 @@ struct EngineThread {
     inside: Arc<Semaphore>,
     queue_max: u32,
     stopping: Arc<AtomicBool>,
+    keep_until: Arc<OnceLock<Instant>>,
     stats: Arc<Stats>,
 }
 
@@ -319,7 +333,12 @@ impl EngineThread {
         if self.loaded.set(loaded).is_err() {
             tracing::error!("the model was loaded twice");
         }
-        let control = Control { inbox: self.inbox, stopping: self.stopping, interrupt };
+        let control = Control {
+            inbox: self.inbox,
+            stopping: self.stopping,
+            keep_until: self.keep_until,
+            interrupt,
+        };
         match engine {
             Core::Generator(generator) => Runner::new(generator, control, self.stats).run(),
             Core::Embedder(backend) => {

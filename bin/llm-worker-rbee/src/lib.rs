@@ -31,7 +31,7 @@ use rbee_http::{HopClient, Metrics, Readiness, Server};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::config::Arguments;
@@ -125,13 +125,14 @@ async fn run(
 }
 
 /// Takes no new requests, lets those inside finish until the time is over, and
-/// ends the engine.
+/// ends the engine, which has what is left of the time to write conversations to disk.
 async fn drain(
     app: &App,
     limit: Duration,
     engine_end: &mut oneshot::Receiver<EngineEnd>,
 ) -> EngineEnd {
     app.drain();
+    let drained_by = Instant::now() + limit;
     tokio::select! {
         finished = timeout(limit, tasks::wait_until_idle(app)) => if finished.is_err() {
             let detail = ErrorDetail::new(ErrorCode::Draining, "the worker shut down meanwhile");
@@ -140,8 +141,9 @@ async fn drain(
         },
         end = &mut *engine_end => return unexpected(end),
     }
-    app.engine().stop();
-    match timeout(FLUSH, engine_end).await {
+    let keep_until = drained_by.max(Instant::now() + FLUSH);
+    app.engine().keep_and_stop(keep_until);
+    match timeout_at(keep_until + FLUSH, engine_end).await {
         Ok(end) => end.unwrap_or(Err(EngineFailure::Panicked)),
         Err(_) => {
             tracing::warn!("the engine does not end; leaving it behind");
@@ -164,6 +166,7 @@ fn readiness(app: App) -> Readiness {
 
 fn loader(engine: EngineConfig, ignore_sigterm: Arc<AtomicBool>) -> Box<dyn Loader> {
     let EngineConfig { kind, slots, context, store_bytes_max, echo_load, .. } = engine;
+    let disk = engine.disk.clone();
     let slots = slots.unwrap_or(ECHO_SLOTS);
     let context_tokens = context.unwrap_or(ECHO_CONTEXT_TOKENS);
     match (llama_loader(engine), kind) {
@@ -173,6 +176,7 @@ fn loader(engine: EngineConfig, ignore_sigterm: Arc<AtomicBool>) -> Box<dyn Load
             context_tokens,
             store_bytes_max,
             load_time: echo_load,
+            disk,
             ignore_sigterm,
         }),
         (None, ModelKind::Embed | ModelKind::Rerank) => {
@@ -191,6 +195,7 @@ fn llama_loader(engine: EngineConfig) -> Option<LlamaLoader> {
         placement: engine.placement,
         layout: engine.layout,
         store_bytes_max: engine.store_bytes_max,
+        disk: engine.disk,
         speculation: engine.speculation,
     })
 }

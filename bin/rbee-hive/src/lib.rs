@@ -173,7 +173,7 @@ fn assemble(config: Config, home: Home, url: &str) -> Result<Arc<Hive>, HiveErro
         port_first: config.worker_port_first,
         heartbeat_seconds: config.heartbeat_interval_seconds,
         stop_grace_seconds: config.stop_grace_seconds,
-        worker_arguments: config.worker.arguments(),
+        worker_arguments: config.worker.arguments(&home.cache_dir()),
         hive_url: url.to_owned(),
         environment: config.environment_of_workers(),
         home: home.clone(),

@@ -127,6 +127,12 @@ impl Home {
         self.secrets_dir().join("hive.token")
     }
 
+    /// Returns the directory of conversations that workers keep; it is made by the first worker that keeps one.
+    #[must_use]
+    pub fn cache_dir(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+
     /// Returns the directory of log files.
     #[must_use]
     pub fn logs_dir(&self) -> PathBuf {
@@ -185,6 +191,14 @@ fn open_log(path: &Path) -> Result<File, HomeError> {
         .mode(FILE_MODE)
         .open(path)
         .map_err(HomeError::io("open log file", path))
+}
+
+/// Creates a directory for this user alone, mode 0700, with those above it. Idempotent.
+///
+/// # Errors
+/// [`HomeError::Unsafe`] where it belongs to another user or others may write to it, and [`HomeError::Io`].
+pub fn ensure_private_directory(path: &Path) -> Result<(), HomeError> {
+    ensure_directory(path, true)
 }
 
 fn ensure_directory(path: &Path, is_root: bool) -> Result<(), HomeError> {

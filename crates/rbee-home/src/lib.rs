@@ -13,6 +13,6 @@ mod run_file;
 pub use config_file::{ConfigError, ConfigSearch, Loaded, load_toml};
 pub use error::HomeError;
 pub use exit::{ExitStatus, report_error};
-pub use home::{Daemon, Home};
+pub use home::{Daemon, Home, ensure_private_directory};
 pub use lock::LockGuard;
 pub use run_file::RunFileGuard;

@@ -8,6 +8,10 @@ use llama_cpp_sys_2 as sys;
 
 use crate::{ffi, log};
 
+/// Which llama.cpp this is: the version of the crate that holds its source. States
+/// that one build has written are not for another.
+pub const BUILD: &str = "0.1.161";
+
 /// Starts llama.cpp if this process has not done so yet. Everything that needs
 /// it calls this first, so that no caller has to.
 pub(crate) fn ensure_started() {
@@ -46,4 +50,15 @@ pub fn system_info() -> &'static str {
         // writes, and `OnceLock` keeps the calls to one.
         unsafe { ffi::copy_text(sys::llama_print_system_info()) }.unwrap_or_default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_build_is_the_version_that_the_workspace_holds() {
+        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml");
+        let manifest = std::fs::read_to_string(manifest).unwrap();
+        let pinned = format!("llama-cpp-sys-2 = {{ version = \"={}\"", super::BUILD);
+        assert!(manifest.contains(&pinned), "BUILD is not the pinned version");
+    }
 }

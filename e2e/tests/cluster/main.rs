@@ -13,6 +13,7 @@ mod cold_start;
 mod conformance;
 mod embeddings;
 mod faults;
+mod kept;
 mod observe;
 mod streams;
 #[expect(clippy::unwrap_used, dead_code, reason = "the worker's tests use all of it")]

@@ -11,6 +11,7 @@ use rbee_api::openai::{ChatMessage, Thinking, ToolOptions};
 use rbee_http::ApiError;
 use rbee_llama::reply::ReplyFormat;
 
+use super::disk::Disk;
 use super::embedder::{self, Embedding};
 use super::memory::MemoryLimits;
 use crate::error::LoadFailure;
@@ -151,6 +152,8 @@ pub(crate) struct Generator {
     pub(crate) backend: Box<dyn Backend>,
     /// What its context can do.
     pub(crate) memory: MemoryLimits,
+    /// Where states outlive the worker.
+    pub(crate) disk: Option<Box<Disk>>,
     pub(crate) speculation: Speculation,
 }
 

@@ -19,6 +19,7 @@ use super::backend::{
     Abilities, Backend, Conversation, Core, Generator, Loaded, Loader, Prepared, Prompt,
     PromptError, Run, Speculation, StepError, Tokenizer, Unusable,
 };
+use super::disk::{Disk, DiskConfig, Subject};
 use super::memory::{Layout, MemoryLimits};
 use super::template::render;
 use crate::error::LoadFailure;
@@ -56,6 +57,8 @@ pub(crate) struct EchoLoader {
     pub(crate) store_bytes_max: u64,
     /// Time that it pretends to load for.
     pub(crate) load_time: Duration,
+    /// Where states outlive the worker.
+    pub(crate) disk: Option<DiskConfig>,
     /// Set when a script asks that SIGTERM be ignored from then on.
     pub(crate) ignore_sigterm: Arc<AtomicBool>,
 }
@@ -89,7 +92,9 @@ impl Loader for EchoLoader {
             store_bytes_max: self.store_bytes_max,
         };
         let speculation = Speculation::Off;
-        let generator = Generator { backend: Box::new(backend), memory, speculation };
+        let subject = Subject { file: None, form: "tokens".to_owned() };
+        let disk = self.disk.and_then(|config| Disk::start(config, subject));
+        let generator = Generator { backend: Box::new(backend), memory, disk, speculation };
         Ok((Core::Generator(generator), loaded))
     }
 }

@@ -16,13 +16,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbee_llama::backend::system_info;
+use rbee_llama::backend::{BUILD, system_info};
 use rbee_llama::chat::ChatTemplate;
 use rbee_llama::context::{AbortHandle, Context, ContextError};
 use rbee_llama::context_params::ContextParams;
 use rbee_llama::model::{LoadError, Model};
 
 use super::backend::{Abilities, Core, Generator, Interrupt, Loaded, Loader, Speculation};
+use super::disk::{Disk, DiskConfig, FileMark, Subject};
 use super::embedder;
 use super::memory::{Layout, MemoryLimits};
 use super::pace::DRAFT_MAX;
@@ -47,6 +48,8 @@ pub(crate) struct LlamaLoader {
     pub(crate) layout: Option<Layout>,
     /// Most bytes of states outside the context.
     pub(crate) store_bytes_max: u64,
+    /// Where states outlive the worker.
+    pub(crate) disk: Option<DiskConfig>,
     /// Counts only for models whose state can be cut back.
     pub(crate) speculation: Speculation,
 }
@@ -60,6 +63,8 @@ impl Loader for LlamaLoader {
         let go_on = |share: f32| {
             if progress(share) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
+        // Before it is loaded, so that a file which is replaced meanwhile shows.
+        let file = FileMark::of(&self.path).ok();
         let model = Model::load(&self.path, &spread.model_params(&self.placement), go_on)?;
         let shape = self.shape(&model, &spread)?;
         let (layers, device) = (spread.layers_on_gpus(&model), spread.device());
@@ -67,7 +72,7 @@ impl Loader for LlamaLoader {
             layout = ?shape.layout, system = system_info(), "weights loaded");
         match shape.pooling {
             Some(pooling) => embedder::llama::start(&model, pooling, &shape, device),
-            None => self.generator(&model, &shape, device),
+            None => self.generator(&model, &shape, device, file),
         }
     }
 }
@@ -79,6 +84,7 @@ impl LlamaLoader {
         model: &Arc<Model>,
         shape: &Shape,
         device: String,
+        file: Option<FileMark>,
     ) -> Result<(Core, Loaded), LoadFailure> {
         let template = ChatTemplate::from_model(model, None)
             .map_err(|error| LoadFailure::Invalid { reason: error.to_string() })?;
@@ -104,9 +110,13 @@ impl LlamaLoader {
             ))),
             load_time: Duration::ZERO,
         };
+        let disk = self.disk.clone().and_then(|config| {
+            let form = form_of_states(&shape.params, &loaded.device);
+            Disk::start(config, Subject { file: Some(file?), form })
+        });
         let speculation = if can_cut { self.speculation } else { Speculation::Off };
         let backend = Box::new(LlamaBackend::new(context, shape.layout));
-        Ok((Core::Generator(Generator { backend, memory, speculation }), loaded))
+        Ok((Core::Generator(Generator { backend, memory, disk, speculation }), loaded))
     }
 }
 
@@ -141,6 +151,17 @@ fn context_params(
         embeddings: false,
         pooling: None,
     }
+}
+
+/// All that decides how llama.cpp writes a state down, and may change between
+/// builds, machines and settings.
+fn form_of_states(params: &ContextParams, device: &str) -> String {
+    let ContextParams { kv_unified, flash_attention, type_k, type_v, swa_full, .. } = params;
+    format!(
+        "llama.cpp {BUILD} {} on {device}, unified {kv_unified}, {flash_attention:?}, {type_k:?}, \
+         {type_v:?}, whole windows {swa_full}",
+        system_info()
+    )
 }
 
 impl Interrupt for AbortHandle {

@@ -1,12 +1,18 @@
-//! Knows which tokens every slot and every stored state holds, and from that
+//! Knows which tokens every slot and every state outside holds, and from that
 //! where a new prompt is computed and what of it need not be computed again.
 //! Bookkeeping only: the runner carries out what is decided here.
 
+mod archive;
+mod keeping;
+mod placing;
 mod store;
 mod tree;
 
 use std::sync::Arc;
 
+use archive::Archive;
+pub(crate) use archive::KeptId;
+pub(crate) use keeping::{Displaced, Unsaved};
 use store::Store;
 pub(crate) use store::StoredId;
 use tree::{PrefixTree, shared_len};
@@ -45,6 +51,8 @@ pub(crate) const TILE: u32 = 64;
 const TILE_DEPTH: usize = 256;
 /// Tokens that a copy must save: below, computing them costs no more.
 const COPY_TOKENS_MIN: usize = 16;
+/// Tokens more than elsewhere that a state on disk must hold to be read.
+const READ_TOKENS_MIN: usize = 32;
 /// Tokens that must be lost for a state to be stored.
 const STORE_TOKENS_MIN: usize = 32;
 
@@ -66,6 +74,8 @@ pub(crate) enum Source {
     Slot { from: u32, len: usize },
     /// A stored state holds it.
     Stored { id: StoredId, len: usize },
+    /// A state on disk holds it.
+    Kept { id: KeptId, len: usize },
     /// Another slot is about to have computed more of it than there is now.
     Later,
 }
@@ -84,13 +94,16 @@ struct Held {
     used: u64,
 }
 
-/// What all slots and stored states hold.
+/// What all slots, stored states and kept ones hold.
 #[derive(Debug)]
 pub(crate) struct Memory {
     limits: MemoryLimits,
     slots: Vec<Held>,
     tree: PrefixTree<Holder>,
     store: Store,
+    archive: Archive,
+    /// Whether states on disk can be used now.
+    has_disk: bool,
     ticks: u64,
 }
 
@@ -109,18 +122,10 @@ impl Memory {
             slots: (0..limits.slots).map(|_| empty()).collect(),
             tree: PrefixTree::new(),
             store: Store::new(limits.store_bytes_max),
+            archive: Archive::new(),
+            has_disk: false,
             ticks: 0,
         }
-    }
-
-    /// Chooses one of the slots that are not busy, and makes it busy.
-    pub(crate) fn occupy(&mut self, scope: Scope, prompt: &[u32]) -> Option<u32> {
-        let slot = match self.limits.layout {
-            Layout::Unified => self.best_of(scope, prompt, |_| true),
-            Layout::Split => self.neighbour_of_busy(scope, prompt),
-        }?;
-        self.held_mut(slot)?.busy = true;
-        Some(slot)
     }
 
     /// Says where the beginning of `prompt` comes from when it is to be
@@ -140,6 +145,13 @@ impl Memory {
         {
             best = source;
             best_len = found.len;
+        }
+        if self.has_disk
+            && let Some(kept) = self.archive.longest(scope, wanted, self.limits.can_cut)
+            && kept.len >= best_len + READ_TOKENS_MIN
+        {
+            best = Source::Kept { id: kept.id, len: kept.len };
+            best_len = kept.len;
         }
         let promised = self.slots.iter().filter(|held| held.scope == scope);
         let promised = promised.filter_map(|held| held.promise.as_ref());
@@ -165,6 +177,7 @@ impl Memory {
             Source::Here { len } => Source::Here { len: shorter(len) },
             Source::Slot { from, len } => Source::Slot { from, len: shorter(len) },
             Source::Stored { id, len } => Source::Stored { id, len: shorter(len) },
+            Source::Kept { id, len } => Source::Kept { id, len: shorter(len) },
         }
     }
 
@@ -236,17 +249,6 @@ impl Memory {
         self.index(to);
     }
 
-    /// The busy slot that should move, and the free one it should move to, so
-    /// that the busy ones become neighbours.
-    pub(crate) fn gap(&self) -> Option<(u32, u32)> {
-        if self.limits.layout == Layout::Unified || !self.limits.can_cut {
-            return None;
-        }
-        let (first, last) = self.busy_range()?;
-        let hole = (first..last).find(|slot| self.held(*slot).is_some_and(|held| !held.busy))?;
-        Some((last, hole))
-    }
-
     /// Slots that nothing is computed in but that hold tokens, the one that
     /// was used longest ago first.
     pub(crate) fn idle_slots(&self) -> Vec<u32> {
@@ -257,56 +259,6 @@ impl Memory {
             .collect();
         idle.sort_unstable();
         idle.into_iter().map(|(_, slot)| slot).collect()
-    }
-
-    /// Whether a slot holds tokens that nobody else does, beyond the first `kept`.
-    pub(crate) fn is_worth_storing(&self, slot: u32, kept: usize) -> bool {
-        let Some(held) = self.held(slot) else { return false };
-        if !self.store.is_on() || held.tokens.len() < kept + STORE_TOKENS_MIN {
-            return false;
-        }
-        let found = self.tree.longest(held.scope, &held.tokens);
-        let elsewhere = |holder: &Holder| *holder != Holder::Slot(slot);
-        found.is_none_or(|found| {
-            found.len < held.tokens.len() || !found.holders.iter().any(elsewhere)
-        })
-    }
-
-    /// Keeps the state of a slot outside the context, as long as there is room.
-    pub(crate) fn store(&mut self, slot: u32, state: Vec<u8>) {
-        let Some(held) = self.slots.get(slot as usize) else { return };
-        let (scope, tokens) = (held.scope, held.tokens.clone());
-        let stored = self.store.insert(scope, tokens, state);
-        for gone in stored.evicted {
-            self.tree.remove(gone.scope, &gone.tokens, Holder::Stored(gone.id));
-        }
-        if let Some(id) = stored.id
-            && let Some(kept) = self.store.get(id)
-        {
-            self.tree.insert(scope, &kept.tokens, Holder::Stored(id));
-        }
-    }
-
-    /// The bytes of a stored state.
-    pub(crate) fn stored(&mut self, id: StoredId) -> Option<&[u8]> {
-        self.store.touch(id)
-    }
-
-    /// Forgets a stored state.
-    pub(crate) fn discard(&mut self, id: StoredId) {
-        if let Some(gone) = self.store.remove(id) {
-            self.tree.remove(gone.scope, &gone.tokens, Holder::Stored(gone.id));
-        }
-    }
-
-    /// Tokens that a stored state holds.
-    pub(crate) fn stored_len(&self, id: StoredId) -> usize {
-        self.store.get(id).map_or(0, |stored| stored.tokens.len())
-    }
-
-    /// Bytes of the states outside the context.
-    pub(crate) fn stored_bytes(&self) -> u64 {
-        self.store.bytes()
     }
 
     /// Tokens that a slot holds.
@@ -363,37 +315,6 @@ impl Memory {
             Holder::Slot(from) => Source::Slot { from: *from, len },
             Holder::Stored(id) => Source::Stored { id: *id, len },
         })
-    }
-
-    fn busy_range(&self) -> Option<(u32, u32)> {
-        let mut busy = (0_u32..).zip(&self.slots).filter(|(_, held)| held.busy);
-        let (first, _) = busy.next()?;
-        Some((first, busy.last().map_or(first, |(last, _)| last)))
-    }
-
-    /// A free slot that makes no gap, if there is one: in a gap first, else
-    /// beside the busy ones. Without anything busy every slot will do.
-    fn neighbour_of_busy(&self, scope: Scope, prompt: &[u32]) -> Option<u32> {
-        let Some((first, last)) = self.busy_range() else {
-            return self.best_of(scope, prompt, |_| true);
-        };
-        self.best_of(scope, prompt, |slot| (first..last).contains(&slot))
-            .or_else(|| self.best_of(scope, prompt, |slot| slot + 1 == first || slot == last + 1))
-            .or_else(|| self.best_of(scope, prompt, |_| true))
-    }
-
-    /// Of the free slots wanted: one that holds nothing but a beginning of the
-    /// prompt, else an empty one, else the one used longest ago.
-    fn best_of(&self, scope: Scope, prompt: &[u32], wanted: impl Fn(u32) -> bool) -> Option<u32> {
-        let free = (0_u32..).zip(&self.slots);
-        let free = free.filter(|(slot, held)| !held.busy && wanted(*slot));
-        let rank = |held: &Held| {
-            let goes_on = held.scope == scope && prompt.starts_with(&held.tokens);
-            let shared = if goes_on { held.tokens.len() } else { 0 };
-            let emptiness = u8::from(!held.tokens.is_empty());
-            (std::cmp::Reverse(shared), emptiness, held.used)
-        };
-        free.min_by_key(|(_, held)| rank(held)).map(|(slot, _)| slot)
     }
 }
 

@@ -3,24 +3,26 @@
 //! and never waits for a reader.
 
 mod active;
+mod inbox;
+mod keeping;
 mod slots;
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, OnceLock};
 
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::openai::FinishReason;
 use tokio::time::Instant;
 
 use super::backend::{Backend, Generator, Interrupt, Run, Speculation, StepError};
+use super::disk::Disk;
 use super::memory::Memory;
 use super::pace::{DRAFT_MAX, Pace};
 use super::stats::{Stats, StepFigures};
-use super::{Command, EngineEnd, Job};
+use super::{Command, EngineEnd};
 use crate::error::EngineFailure;
 use crate::scheduler::{Entry, JobId, Limits, Place, Reader, Scheduler, Work};
 use active::{Active, Cause, Delta, no_token};
@@ -28,13 +30,13 @@ use active::{Active, Cause, Delta, no_token};
 /// Tokens in one step: what llama.cpp computes in one piece, so that a longer
 /// step would only make a cancelled prompt take longer to notice it.
 pub(super) const STEP_TOKENS: u32 = 512;
-/// How often jobs are looked at when all of their readers lag.
-const LAG_POLL: Duration = Duration::from_millis(5);
 
 /// What reaches the engine thread from outside.
 pub(super) struct Control {
     pub(super) inbox: Receiver<Command>,
     pub(super) stopping: Arc<AtomicBool>,
+    /// Until when states may still be written to disk after a stop.
+    pub(super) keep_until: Arc<OnceLock<Instant>>,
     pub(super) interrupt: Option<Arc<dyn Interrupt>>,
 }
 
@@ -43,6 +45,10 @@ pub(super) struct Runner {
     backend: Box<dyn Backend>,
     scheduler: Scheduler,
     memory: Memory,
+    /// Where states outlive the worker.
+    disk: Option<Box<Disk>>,
+    /// Since when nothing has been asked of the engine.
+    idle_since: Instant,
     speculation: Speculation,
     pace: Pace,
     jobs: HashMap<JobId, Active>,
@@ -72,11 +78,16 @@ struct Span {
 
 impl Runner {
     pub(super) fn new(generator: Generator, control: Control, stats: Arc<Stats>) -> Self {
-        let Generator { backend, memory, speculation } = generator;
+        let Generator { backend, memory, disk, speculation } = generator;
+        let limits = Limits { slots: memory.slots, step_tokens: STEP_TOKENS };
+        let mut memory = Memory::new(memory);
+        memory.set_disk(disk.is_some());
         Self {
             backend,
-            scheduler: Scheduler::new(Limits { slots: memory.slots, step_tokens: STEP_TOKENS }),
-            memory: Memory::new(memory),
+            scheduler: Scheduler::new(limits),
+            memory,
+            disk,
+            idle_since: Instant::now(),
             speculation,
             pace: Pace::new(),
             jobs: HashMap::new(),
@@ -96,7 +107,9 @@ impl Runner {
     pub(super) fn run(mut self) -> EngineEnd {
         loop {
             self.take_commands();
+            self.take_news();
             if self.control.stopping.load(Ordering::Relaxed) {
+                self.keep_all();
                 return Ok(());
             }
             let began = Instant::now();
@@ -104,6 +117,7 @@ impl Runner {
             self.end_abandoned();
             self.watch_readers();
             self.give_slots();
+            self.end_reads();
             self.close_gap();
             self.draft();
             self.plan(began);
@@ -111,43 +125,6 @@ impl Runner {
             if !self.entries.is_empty() {
                 self.step(began)?;
             }
-        }
-    }
-
-    /// Takes in what has come; waits for something while there is nothing to compute.
-    fn take_commands(&mut self) {
-        if self.jobs.is_empty() {
-            match self.control.inbox.recv() {
-                Ok(command) => self.take(command),
-                Err(_) => self.control.stopping.store(true, Ordering::Relaxed),
-            }
-        } else if self.entries.is_empty() {
-            match self.control.inbox.recv_timeout(LAG_POLL) {
-                Ok(command) => self.take(command),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    self.control.stopping.store(true, Ordering::Relaxed);
-                }
-            }
-        }
-        while let Ok(command) = self.control.inbox.try_recv() {
-            self.take(command);
-        }
-    }
-
-    fn take(&mut self, command: Command) {
-        match command {
-            Command::Submit(job) => {
-                let Job { id, deadline, .. } = *job;
-                self.scheduler.add(id, Instant::now(), deadline.instant());
-                self.jobs.insert(id, Active::new(*job));
-            }
-            Command::Embed(job) => {
-                // Nobody gets an input to embed past the model's kind.
-                tracing::error!(job = job.id.0, "inputs to embed reached a text model");
-            }
-            // What it is for is in `stopping`.
-            Command::Stop => {}
         }
     }
 
@@ -346,6 +323,7 @@ impl Runner {
             self.is_full = false;
         }
         self.stats.set_running(self.scheduler.running_len());
+        self.idle_since = Instant::now();
         let Some(active) = self.jobs.remove(&id) else { return };
         self.stats.job_ended(active.times());
         if let Some((outcome, took)) = active.job.request.ended(cause.outcome()) {

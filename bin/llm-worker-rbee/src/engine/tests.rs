@@ -92,7 +92,8 @@ impl Loader for Doomed {
         };
         let memory =
             MemoryLimits { slots: 2, layout: Layout::Unified, can_cut: true, store_bytes_max: 0 };
-        let generator = Generator { backend: self, memory, speculation: Speculation::Off };
+        let speculation = Speculation::Off;
+        let generator = Generator { backend: self, memory, disk: None, speculation };
         Ok((Core::Generator(generator), loaded))
     }
 }

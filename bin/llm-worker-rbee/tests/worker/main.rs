@@ -4,6 +4,7 @@
 
 mod choices;
 mod client;
+mod disk;
 mod embeddings;
 mod estimate;
 mod hive;

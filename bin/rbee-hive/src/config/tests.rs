@@ -1,5 +1,7 @@
 //! Where values come from, which are refused, and what workers are told of them.
 
+use std::path::Path;
+
 use super::*;
 
 fn resolve(arguments: &[&str], file: &str) -> Result<Config, HiveError> {
@@ -30,7 +32,8 @@ fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
 
 #[test]
 fn workers_are_told_how_to_treat_devices_and_memory() {
-    let arguments = |file| resolve(&[], file).unwrap().worker.arguments();
+    let arguments =
+        |file| resolve(&[], file).unwrap().worker.arguments(Path::new("/home/u/.rbee/cache"));
     let defaults = [
         "--speculation=auto",
         "--gpu-layers=auto",
@@ -41,7 +44,7 @@ fn workers_are_told_how_to_treat_devices_and_memory() {
     assert_eq!(arguments(""), defaults);
     let file = "[worker]\ncache_shared = true\nkv_layout = 'unified'\nspeculation = 'off'\ngpu_layers = 20\n\
         device = ['Vulkan0', 'Vulkan1']\ncache_type_k = 'q8_0'\ncache_type_v = 'iq4_nl'\n\
-        flash_attention = 'on'\nmmap = false\nmlock = true\n";
+        flash_attention = 'on'\nmmap = false\nmlock = true\ncache_disk_mib = 20\n";
     let expected = [
         "--speculation=off",
         "--gpu-layers=20",
@@ -53,10 +56,14 @@ fn workers_are_told_how_to_treat_devices_and_memory() {
         "--mlock",
         "--cache-shared",
         "--kv-layout=unified",
+        "--cache-disk=20",
+        "--cache-dir",
+        "/home/u/.rbee/cache",
     ];
     assert_eq!(arguments(file), expected);
-    assert!(arguments("[worker]\ngpu_layers = 'all'").contains(&"--gpu-layers=all".to_owned()));
-    assert!(arguments("[worker]\ndevice = []").contains(&"--device=none".to_owned()));
+    let has = |file, argument: &str| arguments(file).iter().any(|given| given == argument);
+    assert!(has("[worker]\ngpu_layers = 'all'", "--gpu-layers=all"));
+    assert!(has("[worker]\ndevice = []", "--device=none"));
 }
 
 #[test]
@@ -105,6 +112,7 @@ fn every_value_out_of_range_is_refused_by_name() {
         ("[worker]\ndevice = ['Vulkan0', 'Vulkan0']", "worker.device"),
         ("[worker]\ndevice = ['a,b']", "worker.device"),
         ("[worker]\ndevice = []\ngpu_layers = 4", "worker.gpu_layers"),
+        ("[worker]\ncache_disk_mib = 16777217", "worker.cache_disk_mib"),
     ] {
         let error = resolve(&[], file).unwrap_err();
         let HiveError::Config(error @ ConfigError::Value { .. }) = error else {

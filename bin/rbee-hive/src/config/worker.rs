@@ -1,6 +1,9 @@
 //! How workers are started: each setting with its unit, default and range, and the arguments that tell a worker. Never
 //! looks at a device.
 
+use std::ffi::OsString;
+use std::path::Path;
+
 use model_catalog::CacheType;
 use rbee_api::worker::Backend;
 use rbee_home::ConfigError;
@@ -30,6 +33,9 @@ pub(crate) struct WorkerConfig {
     pub(crate) gomp_spincount: Option<u64>,
     /// Mebibytes that a worker may keep of conversations that have no slot any more. Default: 512. Range: 0 to 1048576.
     pub(crate) cache_ram_mib: u64,
+    /// Mebibytes of disk, of all workers together, for conversations that outlive their workers. Prompts and replies
+    /// lie in `cache/` then. Default: 0, none. Range: 0 to 16777216.
+    pub(crate) cache_disk_mib: u64,
     /// Whether requests of different users may share computed prompts. Default: no.
     pub(crate) cache_shared: bool,
     /// How slots lie in the context memory. Absent: split on a processor, unified on a GPU.
@@ -118,6 +124,7 @@ impl Default for WorkerConfig {
             omp_num_threads: None,
             gomp_spincount: None,
             cache_ram_mib: 512,
+            cache_disk_mib: 0,
             cache_shared: false,
             kv_layout: None,
             speculation: Speculation::Auto,
@@ -137,6 +144,7 @@ impl WorkerConfig {
         check_range("worker.slots", self.slots.into(), 1, 256)?;
         check_range("worker.context_tokens", self.context_tokens.into(), 64, 1_048_576)?;
         check_range("worker.cache_ram_mib", self.cache_ram_mib, 0, 1 << 20)?;
+        check_range("worker.cache_disk_mib", self.cache_disk_mib, 0, 1 << 24)?;
         for (key, threads) in
             [("worker.threads", self.threads), ("worker.omp_num_threads", self.omp_num_threads)]
         {
@@ -166,8 +174,8 @@ impl WorkerConfig {
     }
 
     /// Returns the arguments by which a worker treats its devices and its context memory, besides the sizes that
-    /// admission decides.
-    pub(crate) fn arguments(&self) -> Vec<String> {
+    /// admission decides. What outlives a worker lies in `cache_dir`.
+    pub(crate) fn arguments(&self, cache_dir: &Path) -> Vec<OsString> {
         let speculation = match self.speculation {
             Speculation::Auto => "auto",
             Speculation::Off => "off",
@@ -200,9 +208,13 @@ impl WorkerConfig {
             KvLayout::Split => "--kv-layout=split".to_owned(),
             KvLayout::Unified => "--kv-layout=unified".to_owned(),
         });
-        given
-            .into_iter()
-            .chain([device, mmap, mlock, shared, layout].into_iter().flatten())
-            .collect()
+        let given =
+            given.into_iter().chain([device, mmap, mlock, shared, layout].into_iter().flatten());
+        let mut arguments: Vec<OsString> = given.map(OsString::from).collect();
+        if self.cache_disk_mib > 0 {
+            let limit = format!("--cache-disk={}", self.cache_disk_mib);
+            arguments.extend([limit.into(), "--cache-dir".into(), cache_dir.into()]);
+        }
+        arguments
     }
 }

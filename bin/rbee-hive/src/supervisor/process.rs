@@ -42,7 +42,7 @@ pub(crate) struct Launcher {
     pub(crate) heartbeat_seconds: u64,
     pub(crate) stop_grace_seconds: u64,
     /// How workers treat devices and memory, as arguments.
-    pub(crate) worker_arguments: Vec<String>,
+    pub(crate) worker_arguments: Vec<OsString>,
     /// Where workers reach this hive.
     pub(crate) hive_url: String,
     /// The whole environment of a worker, besides the descriptor count.
@@ -147,6 +147,7 @@ impl Launcher {
             add("--kind", kind_of(order.model.header.purpose).as_str().into());
         }
         add("--model", order.model.path.clone().into());
+        add("--model-sha256", order.model.sha256.to_string().into());
         for name in names.into_iter().flatten() {
             add("--model-name", name.into());
         }
@@ -159,7 +160,7 @@ impl Launcher {
         add("--lease-seconds", LEASE_SECONDS.to_string().into());
         add("--heartbeat-seconds", self.heartbeat_seconds.to_string().into());
         add("--drain-seconds", self.stop_grace_seconds.to_string().into());
-        arguments.extend(self.worker_arguments.iter().map(OsString::from));
+        arguments.extend(self.worker_arguments.iter().cloned());
         arguments
     }
 }

@@ -17,7 +17,7 @@ use rbee_llama::context::Context;
 use rbee_llama::model::Model;
 use rbee_llama::model_params::ModelParams;
 use rbee_llama::vocab::Token;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::{LlamaLoader, STEP_TOKENS, Sizes, context_params};
@@ -28,7 +28,7 @@ use crate::engine::backend::{
 };
 use crate::engine::memory::{Layout, Scope};
 use crate::engine::request::RequestProgress;
-use crate::engine::{End, EngineHandle, Event, Job, start};
+use crate::engine::{End, EngineEnd, EngineHandle, Event, Job, start};
 use crate::error::LoadFailure;
 use crate::sampler::Sampler;
 use crate::scheduler::JobId;
@@ -248,6 +248,7 @@ static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(())
 struct Engine {
     _alone: tokio::sync::MutexGuard<'static, ()>,
     handle: EngineHandle,
+    ended: Option<oneshot::Receiver<EngineEnd>>,
     chosen: Chosen,
 }
 
@@ -274,14 +275,21 @@ impl Engine {
             placement: Placement::default(),
             layout: Some(Layout::Split),
             store_bytes_max: 0,
+            disk: None,
             speculation: Speculation::Off,
         };
         change(&mut loader);
         let spy = Spy { loader, chosen: Arc::clone(&chosen) };
-        let (handle, _) = start(Box::new(spy), 64).unwrap();
-        let engine = Self { _alone: alone, handle, chosen };
+        let (handle, ended) = start(Box::new(spy), 64).unwrap();
+        let engine = Self { _alone: alone, handle, ended: Some(ended), chosen };
         engine.until("the model is loaded", |engine| engine.handle.loaded().is_some()).await;
         engine
+    }
+
+    /// Ends as a worker does that is told to.
+    async fn keep_and_end(mut self) {
+        self.handle.keep_and_stop(Instant::now() + Duration::from_secs(30));
+        self.ended.take().unwrap().await.unwrap().unwrap();
     }
 
     async fn until(&self, what: &str, done: impl Fn(&Self) -> bool) {

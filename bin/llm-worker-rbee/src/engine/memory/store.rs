@@ -2,6 +2,7 @@
 //! that was used longest ago goes first. Never decides what is worth keeping.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::Scope;
 
@@ -15,7 +16,7 @@ pub(super) struct Stored {
     pub(super) id: StoredId,
     pub(super) scope: Scope,
     pub(super) tokens: Vec<u32>,
-    state: Vec<u8>,
+    pub(super) state: Arc<Vec<u8>>,
     /// When it was last used, in ticks.
     used: u64,
 }
@@ -25,6 +26,8 @@ pub(super) struct Stored {
 pub(super) struct Insertion {
     /// `None` for a state that is too big.
     pub(super) id: Option<StoredId>,
+    /// That state.
+    pub(super) refused: Option<Stored>,
     /// What had to go for it.
     pub(super) evicted: Vec<Stored>,
 }
@@ -61,10 +64,10 @@ impl Store {
         state.shrink_to_fit();
         self.ticks += 1;
         let id = StoredId(self.ticks);
-        let stored = Stored { id, scope, tokens, state, used: self.ticks };
+        let stored = Stored { id, scope, tokens, state: Arc::new(state), used: self.ticks };
         let mut evicted = Vec::new();
         if stored.bytes() > self.bytes_max {
-            return Insertion { id: None, evicted };
+            return Insertion { id: None, refused: Some(stored), evicted };
         }
         while self.bytes + stored.bytes() > self.bytes_max {
             let Some(oldest) = self.states.values().min_by_key(|stored| stored.used) else { break };
@@ -72,11 +75,15 @@ impl Store {
         }
         self.bytes += stored.bytes();
         self.states.insert(id, stored);
-        Insertion { id: Some(id), evicted }
+        Insertion { id: Some(id), refused: None, evicted }
     }
 
     pub(super) fn get(&self, id: StoredId) -> Option<&Stored> {
         self.states.get(&id)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Stored> {
+        self.states.values()
     }
 
     /// Returns a state that is about to be used.
@@ -95,6 +102,11 @@ impl Store {
 }
 
 impl Stored {
+    /// When it was last used: the larger, the later.
+    pub(super) fn used(&self) -> u64 {
+        self.used
+    }
+
     fn bytes(&self) -> u64 {
         (self.state.len() + size_of_val(self.tokens.as_slice())) as u64
     }

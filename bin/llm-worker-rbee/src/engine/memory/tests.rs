@@ -127,16 +127,71 @@ fn what_is_held_elsewhere_is_not_stored() {
     assert_eq!(memory.stored_bytes(), 0);
 }
 
+#[test]
+fn a_state_on_disk_is_read_where_memory_holds_much_less() {
+    let mut memory = Memory::new(limits(Layout::Unified, 0));
+    let prompt = tokens(0, 100);
+    let keeping = memory.begin_keeping(scope(0), &prompt[..90]);
+    let source = |memory: &Memory| memory.source(0, scope(0), &prompt);
+    memory.set_disk(true);
+    assert_eq!(source(&memory), Source::Nothing, "it is not written yet");
+    memory.keeping_done(keeping.id);
+    assert_eq!(source(&memory), Source::Kept { id: keeping.id, len: 90 });
+    assert_eq!(memory.source(0, scope(1), &prompt), Source::Nothing);
+    memory.set_disk(false);
+    assert_eq!(source(&memory), Source::Nothing, "the disk hangs");
+    memory.set_disk(true);
+    let slot = run(&mut memory, scope(0), &tokens(0, 59));
+    memory.end(slot);
+    assert_eq!(memory.source(3, scope(0), &prompt), Source::Slot { from: slot, len: 59 });
+    memory.forget(slot);
+    run(&mut memory, scope(0), &tokens(0, 58));
+    assert_eq!(memory.source(3, scope(0), &prompt), Source::Kept { id: keeping.id, len: 90 });
+}
+
+#[test]
+fn what_should_be_written_is_what_was_used_last_and_is_not_there() {
+    let mut memory = Memory::new(limits(Layout::Unified, 1 << 20));
+    memory.set_disk(true);
+    let first = run(&mut memory, scope(0), &tokens(0, 50));
+    let second = run(&mut memory, scope(0), &tokens(100, 50));
+    let short = run(&mut memory, scope(0), &tokens(200, 20));
+    assert_eq!(memory.unsaved(), None, "they are busy");
+    [second, short, first].into_iter().for_each(|slot| memory.end(slot));
+    assert_eq!(memory.unsaved(), Some(Unsaved::Slot(first)));
+    memory.begin_keeping(scope(0), &tokens(0, 50));
+    assert_eq!(memory.unsaved(), Some(Unsaved::Slot(second)));
+    assert!(memory.store(second, vec![7; 100]).is_empty());
+    memory.forget(second);
+    assert!(matches!(memory.unsaved(), Some(Unsaved::Stored(_))));
+    memory.begin_keeping(scope(0), &tokens(100, 50));
+    assert_eq!(memory.unsaved(), None);
+}
+
 /// A random event; slots and jobs are picked by number.
 #[derive(Debug, Clone)]
 enum Action {
-    Start { in_scope: u8, prompt: Vec<u32> },
+    Start {
+        in_scope: u8,
+        prompt: Vec<u32>,
+    },
     Begin(u32),
     Compute(u32, usize),
     Reply(u32, u32),
     End(u32),
     CloseGap,
     MakeRoom,
+    /// What comes of the write.
+    Keep(Outcome),
+    /// Somebody else removes one of the states on disk.
+    Lose(usize),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Outcome {
+    Done,
+    Failed,
+    TooBig,
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -154,6 +209,9 @@ fn action() -> impl Strategy<Value = Action> {
         3 => (0..4_u32).prop_map(Action::End),
         1 => Just(Action::CloseGap),
         1 => Just(Action::MakeRoom),
+        3 => prop::sample::select(vec![Outcome::Done, Outcome::Done, Outcome::Failed, Outcome::TooBig])
+            .prop_map(Action::Keep),
+        1 => (0..4_usize).prop_map(Action::Lose),
     ]
 }
 
@@ -170,6 +228,15 @@ struct Job {
 struct Context {
     slots: BTreeMap<u32, (u8, Vec<u32>)>,
     jobs: BTreeMap<u32, Job>,
+    /// What lies on disk.
+    disk: BTreeMap<[u8; 32], (u8, Vec<u32>)>,
+}
+
+/// The scope and the tokens of a state that was saved.
+fn read_state(state: &[u8]) -> (u8, Vec<u32>) {
+    let (in_scope, bytes) = state.split_first().unwrap();
+    let (chunks, _) = bytes.as_chunks::<4>();
+    (*in_scope, chunks.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
 }
 
 impl Context {
@@ -213,6 +280,13 @@ impl Context {
                     memory.relocate(from, to);
                 }
             }
+            Action::Keep(outcome) => self.keep(memory, outcome),
+            Action::Lose(index) => {
+                if let Some(id) = self.disk.keys().nth(index).copied() {
+                    self.disk.remove(&id);
+                    memory.forget_kept(KeptId(id));
+                }
+            }
             Action::MakeRoom => {
                 if let Some(slot) = memory.idle_slots().first().copied() {
                     assert!(!self.jobs.contains_key(&slot));
@@ -222,6 +296,7 @@ impl Context {
                 }
             }
         }
+        assert_eq!(memory.kept_len(), self.disk.len());
         for slot in 0..4 {
             assert_eq!(memory.held(slot).unwrap().tokens, self.held(slot), "slot {slot}");
         }
@@ -232,7 +307,36 @@ impl Context {
             // The state is the scope and the tokens themselves, to be checked later.
             let (in_scope, tokens) = &self.slots[&slot];
             let bytes = tokens.iter().flat_map(|token| token.to_le_bytes());
-            memory.store(slot, std::iter::once(*in_scope).chain(bytes).collect());
+            let displaced = memory.store(slot, std::iter::once(*in_scope).chain(bytes).collect());
+            for gone in displaced {
+                let held = read_state(&gone.state);
+                assert_eq!((scope(held.0), &held.1), (gone.scope, &gone.tokens));
+            }
+        }
+    }
+
+    /// Writes what should be written next.
+    fn keep(&mut self, memory: &mut Memory, outcome: Outcome) {
+        let held = match memory.unsaved() {
+            None => return,
+            Some(Unsaved::Slot(slot)) => self.slots[&slot].clone(),
+            Some(Unsaved::Stored(id)) => read_state(&memory.stored_whole(id).unwrap().state),
+        };
+        let before = memory.unsaved();
+        let keeping = memory.begin_keeping(scope(held.0), &held.1);
+        assert_ne!(memory.unsaved(), before, "it is written twice");
+        match outcome {
+            Outcome::Failed => memory.keeping_failed(keeping.id),
+            Outcome::TooBig => memory.keeping_refused(keeping.id),
+            Outcome::Done => {
+                for replaced in keeping.replaces {
+                    let (in_scope, tokens) = self.disk.remove(&replaced.0).unwrap();
+                    assert!(in_scope == held.0 && held.1.starts_with(&tokens), "not replaced");
+                    memory.forget_kept(replaced);
+                }
+                memory.keeping_done(keeping.id);
+                self.disk.insert(keeping.id.0, held);
+            }
         }
     }
 
@@ -250,12 +354,8 @@ impl Context {
             Source::Nothing => (0, (job.in_scope, Vec::new()), 0),
             Source::Here { len } => (len, self.slots[&slot].clone(), len),
             Source::Slot { from, len } => (0, self.slots[&from].clone(), len),
-            Source::Stored { id, len } => {
-                let (in_scope, bytes) = memory.stored(id).unwrap().split_first().unwrap();
-                let (chunks, _) = bytes.as_chunks::<4>();
-                let tokens = chunks.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
-                (0, (*in_scope, tokens), len)
-            }
+            Source::Stored { id, len } => (0, read_state(memory.stored(id).unwrap()), len),
+            Source::Kept { id, len } => (0, self.disk[&id.0].clone(), len),
         };
         assert!(len < job.prompt.len(), "no token is left to compute");
         assert_eq!(taken.0, job.in_scope, "tokens crossed scopes");
@@ -281,11 +381,13 @@ proptest! {
     #[test]
     fn everything_the_memory_says_is_true_and_nobody_waits_for_ever(
         unified in prop::bool::ANY,
+        has_disk in prop::bool::ANY,
         store_bytes_max in prop::sample::select(vec![0_u64, 600, 1 << 20]),
         actions in proptest::collection::vec(action(), 1..150),
     ) {
         let layout = if unified { Layout::Unified } else { Layout::Split };
         let mut memory = Memory::new(limits(layout, store_bytes_max));
+        memory.set_disk(has_disk);
         let mut context = Context::default();
         for action in actions {
             context.act(&mut memory, action);

@@ -81,6 +81,21 @@ impl<H: Copy + Eq> PrefixTree<H> {
         Some(Found { len, holders })
     }
 
+    /// Finds everybody who holds nothing but a beginning of `tokens`, or all of
+    /// them; the shortest first.
+    pub(super) fn on_the_way(&self, scope: Scope, tokens: &[u32]) -> Vec<H> {
+        let mut found = Vec::new();
+        let mut rest = tokens;
+        let mut node = self.roots.get(&scope);
+        while let Some(here) = node {
+            found.extend_from_slice(&here.holders);
+            let child = rest.first().and_then(|first| here.children.get(first));
+            node = child.filter(|child| rest.starts_with(&child.label));
+            rest = rest.get(node.map_or(0, |child| child.label.len())..).unwrap_or_default();
+        }
+        found
+    }
+
     #[cfg(test)]
     fn is_empty(&self) -> bool {
         self.roots.is_empty()
@@ -209,6 +224,13 @@ mod tests {
                 }
                 tree.roots.values().for_each(check_shape);
                 for in_scope in 0..2 {
+                    let on_the_way = all.iter()
+                        .filter(|(s, tokens, _)| *s == in_scope && wanted.starts_with(tokens));
+                    let mut on_the_way: Vec<u32> = on_the_way.map(|(_, _, holder)| *holder).collect();
+                    on_the_way.sort_unstable();
+                    let mut found = tree.on_the_way(scope(in_scope), &wanted);
+                    found.sort_unstable();
+                    prop_assert_eq!(found, on_the_way);
                     let lens = all.iter().filter(|(s, _, _)| *s == in_scope)
                         .map(|(_, tokens, holder)| (shared_len(tokens, &wanted), *holder));
                     let best = lens.clone().map(|(len, _)| len).max().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Moves tokens between slots and stored states, as the memory decides: gives
+//! Moves tokens between slots and states outside, as the memory decides: gives
 //! slots to waiting jobs, brings what their prompts share with others, closes
 //! gaps, and makes room when the context is full.
 
@@ -39,6 +39,12 @@ impl Runner {
         let Some(active) = self.jobs.get(&id) else { return };
         let scope = active.job.scope;
         let source = self.memory.source(slot, scope, &active.tokens);
+        if let Source::Kept { id: kept, .. } = source
+            && !self.has_read(kept)
+        {
+            return;
+        }
+        let Some(active) = self.jobs.get(&id) else { return };
         let (tokens, prompt): (Arc<[u32]>, _) =
             (Arc::from(active.tokens.as_slice()), Arc::clone(&active.job.prompt));
         let generated = active.generated();
@@ -59,7 +65,9 @@ impl Runner {
         let kept = match source {
             Source::Later => return None,
             Source::Here { len } => len,
-            Source::Nothing | Source::Slot { .. } | Source::Stored { .. } => 0,
+            Source::Nothing | Source::Slot { .. } | Source::Stored { .. } | Source::Kept { .. } => {
+                0
+            }
         };
         self.store(slot, kept);
         let (brought, len) = match source {
@@ -67,6 +75,7 @@ impl Runner {
             Source::Here { len } => (self.backend.cut(slot, tokens(len)), len),
             Source::Slot { from, len } => (self.backend.copy(from, slot, tokens(len)), len),
             Source::Stored { id, len } => (self.restore(slot, id, tokens(len)), len),
+            Source::Kept { id, len } => (self.restore_kept(slot, id, tokens(len)), len),
         };
         match brought {
             Ok(()) => Some(tokens(len)),
@@ -99,7 +108,10 @@ impl Runner {
             return;
         }
         match self.backend.save(slot) {
-            Ok(state) => self.memory.store(slot, state),
+            Ok(state) => {
+                let displaced = self.memory.store(slot, state);
+                self.keep_displaced(displaced);
+            }
             Err(error) => tracing::warn!(%error, "a conversation could not be stored"),
         }
     }
@@ -157,7 +169,7 @@ impl Runner {
         }
     }
 
-    fn empty(&mut self, slot: u32) {
+    pub(super) fn empty(&mut self, slot: u32) {
         self.memory.forget(slot);
         if let Err(error) = self.backend.cut(slot, 0) {
             tracing::error!(%error, "a slot could not be emptied");

@@ -2,6 +2,7 @@
 //! they say without.
 
 use super::*;
+use crate::engine::disk::DiskConfig;
 
 const SCOPE: Scope = Scope([0; 32]);
 
@@ -73,6 +74,51 @@ async fn a_second_turn_is_computed_from_where_the_first_ended() {
         assert_plausible("the second turn", &[&all], &reply);
         let stored = if store_bytes_max == 0 { 0 } else { held };
         assert_eq!(cached as usize, stored, "{store_bytes_max}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_turn_after_a_restart_is_computed_from_where_the_first_ended() {
+    let root = tempfile::tempdir().unwrap();
+    let disk = |model_sha256: Option<&str>| DiskConfig {
+        directory: root.path().join("cache"),
+        bytes_max: 1 << 30,
+        model_sha256: model_sha256.map(|text| text.repeat(32).parse().unwrap()),
+        shared: false,
+    };
+    let question = format!("{}{}", story(), QUESTIONS[1]);
+    for layout in [Layout::Split, Layout::Unified] {
+        let start = |disk| {
+            Engine::start_with(move |loader| {
+                loader.layout = Some(layout);
+                loader.disk = Some(disk);
+            })
+        };
+        let engine = start(disk(None)).await;
+        let prompt = engine.prompt(&question);
+        let mut tokens = prompt.tokens.clone();
+        let (reply, cached) = engine.reply_in(SCOPE, prompt).await;
+        assert_eq!(cached, 0, "{layout:?} goes on from what the other has left");
+        tokens.extend(reply);
+        let held = tokens.len() - 1;
+        tokens.extend(engine.prompt(QUESTIONS[3]).tokens);
+        engine.keep_and_end().await;
+
+        // Another model, another user.
+        let (other, scope) = match layout {
+            Layout::Split => (disk(Some("ab")), SCOPE),
+            Layout::Unified => (disk(None), Scope([9; 32])),
+        };
+        let engine = start(other).await;
+        let (_, cached) = engine.reply_in(scope, prompt_of(tokens.clone())).await;
+        assert_eq!(cached, 0, "{layout:?}");
+        drop(engine);
+
+        let engine = start(disk(None)).await;
+        let (reply, cached) = engine.reply_in(SCOPE, prompt_of(tokens.clone())).await;
+        // A whole tile is left to compute.
+        assert!(held - (cached as usize) < 64, "{layout:?}: {cached} of {held}");
+        assert_plausible("the turn after a restart", &[&tokens], &reply);
     }
 }
 
