@@ -34,6 +34,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) slots: u32,
     /// Tokens of context wanted for each slot.
     pub(crate) context_tokens: u32,
+    /// Memory that a text worker may keep conversations in that have no slot.
+    pub(crate) store_bytes: u64,
 }
 
 /// The decision.
@@ -65,12 +67,15 @@ pub(crate) struct WorkerSize {
     pub(crate) slots: u32,
     /// Tokens of context each.
     pub(crate) context_tokens: u32,
-    /// Memory it will need.
+    /// Memory it may keep conversations in that have no slot.
+    pub(crate) store_bytes: u64,
+    /// Memory it will need, those conversations included.
     pub(crate) memory_bytes: u64,
 }
 
 /// Decides. A worker gets as many of the slots wanted as fit, halving until they do, and no more context than its
-/// model was trained for. Where it is the context that costs, that is halved.
+/// model was trained for. Where it is the context that costs, that is halved. Conversations without a slot get of what is
+/// left as much as they may have.
 pub(crate) fn decide(facts: Facts<'_>) -> Admission {
     if facts.is_draining {
         return refuse(ErrorCode::Draining, "this hive is shutting down".to_owned(), None);
@@ -99,6 +104,7 @@ pub(crate) fn decide(facts: Facts<'_>) -> Admission {
         company,
         slots,
         context_tokens,
+        store_bytes: 0,
         memory_bytes: memory_bytes(header, slots, context_tokens),
     };
     let available = facts.memory_available_bytes.unwrap_or(u64::MAX);
@@ -113,7 +119,12 @@ pub(crate) fn decide(facts: Facts<'_>) -> Admission {
         }
     };
     if size.memory_bytes <= available {
-        return Admission::Start(size);
+        let store_bytes = match header.purpose {
+            Purpose::Generate => facts.store_bytes.min(available - size.memory_bytes),
+            Purpose::Embed | Purpose::Rerank => 0,
+        };
+        let memory_bytes = size.memory_bytes + store_bytes;
+        return Admission::Start(WorkerSize { store_bytes, memory_bytes, ..size });
     }
     let message = format!(
         "the model needs {} and {} are free; stop a worker with `rbee stop`, or lower worker.context_tokens",
@@ -205,6 +216,7 @@ mod tests {
             memory_available_bytes: Some(16 * GIB),
             slots: 8,
             context_tokens: 4096,
+            store_bytes: 0,
         }
     }
 
@@ -284,6 +296,24 @@ mod tests {
         let figures = detail.details.unwrap();
         assert_eq!(figures["required_bytes"], needs(1));
         assert_eq!(figures["available_bytes"], needs(1) - 1);
+    }
+
+    #[test]
+    fn conversations_without_a_slot_get_what_is_left() {
+        let header = header();
+        let needs = memory_bytes(&header, 8, 2048);
+        let with = |header, available| {
+            let available = Some(available);
+            let facts =
+                Facts { memory_available_bytes: available, store_bytes: GIB, ..facts(header) };
+            let size = started(decide(facts));
+            (size.slots, size.store_bytes, size.memory_bytes)
+        };
+        assert_eq!(with(&header, needs + 2 * GIB), (8, GIB, needs + GIB));
+        assert_eq!(with(&header, needs + 5), (8, 5, needs + 5));
+        assert_eq!(with(&header, needs), (8, 0, needs));
+        let embeds = GgufHeader { purpose: Purpose::Embed, ..header.clone() };
+        assert_eq!(with(&embeds, 16 * GIB).1, 0);
     }
 
     #[test]

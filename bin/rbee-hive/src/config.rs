@@ -99,7 +99,8 @@ pub(crate) struct WorkerConfig {
     pub(crate) omp_num_threads: Option<u32>,
     /// `GOMP_SPINCOUNT` of a worker: how long an idle thread spins before it sleeps. Absent: not set.
     pub(crate) gomp_spincount: Option<u64>,
-    /// Mebibytes that a worker may keep of conversations that have no slot any more. Default: 512. Range: 0 to 1048576.
+    /// Mebibytes that a worker may keep of conversations that have no slot any more; less where memory is short.
+    /// Default: 512. Range: 0 to 1048576.
     pub(crate) cache_ram_mib: u64,
     /// Mebibytes of disk, of all workers together, for conversations that outlive their workers. Prompts and replies
     /// lie in `cache/` then. Default: 0, none. Range: 0 to 16777216.
@@ -353,7 +354,7 @@ impl Config {
 
     /// Returns the arguments by which a worker treats its context memory. What outlives it lies in `cache_dir`.
     pub(crate) fn memory_arguments_of_workers(&self, cache_dir: &Path) -> Vec<OsString> {
-        let WorkerConfig { cache_ram_mib, cache_shared, kv_layout, speculation, .. } = &self.worker;
+        let WorkerConfig { cache_shared, kv_layout, speculation, .. } = &self.worker;
         let speculation = match speculation {
             Speculation::Auto => "auto",
             Speculation::Off => "off",
@@ -362,8 +363,7 @@ impl Config {
             KvLayout::Split => "--kv-layout=split",
             KvLayout::Unified => "--kv-layout=unified",
         });
-        let given =
-            [format!("--cache-ram={cache_ram_mib}"), format!("--speculation={speculation}")];
+        let given = [format!("--speculation={speculation}")];
         let shared = cache_shared.then(|| "--cache-shared".to_owned());
         let arguments = given.into_iter().chain(shared).chain(layout.map(str::to_owned));
         let mut arguments: Vec<OsString> = arguments.map(OsString::from).collect();

@@ -155,6 +155,7 @@ fn assemble(config: Config, home: Home, url: &str) -> Result<Arc<Hive>, HiveErro
         workers_max: config.workers_max,
         slots: config.worker.slots,
         context_tokens: config.worker.context_tokens,
+        store_bytes: config.worker.cache_ram_mib << 20,
         load_timeout: config.load_timeout(),
         stop_grace: config.stop_grace(),
     };

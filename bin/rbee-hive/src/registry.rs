@@ -60,6 +60,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) memory_available_bytes: Option<u64>,
     pub(crate) slots: u32,
     pub(crate) context_tokens: u32,
+    /// Memory that a text worker may keep conversations in that have no slot.
+    pub(crate) store_bytes: u64,
 }
 
 /// What came of [`Registry::admit`].
@@ -164,6 +166,7 @@ impl Registry {
             memory_available_bytes: wanted.memory_available_bytes,
             slots: wanted.slots,
             context_tokens: wanted.context_tokens,
+            store_bytes: wanted.store_bytes,
         });
         match (decision, existing, wanted.model) {
             (Admission::Refuse(detail), _, _) => Err(detail.into()),

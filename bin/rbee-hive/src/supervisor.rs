@@ -36,6 +36,8 @@ pub(crate) struct Rules {
     pub(crate) workers_max: u32,
     pub(crate) slots: u32,
     pub(crate) context_tokens: u32,
+    /// Memory that a text worker may keep conversations in that have no slot.
+    pub(crate) store_bytes: u64,
     pub(crate) load_timeout: Duration,
     pub(crate) stop_grace: Duration,
 }
@@ -98,6 +100,7 @@ impl Supervisor {
             memory_available_bytes: self.memory_available_bytes(),
             slots: self.rules.slots,
             context_tokens: self.rules.context_tokens,
+            store_bytes: self.rules.store_bytes,
         })?;
         let (size, signals, model) = match (admitted, model) {
             (Admitted::Existing(info), _) => return Ok(*info),

@@ -35,11 +35,11 @@ fn workers_are_told_how_to_treat_their_context_memory() {
     let arguments = |file| {
         resolve(&[], file).unwrap().memory_arguments_of_workers(Path::new("/home/u/.rbee/cache"))
     };
-    assert_eq!(arguments(""), ["--cache-ram=512", "--speculation=auto"]);
+    assert_eq!(arguments(""), ["--speculation=auto"]);
     let file = "[worker]\ncache_ram_mib = 0\ncache_shared = true\nkv_layout = 'unified'\nspeculation = 'off'\n";
-    let expected = ["--cache-ram=0", "--speculation=off", "--cache-shared", "--kv-layout=unified"];
+    let expected = ["--speculation=off", "--cache-shared", "--kv-layout=unified"];
     assert_eq!(arguments(file), expected);
-    let kept = arguments("[worker]\ncache_disk_mib = 20").split_off(2);
+    let kept = arguments("[worker]\ncache_disk_mib = 20").split_off(1);
     assert_eq!(kept, ["--cache-disk=20", "--cache-dir", "/home/u/.rbee/cache"]);
 }
 

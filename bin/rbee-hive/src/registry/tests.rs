@@ -53,6 +53,7 @@ fn admit(registry: &Registry, name: &str, model: &Model) -> Result<Admitted, Api
         memory_available_bytes: None,
         slots: 4,
         context_tokens: 512,
+        store_bytes: 0,
     })
 }
 

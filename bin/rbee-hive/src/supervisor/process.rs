@@ -155,6 +155,7 @@ impl Launcher {
         add("--hive-run-file", self.home.run_path(Daemon::Hive).into());
         add("--slots", order.size.slots.to_string().into());
         add("--context", order.size.context_tokens.to_string().into());
+        add("--cache-ram", (order.size.store_bytes >> 20).to_string().into());
         add("--threads", self.threads.to_string().into());
         add("--lease-seconds", LEASE_SECONDS.to_string().into());
         add("--heartbeat-seconds", self.heartbeat_seconds.to_string().into());
