@@ -84,9 +84,15 @@ async fn no_secret_shows_in_arguments_environment_or_logs() {
     );
     let token = fs::read_to_string(hive.home().join("secrets/hive.token")).unwrap();
     assert!(!seen.contains(token.trim()), "the hive's token");
-    // A secret is 64 hex digits. The digests of models, which look the same, are logged nowhere.
+    // A secret is 64 hex digits. So is the digest of a model, which a worker is told and the notes beside models hold.
+    let models = fs::read_dir(hive.home().join("models")).unwrap();
+    let notes = models.map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect::<Vec<_>>();
+    let notes = String::from_utf8_lossy(&notes.concat()).into_owned();
     let secret_like = |word: &&str| word.len() == 64 && word.bytes().all(|b| b.is_ascii_hexdigit());
-    let words: Vec<&str> =
-        seen.split(|c: char| !c.is_ascii_alphanumeric()).filter(secret_like).collect();
+    let words: Vec<&str> = seen
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(secret_like)
+        .filter(|word| !notes.contains(word))
+        .collect();
     assert_eq!(words, [""; 0]);
 }
