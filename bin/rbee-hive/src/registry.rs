@@ -183,6 +183,22 @@ impl Registry {
         }
     }
 
+    /// Enters a worker that a former hive has started, and returns what its owner and it tell each other.
+    pub(crate) fn adopt(
+        &self,
+        info: WorkerInfo,
+        size: WorkerSize,
+        callback: TokenDigest,
+        client: HopClient,
+    ) -> WorkerSignals {
+        let mut worker = Worker::new(info, size, callback);
+        worker.client = Some(client);
+        let signals = worker.signals.clone();
+        self.lock().workers.push(worker);
+        self.touch();
+        signals
+    }
+
     /// Takes note that the worker's process runs.
     pub(crate) fn spawned(&self, id: &WorkerId, pid: Option<u32>, client: HopClient) {
         self.change(id, |worker| {
