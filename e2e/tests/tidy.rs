@@ -16,7 +16,7 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     ("auth-min", &[]),
     ("deadline-propagation", &[]),
     ("input-validation", &[]),
-    ("model-catalog", &["input-validation"]),
+    ("model-catalog", &["input-validation", "rbee-sqlite"]),
     ("rbee-api", &["input-validation"]),
     ("rbee-home", &["input-validation", "rbee-api"]),
     (
@@ -24,6 +24,7 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
         &["auth-min", "deadline-propagation", "input-validation", "rbee-api", "secrets-management"],
     ),
     ("rbee-llama", &[]),
+    ("rbee-sqlite", &[]),
     ("secrets-management", &[]),
     (
         "llm-worker-rbee",
@@ -47,6 +48,7 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
             "rbee-api",
             "rbee-home",
             "rbee-http",
+            "rbee-sqlite",
             "secrets-management",
         ],
     ),
@@ -60,6 +62,7 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
             "rbee-api",
             "rbee-home",
             "rbee-http",
+            "rbee-sqlite",
             "secrets-management",
         ],
     ),

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use auth_min::BindError;
 use rbee_home::{ConfigError, ExitStatus, HomeError};
 use rbee_http::CallError;
+use rbee_sqlite::DatabaseError;
 use secrets_management::SecretError;
 
 use crate::hives::HivesError;
@@ -91,25 +92,10 @@ impl QueenError {
             Self::Secret(SecretError::WrongMode { .. } | SecretError::WrongOwner { .. }) => {
                 ExitStatus::NoPermission
             }
-            Self::Secret(_) | Self::Policy(_) | Self::Hives(HivesError::Newer { .. }) => {
-                ExitStatus::Config
-            }
-            Self::Hives(HivesError::Database { source, .. }) => match source.sqlite_error_code() {
-                Some(
-                    rusqlite::ErrorCode::PermissionDenied
-                    | rusqlite::ErrorCode::ReadOnly
-                    | rusqlite::ErrorCode::CannotOpen,
-                ) => ExitStatus::NoPermission,
-                Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
-                    ExitStatus::TryAgain
-                }
-                _ => ExitStatus::OsError,
-            },
-            Self::Hives(HivesError::Stuck { .. }) => ExitStatus::OsError,
+            Self::Secret(_) | Self::Policy(_) => ExitStatus::Config,
+            Self::Hives(error) => database_status(&error.source),
             Self::PortTaken { .. } => ExitStatus::Unavailable,
-            Self::Hives(HivesError::Migration { .. }) | Self::Setup { .. } | Self::Client(_) => {
-                ExitStatus::Failure
-            }
+            Self::Setup { .. } | Self::Client(_) => ExitStatus::Failure,
         }
     }
 
@@ -128,19 +114,31 @@ impl QueenError {
                 "choose another address: `queen-rbee --bind ADDRESS:PORT`, or RBEE_QUEEN_BIND in the environment"
                     .to_owned(),
             ),
-            Self::Hives(HivesError::Newer { path }) => Some(format!(
+            Self::Hives(HivesError { path, source: DatabaseError::Newer }) => Some(format!(
                 "install the newer rbee again, or move {} away to start without its machines",
                 path.display()
             )),
-            Self::Hives(
-                HivesError::Database { path, .. }
-                | HivesError::Stuck { path, .. }
-                | HivesError::Migration { path, .. },
-            ) => Some(format!(
+            Self::Hives(HivesError { path, .. }) => Some(format!(
                 "check the rights on {} and the room on its disk, or move it away",
                 path.display()
             )),
             Self::Secret(_) | Self::Policy(_) | Self::Setup { .. } | Self::Client(_) => None,
         }
+    }
+}
+
+fn database_status(error: &DatabaseError) -> ExitStatus {
+    use rusqlite::ErrorCode as Sqlite;
+    match error {
+        DatabaseError::Newer => ExitStatus::Config,
+        DatabaseError::Sql(error) => match error.sqlite_error_code() {
+            Some(Sqlite::PermissionDenied | Sqlite::ReadOnly | Sqlite::CannotOpen) => {
+                ExitStatus::NoPermission
+            }
+            Some(Sqlite::DatabaseBusy | Sqlite::DatabaseLocked) => ExitStatus::TryAgain,
+            _ => ExitStatus::OsError,
+        },
+        DatabaseError::Damaged { .. } | DatabaseError::Stuck(_) => ExitStatus::OsError,
+        DatabaseError::Migration(_) => ExitStatus::Failure,
     }
 }

@@ -4,20 +4,16 @@
 //!
 //! Calls block; they belong on a blocking thread.
 
-use std::ffi::OsString;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use input_validation::NodeName;
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _};
-use rusqlite_migration::{M, MigrationDefinitionError, Migrations};
+use rbee_sqlite::{DatabaseError, Opened};
+use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite_migration::{M, Migrations};
 
 /// The name of the machine the queen runs on.
 const LOCAL: &str = "local";
-
-/// How long another process may hold the database.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One step a schema version; a step that was released is never changed.
 const STEPS: &[M<'static>] = &[M::up(
@@ -27,7 +23,7 @@ const STEPS: &[M<'static>] = &[M::up(
         created_at_ms INTEGER NOT NULL
     ) STRICT;",
 )];
-const MIGRATIONS: Migrations<'static> = Migrations::from_slice(STEPS);
+const SCHEMA: Migrations<'static> = Migrations::from_slice(STEPS);
 
 /// One machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,37 +42,12 @@ pub(crate) struct Hives {
 
 /// Says why the machines cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum HivesError {
-    /// A newer program wrote the database.
-    #[error("{} was written by a newer rbee", path.display())]
-    Newer {
-        /// The database.
-        path: PathBuf,
-    },
-    /// The database is damaged and cannot be moved out of the way.
-    #[error("{} is damaged and cannot be moved aside", path.display())]
-    Stuck {
-        /// The database.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The database cannot be used.
-    #[error("cannot use {}", path.display())]
-    Database {
-        /// The database.
-        path: PathBuf,
-        /// Why not.
-        source: rusqlite::Error,
-    },
-    /// The schema cannot be brought up to date.
-    #[error("cannot bring {} up to date", path.display())]
-    Migration {
-        /// The database.
-        path: PathBuf,
-        /// Why not.
-        source: rusqlite_migration::Error,
-    },
+#[error("cannot use {}", path.display())]
+pub struct HivesError {
+    /// The database.
+    pub path: PathBuf,
+    /// Why not.
+    pub source: DatabaseError,
 }
 
 /// Reads the machines from the database at `path`; creates what is missing, the
@@ -86,39 +57,18 @@ pub enum HivesError {
 /// # Errors
 /// [`HivesError`].
 pub(crate) fn load(path: &Path) -> Result<Hives, HivesError> {
-    match read(path) {
-        Err(HivesError::Database { source, .. }) if is_damage(&source) => {
-            let aside = move_aside(path)?;
-            tracing::warn!(
-                database = %path.display(), moved_to = %aside.display(), error = %source,
-                "the database of machines is damaged; starting with a fresh one"
-            );
-            read(path)
-        }
-        outcome => outcome,
-    }
+    read(path).map_err(|source| HivesError { path: path.to_owned(), source })
 }
 
-fn read(path: &Path) -> Result<Hives, HivesError> {
-    let in_database =
-        |source: rusqlite::Error| HivesError::Database { path: path.to_owned(), source };
-    let mut connection = Connection::open(path).map_err(in_database)?;
-    connection.busy_timeout(BUSY_TIMEOUT).map_err(in_database)?;
-    check(&connection).map_err(in_database)?;
-    connection.pragma_update(None, "journal_mode", "wal").map_err(in_database)?;
-    connection.pragma_update(None, "synchronous", "full").map_err(in_database)?;
-    MIGRATIONS.to_latest(&mut connection).map_err(|source| in_migration(path, source))?;
-    rows(&connection).map_err(in_database)
-}
-
-/// Opening is lazy, so damage shows only when something is read.
-fn check(connection: &Connection) -> Result<(), rusqlite::Error> {
-    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if verdict == "ok" {
-        return Ok(());
+fn read(path: &Path) -> Result<Hives, DatabaseError> {
+    let Opened { connection, damaged } = rbee_sqlite::open(path, &SCHEMA)?;
+    if let Some(aside) = damaged {
+        tracing::warn!(
+            database = %path.display(), moved_to = %aside.display(),
+            "the database of machines is damaged; starting with a fresh one"
+        );
     }
-    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
-    Err(rusqlite::Error::SqliteFailure(code, Some(verdict)))
+    Ok(rows(&connection)?)
 }
 
 fn rows(connection: &Connection) -> Result<Hives, rusqlite::Error> {
@@ -149,43 +99,6 @@ fn name(row: &rusqlite::Row<'_>, index: usize) -> Result<NodeName, rusqlite::Err
     })
 }
 
-fn in_migration(path: &Path, source: rusqlite_migration::Error) -> HivesError {
-    let path = path.to_owned();
-    match source {
-        rusqlite_migration::Error::MigrationDefinition(
-            MigrationDefinitionError::DatabaseTooFarAhead,
-        ) => HivesError::Newer { path },
-        rusqlite_migration::Error::RusqliteError { err, .. } => {
-            HivesError::Database { path, source: err }
-        }
-        source => HivesError::Migration { path, source },
-    }
-}
-
-fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
-}
-
-/// Renames the database and its companions, so that nothing of them is lost.
-fn move_aside(path: &Path) -> Result<PathBuf, HivesError> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    let with_suffix = |base: &Path, suffix: &str| {
-        let mut name = OsString::from(base);
-        name.push(suffix);
-        PathBuf::from(name)
-    };
-    let aside = with_suffix(path, &format!(".damaged-{now}"));
-    for suffix in ["-wal", "-shm", ""] {
-        let (from, to) = (with_suffix(path, suffix), with_suffix(&aside, suffix));
-        match std::fs::rename(&from, &to) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(HivesError::Stuck { path: from, source }),
-        }
-    }
-    Ok(aside)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,18 +109,9 @@ mod tests {
         (directory, path)
     }
 
-    fn entries(directory: &Path) -> Vec<String> {
-        let mut names: Vec<_> = std::fs::read_dir(directory)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-
     #[test]
     fn migrations_can_be_applied() {
-        MIGRATIONS.validate().unwrap();
+        SCHEMA.validate().unwrap();
     }
 
     #[test]
@@ -226,39 +130,11 @@ mod tests {
     }
 
     #[test]
-    fn the_database_of_a_newer_program_is_refused_and_left_alone() {
-        let (directory, path) = database();
-        load(&path).unwrap();
-        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
-        assert!(matches!(load(&path), Err(HivesError::Newer { .. })));
-        assert_eq!(entries(directory.path()), ["beehives.db"]);
-    }
-
-    #[test]
-    fn a_damaged_database_is_moved_aside_and_replaced() {
-        let whole_page = |byte: u8| vec![byte; 4096];
-        let mut torn = {
-            let (_directory, path) = database();
-            load(&path).unwrap();
-            std::fs::read(&path).unwrap()
-        };
-        torn.truncate(torn.len() - 4096);
-        for damage in [b"not a database at all, but long enough".to_vec(), whole_page(0xff), torn] {
-            let (directory, path) = database();
-            std::fs::write(&path, &damage).unwrap();
-            assert_eq!(load(&path).unwrap().local.as_str(), "local");
-            let names = entries(directory.path());
-            let aside = names.iter().find(|name| name.starts_with("beehives.db.damaged-"));
-            let aside = directory.path().join(aside.expect("the damaged file is kept"));
-            assert_eq!(std::fs::read(aside).unwrap(), damage);
-        }
-    }
-
-    #[test]
-    fn a_directory_in_the_way_is_an_error_and_stays() {
+    fn a_damaged_database_is_replaced_and_a_newer_one_refused() {
         let (_directory, path) = database();
-        std::fs::create_dir(&path).unwrap();
-        assert!(matches!(load(&path), Err(HivesError::Database { .. })));
-        assert!(path.is_dir());
+        std::fs::write(&path, b"not a database at all, but long enough").unwrap();
+        assert_eq!(load(&path).unwrap().local.as_str(), "local");
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        assert!(matches!(load(&path).unwrap_err().source, DatabaseError::Newer));
     }
 }

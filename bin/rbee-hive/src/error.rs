@@ -8,6 +8,7 @@ use auth_min::BindError;
 use model_catalog::{CatalogError, StoreError};
 use rbee_home::{ConfigError, ExitStatus, HomeError};
 use rbee_http::{LogError, MetricsError};
+use rbee_sqlite::DatabaseError;
 use secrets_management::SecretError;
 
 /// Says why the hive does not run.
@@ -44,6 +45,9 @@ pub enum HiveError {
     /// The model catalog cannot be used.
     #[error("cannot open the model catalog")]
     Catalog(#[from] CatalogError),
+    /// The ledger of workers cannot be used.
+    #[error("cannot open the ledger of workers, workers.db")]
+    Ledger(#[from] DatabaseError),
     /// The model directory cannot be used.
     #[error("cannot open the model store")]
     Store(#[from] StoreError),
@@ -71,7 +75,10 @@ impl HiveError {
                 io::ErrorKind::PermissionDenied => ExitStatus::NoPermission,
                 _ => ExitStatus::OsError,
             },
-            Self::Catalog(_) | Self::Store(_) | Self::Metrics(_) => ExitStatus::Failure,
+            Self::Ledger(DatabaseError::Newer) => ExitStatus::Config,
+            Self::Catalog(_) | Self::Ledger(_) | Self::Store(_) | Self::Metrics(_) => {
+                ExitStatus::Failure
+            }
             Self::OwnPath(_) | Self::Setup(_) => ExitStatus::OsError,
         }
     }
@@ -93,6 +100,12 @@ impl HiveError {
             Self::Logs(_) => {
                 Some("set --log-level or RBEE_LOG to error, warn, info, debug or trace".to_owned())
             }
+            Self::Ledger(DatabaseError::Newer) => {
+                Some("install the newer rbee again, or stop its workers and move workers.db away".to_owned())
+            }
+            Self::Ledger(_) => Some(
+                "check the rights on the home directory and the room on its disk, or move workers.db away".to_owned(),
+            ),
             Self::Secret(_) | Self::BindPolicy(_) | Self::Metrics(_) => None,
             Self::Catalog(_) | Self::Store(_) | Self::OwnPath(_) | Self::Setup(_) => None,
         }

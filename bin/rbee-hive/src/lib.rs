@@ -9,6 +9,7 @@ mod forward;
 mod hive;
 mod http;
 mod idle;
+mod ledger;
 mod models;
 mod platform;
 mod queen_contact;
@@ -40,6 +41,7 @@ pub use shutdown::EndSignals;
 use admission::CacheRules;
 use config::KvLayout;
 use hive::Hive;
+use ledger::Ledger;
 use models::Models;
 use registry::Registry;
 use shutdown::Shutdown;
@@ -112,7 +114,9 @@ pub async fn run(
         tracing::warn!(error = %error, "cannot remove old worker logs");
     }
     let url = url_for_neighbours(address);
-    let hive = assemble(config, home, &url)?;
+    let (ledger, left) = Ledger::open(&home.workers_db())?;
+    let hive = assemble(config, home, &url, ledger)?;
+    hive.supervisor.adopt(left).await;
     let run_file = RunFile { url: url.clone(), pid: std::process::id() };
     let run_file = hive.home.write_run_file(Daemon::Hive, &lock, &run_file)?;
 
@@ -149,7 +153,8 @@ pub async fn run(
     Ok(())
 }
 
-fn assemble(config: Config, home: Home, url: &str) -> Result<Arc<Hive>, HiveError> {
+fn assemble(config: Config, home: Home, url: &str, ledger: Ledger) -> Result<Arc<Hive>, HiveError> {
+    let key = load_or_generate(&home.worker_key())?;
     let metrics = Metrics::install("hive")?;
     let models = Arc::new(Models::open(&home, config.import_roots())?);
     let registry = Arc::new(Registry::new());
@@ -179,7 +184,8 @@ fn assemble(config: Config, home: Home, url: &str) -> Result<Arc<Hive>, HiveErro
         home: home.clone(),
     };
     let supervisor =
-        Arc::new(Supervisor::new(Arc::clone(&registry), Arc::clone(&models), launcher, rules));
+        Supervisor::new(Arc::clone(&registry), Arc::clone(&models), launcher, rules, ledger, key);
+    let supervisor = Arc::new(supervisor);
     Ok(Arc::new(Hive {
         config,
         home,

@@ -1,9 +1,13 @@
 //! What the machine has, as Linux tells it in `/proc` and `/sys`. Where those are missing the answer is that nothing is
 //! known: `None`, and never a guess.
 
+mod process;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::thread::available_parallelism;
+
+pub(crate) use process::{ProcessHandle, ProcessIdentity};
 
 /// The machine's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -142,7 +142,7 @@ impl Registry {
     pub(crate) fn memory_grants(&self) -> Vec<(Option<u32>, u64)> {
         let state = self.lock();
         let alive = state.workers.iter().filter(|worker| worker.is_alive());
-        alive.map(|worker| (worker.info.pid, worker.size.memory_bytes)).collect()
+        alive.map(|worker| (worker.info.pid, worker.memory_bytes)).collect()
     }
 
     /// Decides about a worker and enters it, in one step, so that two requests at once cannot both take the last room.
@@ -171,7 +171,7 @@ impl Registry {
             (Admission::Refuse(detail), _, _) => Err(detail.into()),
             (Admission::Start(size), _, Some(model)) => {
                 let info = starting(wanted.id, model, wanted.backend);
-                let worker = Worker::new(info, size, wanted.callback);
+                let worker = Worker::new(info, size.memory_bytes, wanted.callback);
                 let signals = worker.signals.clone();
                 state.workers.push(worker);
                 drop(state);
@@ -183,6 +183,22 @@ impl Registry {
                 Err(ApiError::new(ErrorCode::InternalError, "admission named what is not there"))
             }
         }
+    }
+
+    /// Enters a worker that a former hive has started, and returns what its owner and it tell each other.
+    pub(crate) fn adopt(
+        &self,
+        info: WorkerInfo,
+        memory_bytes: u64,
+        callback: TokenDigest,
+        client: HopClient,
+    ) -> WorkerSignals {
+        let mut worker = Worker::new(info, memory_bytes, callback);
+        worker.client = Some(client);
+        let signals = worker.signals.clone();
+        self.lock().workers.push(worker);
+        self.touch();
+        signals
     }
 
     /// Takes note that the worker's process runs.

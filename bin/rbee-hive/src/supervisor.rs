@@ -1,11 +1,13 @@
 //! Carries out what admission decided: starts worker processes, watches them, stops them. The only place of this
 //! program where a process is started or signalled; chooses nothing.
 //!
-//! Every worker has a task that owns its process from the first moment to the last. Nobody else signals it, so that a
-//! signal can never reach a process that merely got the same number later.
+//! Every worker has a task that owns its process from the first moment to the last, or from its adoption on. Nobody else
+//! signals it, so that a signal can never reach a process that merely got the same number later.
 
+mod adopt;
 mod failure;
 mod life;
+mod owned;
 mod port;
 mod process;
 
@@ -24,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::admission::{CacheRules, WorkerSize};
+use crate::ledger::Ledger;
 use crate::models::Models;
 use crate::platform;
 use crate::registry::{Admitted, Registry, Wanted, WorkerSignals};
@@ -61,6 +64,9 @@ pub(crate) struct Supervisor {
     models: Arc<Models>,
     launcher: Launcher,
     rules: Rules,
+    ledger: Ledger,
+    /// The secrets of all workers are made of it, so that the next hive has them too.
+    key: Secret,
     lives: TaskTracker,
     /// Held from measuring the memory to having a task that owns what took it.
     admission: Mutex<()>,
@@ -72,9 +78,12 @@ impl Supervisor {
         models: Arc<Models>,
         launcher: Launcher,
         rules: Rules,
+        ledger: Ledger,
+        key: Secret,
     ) -> Self {
         let lives = TaskTracker::new();
-        Self { registry, models, launcher, rules, lives, admission: Mutex::new(()) }
+        let admission = Mutex::new(());
+        Self { registry, models, launcher, rules, ledger, key, lives, admission }
     }
 
     /// Returns the worker of a model that is ready or starting, or starts one. Does not wait until it is ready. Once
@@ -88,7 +97,7 @@ impl Supervisor {
     ) -> Result<WorkerInfo, ApiError> {
         let model = self.models.find_usable(reference).await?;
         let id = WorkerId::from_u128(Uuid::now_v7().as_u128());
-        let (token, callback) = (generate()?, generate()?);
+        let (token, callback) = self.secrets_of(&id)?;
         let held = self.admission.lock().await;
         let admitted = self.registry.admit(Wanted {
             id: id.clone(),
@@ -114,6 +123,17 @@ impl Supervisor {
         self.registry.get(&id).ok_or_else(lost_worker)
     }
 
+    /// Returns what the hive shows to a worker, and what the worker shows to the hive.
+    fn secrets_of(&self, id: &WorkerId) -> Result<(Secret, Secret), ApiError> {
+        let derive = |purpose| {
+            self.key.derive(purpose, id.as_str()).map_err(|error| {
+                tracing::error!(error = %error, "cannot make a worker's secret");
+                ApiError::new(ErrorCode::InternalError, "cannot make a secret for the worker")
+            })
+        };
+        Ok((derive("worker")?, derive("worker callback")?))
+    }
+
     /// Waits until no worker process is left. To be called after the registry has begun to drain.
     pub(crate) async fn all_gone(&self) {
         // Whoever was admitted before has its task by now, and nobody is admitted after.
@@ -131,13 +151,6 @@ impl Supervisor {
         });
         Some(available.saturating_sub(to_come.fold(0, u64::saturating_add)))
     }
-}
-
-fn generate() -> Result<Secret, ApiError> {
-    Secret::generate().map_err(|error| {
-        tracing::error!(error = %error, "cannot make a worker's secret");
-        ApiError::new(ErrorCode::InternalError, "cannot make a secret for the worker")
-    })
 }
 
 fn lost_worker() -> ApiError {

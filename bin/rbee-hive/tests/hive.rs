@@ -21,6 +21,9 @@ mod program;
 mod stream;
 
 #[cfg(test)]
+#[path = "hive/adoption.rs"]
+mod adoption;
+#[cfg(test)]
 #[path = "hive/contacts.rs"]
 mod contacts;
 #[cfg(test)]

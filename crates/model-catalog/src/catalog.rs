@@ -1,14 +1,17 @@
 //! The table of models. Owns the SQL and nothing else does; never touches a model file.
 
-mod database;
+mod schema;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use input_validation::{ModelAlias, ModelRef, Provider};
+use rbee_sqlite::Opened;
 use rusqlite::{Connection, OptionalExtension as _, Row, TransactionBehavior, params};
 
 use crate::{CatalogError, Model};
+
+use schema::SCHEMA;
 
 /// Columns in the order in which [`read_model`] reads them.
 const COLUMNS: &str = "reference, alias, path, size_bytes, sha256, header, added_at_ms";
@@ -37,7 +40,7 @@ impl Catalog {
     /// [`CatalogError::NewerSchema`] when a newer program wrote it, which leaves it untouched, and errors of SQLite and
     /// the operating system.
     pub fn open(path: &Path) -> Result<OpenedCatalog, CatalogError> {
-        let (connection, damaged) = database::open_or_replace(path)?;
+        let Opened { connection, damaged } = rbee_sqlite::open(path, &SCHEMA)?;
         Ok(OpenedCatalog { catalog: Self { connection: Mutex::new(connection) }, damaged })
     }
 

@@ -4,31 +4,22 @@
 use std::io;
 
 use input_validation::{ModelAlias, ModelRef, Sha256Hex};
+use rbee_sqlite::DatabaseError;
 
 use crate::GgufError;
 
 /// Says why the catalog did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
-    /// The database is damaged.
-    #[error("the model catalog is damaged: {detail}")]
-    Corrupt {
-        /// What SQLite found.
-        detail: String,
-    },
     /// A newer program wrote the database.
     #[error(
         "the model catalog was written by a newer version of rbee; install that version, or move models.db away to \
          have the catalog rebuilt"
     )]
     NewerSchema,
-    /// The damaged database could not be moved away.
-    #[error("cannot move the damaged model catalog aside")]
-    SetAside {
-        /// Why the operating system refused.
-        #[source]
-        source: io::Error,
-    },
+    /// The database cannot be opened.
+    #[error("the model catalog cannot be opened")]
+    Open(#[source] DatabaseError),
     /// The alias belongs to another model.
     #[error("the alias {alias} already names {reference}")]
     AliasTaken {
@@ -66,13 +57,15 @@ pub enum CatalogError {
     /// SQLite failed.
     #[error("the model catalog cannot be used")]
     Sql(#[from] rusqlite::Error),
-    /// The schema could not be brought up to date.
-    #[error("the model catalog's schema cannot be brought up to date")]
-    Migration {
-        /// Why.
-        #[source]
-        source: rusqlite_migration::Error,
-    },
+}
+
+impl From<DatabaseError> for CatalogError {
+    fn from(error: DatabaseError) -> Self {
+        match error {
+            DatabaseError::Newer => Self::NewerSchema,
+            error => Self::Open(error),
+        }
+    }
 }
 
 impl CatalogError {
@@ -82,13 +75,11 @@ impl CatalogError {
         match self {
             Self::AliasTaken { .. } => "alias_taken",
             Self::FileTaken { .. } | Self::NotAPlace { .. } => "validation_failed",
-            Self::Corrupt { .. }
-            | Self::NewerSchema
-            | Self::SetAside { .. }
+            Self::NewerSchema
+            | Self::Open(_)
             | Self::PathNotUtf8
             | Self::BadRow { .. }
-            | Self::Sql(_)
-            | Self::Migration { .. } => "internal_error",
+            | Self::Sql(_) => "internal_error",
         }
     }
 

@@ -213,6 +213,8 @@ pub struct WorkerStatus {
     pub load_progress: f32,
     /// The engine.
     pub backend: Backend,
+    /// The device it computes on; empty until the model is loaded.
+    pub device: String,
     /// Requests it can decode at once.
     pub slots_total: u32,
     /// Tokens of context one request can have.

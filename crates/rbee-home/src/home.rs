@@ -103,6 +103,12 @@ impl Home {
         self.root.join("models.db")
     }
 
+    /// Returns the hive's ledger of worker processes.
+    #[must_use]
+    pub fn workers_db(&self) -> PathBuf {
+        self.root.join("workers.db")
+    }
+
     /// Returns the directory of model files.
     #[must_use]
     pub fn models_dir(&self) -> PathBuf {
@@ -131,6 +137,12 @@ impl Home {
     #[must_use]
     pub fn cache_dir(&self) -> PathBuf {
         self.root.join("cache")
+    }
+
+    /// Returns the file of the key that the secrets of a hive's workers are made of.
+    #[must_use]
+    pub fn worker_key(&self) -> PathBuf {
+        self.secrets_dir().join("worker.key")
     }
 
     /// Returns the directory of log files.

@@ -52,6 +52,9 @@ pub enum SecretError {
         /// Its permission bits.
         mode: u32,
     },
+    /// A secret cannot be made out of another one.
+    #[error("cannot derive a secret")]
+    Derivation,
     /// The content is not a usable secret.
     #[error("the secret in {origin} {problem}")]
     Content {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::Read;
 
+use hkdf::Hkdf;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::{ZeroizeOnDrop, Zeroizing};
@@ -30,13 +31,31 @@ impl Secret {
         let mut random = Zeroizing::new([0_u8; RANDOM_BYTES]);
         getrandom::fill(random.as_mut_slice())
             .map_err(|source| SecretError::NoRandomness { source })?;
+        Ok(Self::from_key(&random))
+    }
+
+    /// Makes the secret of `subject` for one purpose out of this one (HKDF-SHA256). The same two give the same secret
+    /// again, and none tells anything about this one or another.
+    ///
+    /// # Errors
+    /// [`SecretError::Derivation`].
+    pub fn derive(&self, purpose: &str, subject: &str) -> Result<Self, SecretError> {
+        let mut key = Zeroizing::new([0_u8; RANDOM_BYTES]);
+        Hkdf::<Sha256>::new(None, self.text.as_bytes())
+            .expand_multi_info(&[purpose.as_bytes(), b"\0", subject.as_bytes()], key.as_mut_slice())
+            .map_err(|_too_long| SecretError::Derivation)?;
+        Ok(Self::from_key(&key))
+    }
+
+    /// Writes down random bytes as hex digits.
+    fn from_key(key: &Zeroizing<[u8; RANDOM_BYTES]>) -> Self {
         let mut text = Zeroizing::new(String::with_capacity(2 * RANDOM_BYTES));
-        for byte in random.iter() {
+        for byte in key.iter() {
             for digit in [byte >> 4, byte & 0xf] {
                 text.push(char::from(if digit < 10 { b'0' + digit } else { b'a' + digit - 10 }));
             }
         }
-        Ok(Self { text: Zeroizing::new(Box::from(text.as_str())) })
+        Self { text: Zeroizing::new(Box::from(text.as_str())) }
     }
 
     /// Takes the secret out of `content`, without a trailing line end. `origin` names the source in errors.
@@ -135,6 +154,23 @@ mod tests {
             Ok(_) => None,
             Err(SecretError::Content { problem, .. }) => Some(problem),
             Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn a_derived_secret_is_the_same_again_and_differs_by_each_of_its_parts() {
+        let from = |text: &[u8]| Secret::from_bytes(text, "test").unwrap();
+        let derive = |text, purpose, subject| from(text).derive(purpose, subject).unwrap();
+        let secret = derive(b"root", "token", "w-1");
+        assert!(secret == derive(b"root", "token", "w-1"));
+        assert_eq!(secret.expose().len(), 64);
+        for other in [
+            derive(b"roots", "token", "w-1"),
+            derive(b"root", "callback", "w-1"),
+            derive(b"root", "token", "w-2"),
+            derive(b"root", "tokenw", "-1"),
+        ] {
+            assert!(secret != other);
         }
     }
 

@@ -24,6 +24,7 @@ pub(super) async fn show(State(app): State<App>) -> Json<WorkerStatus> {
         state,
         load_progress: snapshot.load_progress,
         backend: app.0.backend,
+        device: loaded.map_or_else(String::new, |loaded| loaded.device.clone()),
         slots_total: snapshot.slots_total,
         context_tokens: loaded.map_or(0, |loaded| loaded.context_tokens),
         slots_available: snapshot.slots_available,

@@ -7,8 +7,6 @@ use rbee_http::HopClient;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::WorkerSize;
-
 /// What a worker and the task that owns its process tell each other. Each is cancelled once, when it is so.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct WorkerSignals {
@@ -26,7 +24,8 @@ pub(crate) struct WorkerSignals {
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) info: WorkerInfo,
-    pub(super) size: WorkerSize,
+    /// Memory it was granted.
+    pub(super) memory_bytes: u64,
     pub(super) signals: WorkerSignals,
     /// What the worker shows when it calls; `None` once its process is gone.
     pub(super) callback: Option<TokenDigest>,
@@ -40,10 +39,10 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(info: WorkerInfo, size: WorkerSize, callback: TokenDigest) -> Self {
+    pub(super) fn new(info: WorkerInfo, memory_bytes: u64, callback: TokenDigest) -> Self {
         Self {
             info,
-            size,
+            memory_bytes,
             signals: WorkerSignals::default(),
             callback: Some(callback),
             client: None,

@@ -63,6 +63,17 @@ pub(super) fn of_exit(phase: Phase, status: ExitStatus) -> ErrorDetail {
     .with_details(figures)
 }
 
+/// Describes the end of a worker that nobody asked for and whose exit code went to no hive.
+pub(super) fn of_adopted(phase: Phase) -> ErrorDetail {
+    let code = match phase {
+        Phase::Loading => ErrorCode::WorkerStartFailed,
+        Phase::Serving => ErrorCode::WorkerFailed,
+    };
+    let message = "the worker ended; how is not known, because it was started by an earlier run of the hive; \
+                   `rbee logs` shows its log";
+    ErrorDetail::new(code, message)
+}
+
 /// Describes a worker that did not load in time.
 pub(super) fn of_slow_load(limit: std::time::Duration) -> ErrorDetail {
     let seconds = limit.as_secs();

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadline_propagation::Deadline;
+use input_validation::WorkerId;
 use metrics::counter;
-use process_wrap::tokio::ChildWrapper;
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_http::{ApiError, HopClient};
 use rustix::process::Signal;
@@ -20,8 +20,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::failure::{self, Phase};
-use super::process::{SpawnError, Spawned};
+use super::owned::OwnedProcess;
+use super::process::SpawnError;
 use super::{Order, Supervisor};
+use crate::clock::wall_clock_ms;
+use crate::ledger::Entry;
 use crate::registry::WorkerSignals;
 
 /// A worker answers the request to end at once, or does not answer at all.
@@ -29,10 +32,18 @@ const ASK_LIMIT: Duration = Duration::from_secs(1);
 /// What a worker takes to end after the last of its requests is done or cut off.
 const EXIT_MARGIN: Duration = Duration::from_millis(500);
 
+/// A worker whose process runs, in the hands of its owner.
+pub(super) struct Life {
+    pub(super) id: WorkerId,
+    pub(super) process: OwnedProcess,
+    pub(super) client: HopClient,
+    pub(super) signals: WorkerSignals,
+}
+
 /// How a process ended.
 enum End {
     /// By itself.
-    Unasked(io::Result<ExitStatus>),
+    Unasked(io::Result<Option<ExitStatus>>),
     /// Because it was asked to.
     Stopped,
     /// It was ended because it did not load in time.
@@ -40,17 +51,24 @@ enum End {
 }
 
 impl Supervisor {
-    /// Starts a worker, tells `started` whether that worked, and stays with it to its end.
+    /// Starts a worker, tells `started` whether that worked, and stays with it to its end. It is written down before
+    /// there is a process, and the process is before it has the secrets without which it ends at once: wherever this
+    /// hive is cut off, the next one knows every worker that lives.
     pub(super) async fn live(
         self: Arc<Self>,
         order: Order,
         started: oneshot::Sender<Result<(), ApiError>>,
     ) {
-        let Spawned { mut process, client } = match self.launcher.spawn(&order).await {
+        let spawned = match self.write_down(&order).await {
+            Ok(()) => self.launcher.spawn(&order, &self.ledger).await,
+            Err(error) => Err(error),
+        };
+        let (process, client) = match spawned {
             Ok(spawned) => spawned,
             Err(error) => {
                 let detail = describe(&order, &error);
                 counter!("rbee_hive_worker_exits_total", "cause" => "not_started").increment(1);
+                self.strike_out(&order.id).await;
                 self.registry.ended(&order.id, Some(detail.clone()));
                 // The caller may have left; the registry has the reason.
                 started.send(Err(detail.into())).ok();
@@ -58,18 +76,46 @@ impl Supervisor {
             }
         };
         let Order { id, signals, .. } = order;
-        let pid = process.id();
+        let pid = process.pid();
         tracing::info!(worker_id = %id, pid, url = client.base_url(), "worker started");
         counter!("rbee_hive_worker_spawns_total").increment(1);
         self.registry.spawned(&id, pid, client.clone());
         started.send(Ok(())).ok();
+        self.live_on(Life { id, process, client, signals }).await;
+    }
 
-        let end = self.watch(process.as_mut(), &signals, &client).await;
+    async fn write_down(&self, order: &Order) -> Result<(), SpawnError> {
+        let entry = Entry {
+            id: order.id.clone(),
+            model_ref: order.model.reference.clone(),
+            alias: order.model.alias.clone(),
+            backend: self.launcher.engine,
+            memory_bytes: order.size.memory_bytes,
+            started_at_ms: wall_clock_ms(),
+            is_stopping: false,
+            process: None,
+        };
+        Ok(self.ledger.begin(entry).await?)
+    }
+
+    /// Takes a worker out of the ledger whose process is gone. If that fails the next hive finds it gone.
+    pub(super) async fn strike_out(&self, id: &WorkerId) {
+        if let Err(error) = self.ledger.ended(id).await {
+            tracing::warn!(worker_id = %id, %error, "the ledger of workers cannot be written");
+        }
+    }
+
+    /// Stays with a worker to its end.
+    pub(super) async fn live_on(&self, life: Life) {
+        let Life { id, mut process, client, signals } = life;
+        let pid = process.pid();
+        let end = self.watch(&id, &mut process, &signals, &client).await;
         let phase = if signals.ready.is_cancelled() { Phase::Serving } else { Phase::Loading };
         let (cause, failure) = match end {
             End::Stopped => ("stopped", None),
             End::SlowLoad => ("load_timeout", Some(failure::of_slow_load(self.rules.load_timeout))),
-            End::Unasked(Ok(status)) => {
+            End::Unasked(Ok(None)) => ("unknown", Some(failure::of_adopted(phase))),
+            End::Unasked(Ok(Some(status))) => {
                 let cause = if status.code().is_some() { "exited" } else { "signalled" };
                 (cause, Some(failure::of_exit(phase, status)))
             }
@@ -86,13 +132,15 @@ impl Supervisor {
                 tracing::warn!(worker_id = %id, pid, cause, code = %detail.code, error = %detail.message, "worker failed");
             }
         }
+        self.strike_out(&id).await;
         self.registry.ended(&id, failure);
     }
 
     /// Waits for whatever ends the process first, and carries the end out.
     async fn watch(
         &self,
-        process: &mut dyn ChildWrapper,
+        id: &WorkerId,
+        process: &mut OwnedProcess,
         signals: &WorkerSignals,
         client: &HopClient,
     ) -> End {
@@ -110,9 +158,12 @@ impl Supervisor {
             },
             () = signals.stop.cancelled() => {}
             () = too_slow => {
-                kill(process).await;
+                process.kill().await;
                 return End::SlowLoad;
             }
+        }
+        if let Err(error) = self.ledger.stopping(id).await {
+            tracing::warn!(worker_id = %id, %error, "the ledger of workers cannot be written");
         }
         stop(process, &signals.kill, client, self.rules.stop_grace).await;
         End::Stopped
@@ -121,7 +172,7 @@ impl Supervisor {
 
 /// Ends a process: asks it over HTTP, then by signal, and at last without asking. `hasten` cuts the waiting short.
 async fn stop(
-    process: &mut dyn ChildWrapper,
+    process: &mut OwnedProcess,
     hasten: &CancellationToken,
     client: &HopClient,
     grace: Duration,
@@ -138,18 +189,18 @@ async fn stop(
     if has_agreed && ends_within(process, hasten, grace + EXIT_MARGIN).await {
         return;
     }
-    signal(process, Signal::TERM);
+    process.signal(Signal::TERM);
     // A stopped process cannot end before it goes on.
-    signal(process, Signal::CONT);
+    process.signal(Signal::CONT);
     if ends_within(process, hasten, grace).await {
         return;
     }
-    tracing::warn!(pid = process.id(), "worker does not end when asked and is being killed");
-    kill(process).await;
+    tracing::warn!(pid = process.pid(), "worker does not end when asked and is being killed");
+    process.kill().await;
 }
 
 async fn ends_within(
-    process: &mut dyn ChildWrapper,
+    process: &mut OwnedProcess,
     hasten: &CancellationToken,
     limit: Duration,
 ) -> bool {
@@ -159,22 +210,6 @@ async fn ends_within(
         _ = process.wait() => true,
         () = hasten.cancelled() => false,
         () = sleep_until(end) => false,
-    }
-}
-
-/// Sends a signal to the process and all it has started.
-fn signal(process: &dyn ChildWrapper, signal: Signal) {
-    if let Err(error) = process.signal(signal.as_raw()) {
-        tracing::warn!(pid = process.id(), error = %error, "cannot signal a worker");
-    }
-}
-
-async fn kill(process: &mut dyn ChildWrapper) {
-    if let Err(error) = process.start_kill() {
-        tracing::warn!(pid = process.id(), error = %error, "cannot kill a worker");
-    }
-    if let Err(error) = process.wait().await {
-        tracing::error!(error = %error, "cannot wait for a worker");
     }
 }
 
@@ -189,6 +224,9 @@ fn describe(order: &Order, error: &SpawnError) -> ErrorDetail {
         SpawnError::Run { .. } => "the worker program cannot be run; the hive's log says why",
         SpawnError::Port(_) => {
             "no port is free for the worker; set worker_port_first to another range, or to 0"
+        }
+        SpawnError::Ledger(_) => {
+            "the worker cannot be written down, so it is not started; look at the room on the disk, and at the hive's log"
         }
         SpawnError::Log(_) => "the worker's log file cannot be written; the hive's log says why",
         SpawnError::Listener(_) | SpawnError::Secrets(_) | SpawnError::Client(_) => {

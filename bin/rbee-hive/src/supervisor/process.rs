@@ -9,16 +9,21 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use command_fds::{CommandFdExt as _, FdMapping, FdMappingCollision};
-use process_wrap::tokio::{ChildWrapper, CommandWrap, ProcessSession};
+use process_wrap::tokio::{CommandWrap, ProcessSession};
 use rbee_api::worker::{Backend, WorkerSecrets};
 use rbee_home::{Daemon, Home, HomeError};
 use rbee_http::{CallError, HopClient};
+use rbee_sqlite::DatabaseError;
 use tokio::io::AsyncWriteExt as _;
+use zeroize::Zeroizing;
 
 use super::Order;
+use super::owned::OwnedProcess;
 use super::port::bind_free;
 use crate::admission::Company;
+use crate::ledger::{Ledger, Started};
 use crate::models::kind_of;
+use crate::platform::ProcessHandle;
 
 /// The descriptor at which a worker finds its listener: the first one after the standard three.
 const LISTENER_FD: i32 = 3;
@@ -50,16 +55,11 @@ pub(crate) struct Launcher {
     pub(crate) home: Home,
 }
 
-/// A process that runs, and how to call it.
-#[derive(Debug)]
-pub(super) struct Spawned {
-    pub(super) process: Box<dyn ChildWrapper>,
-    pub(super) client: HopClient,
-}
-
 /// Says why a worker process could not be started.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SpawnError {
+    #[error("cannot write the ledger of workers")]
+    Ledger(#[from] DatabaseError),
     #[error("no free port for the worker")]
     Port(#[source] io::Error),
     #[error("cannot prepare the worker's log")]
@@ -75,27 +75,37 @@ pub(super) enum SpawnError {
 }
 
 impl Launcher {
-    /// Starts a worker. Its arguments and its environment can be seen by others and hold no secret: those go through
-    /// its standard input.
-    pub(super) async fn spawn(&self, order: &Order) -> Result<Spawned, SpawnError> {
+    /// Starts a worker, and returns its process and how to call it. Its arguments and its environment can be seen by
+    /// others and hold no secret: those go through its standard input, once the process stands in the ledger.
+    pub(super) async fn spawn(
+        &self,
+        order: &Order,
+        ledger: &Ledger,
+    ) -> Result<(OwnedProcess, HopClient), SpawnError> {
         let listener = bind_free(self.port_first).await.map_err(SpawnError::Port)?;
         let address = listener.local_addr().map_err(SpawnError::Port)?;
         let client = HopClient::new(&format!("http://{address}"), Arc::new(order.token.clone()))?;
-        let secrets = serde_json::to_vec(&WorkerSecrets {
+        let secrets = Zeroizing::new(serde_json::to_vec(&WorkerSecrets {
             token: order.token.expose().to_owned(),
             callback_token: order.callback.expose().to_owned(),
-        })?;
-        let mut process = self
+        })?);
+        let mut child = self
             .command(order, listener)?
             .spawn()
             .map_err(|source| SpawnError::Run { program: self.program.clone(), source })?;
-        if let Some(mut input) = process.stdin().take()
+        let input = child.stdin().take();
+        let mut process = OwnedProcess::Child(child);
+        if let Err(error) = write_down(&process, order, client.base_url(), ledger).await {
+            process.kill().await;
+            return Err(error.into());
+        }
+        if let Some(mut input) = input
             && let Err(error) = input.write_all(&secrets).await
         {
             // It ended already; its exit code tells more.
             tracing::debug!(worker_id = %order.id, error = %error, "worker did not take its secrets");
         }
-        Ok(Spawned { process, client })
+        Ok((process, client))
     }
 
     fn command(&self, order: &Order, listener: TcpListener) -> Result<CommandWrap, SpawnError> {
@@ -162,5 +172,26 @@ impl Launcher {
         add("--drain-seconds", self.stop_grace_seconds.to_string().into());
         arguments.extend(self.worker_arguments.iter().cloned());
         arguments
+    }
+}
+
+/// Enters the process in the ledger. One that cannot be opened has ended, or cannot be told from others later; it is
+/// not entered, and so not adopted.
+async fn write_down(
+    process: &OwnedProcess,
+    order: &Order,
+    url: &str,
+    ledger: &Ledger,
+) -> Result<(), DatabaseError> {
+    match process.pid().map(ProcessHandle::open) {
+        Some(Ok(handle)) => {
+            let started = Started { identity: handle.identity().clone(), url: url.to_owned() };
+            ledger.started(&order.id, started).await
+        }
+        Some(Err(error)) => {
+            tracing::debug!(worker_id = %order.id, %error, "a worker's process cannot be identified");
+            Ok(())
+        }
+        None => Ok(()),
     }
 }

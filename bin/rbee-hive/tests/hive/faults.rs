@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::fake_worker;
-use crate::processes::{eventually, is_alive, signal, working_in, zombies_of};
-use crate::program::{Hive, LIMIT, Place, code};
+use crate::processes::{eventually, signal, working_in, zombies_of};
+use crate::program::{Hive, Place, code};
 use crate::stream::Chat;
 
 /// How late the hive may know that a worker is gone.
@@ -117,31 +117,4 @@ async fn a_worker_program_that_is_missing_is_told_to_who_asked() {
         "{refusal}"
     );
     assert!(hive.log().contains("/no/such/worker"), "the log has the path");
-}
-
-#[tokio::test]
-async fn after_a_killed_hive_the_next_one_works_and_the_old_workers_end() {
-    let config = "heartbeat_interval_seconds = 1\n";
-    let hive = Place::new().start_with(config, &[]).await;
-    let old = hive.ready_worker("tiny").await;
-    let address = hive.address().to_string();
-    let place = hive.kill();
-    let old_pid = old.pid.unwrap();
-    assert!(is_alive(old_pid), "a worker outlives its hive");
-
-    let hive = place.start_with(config, &["--bind", &address]).await;
-    assert_eq!(hive.workers().await.len(), 0);
-    let new = hive.start_worker("tiny").await.unwrap();
-    hive.worker_in(new.id.as_str(), WorkerState::Ready).await;
-    assert_eq!(
-        hive.chat(new.id.as_str(), "hello").await.unwrap()["choices"][0]["message"]["content"],
-        "hello"
-    );
-    eventually("the old worker has ended", LIMIT, async || (!is_alive(old_pid)).then_some(()))
-        .await;
-    assert!(is_alive(new_pid(&hive, new.id.as_str()).await), "the new one has not");
-}
-
-async fn new_pid(hive: &Hive, id: &str) -> u32 {
-    hive.worker(id).await.unwrap().pid.unwrap()
 }

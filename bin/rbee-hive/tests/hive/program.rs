@@ -84,14 +84,16 @@ impl Place {
         let log_file = fs::File::options().append(true).create(true).open(&log).unwrap();
         let mut command = self.command(config, arguments);
         command.stdout(log_file.try_clone().unwrap()).stderr(log_file);
-        let child = command.spawn().unwrap();
+        let mut child = command.spawn().unwrap();
         let pid = child.id();
         let home = self.home();
-        let run = eventually("the hive serves", LIMIT, async || {
+        let mut served = || {
+            let ended = child.try_wait().unwrap();
+            assert!(ended.is_none(), "{}", fs::read_to_string(&log).unwrap());
             let text = fs::read(home.join("run/hive.json")).ok()?;
             serde_json::from_slice::<RunFile>(&text).ok().filter(|run| run.pid == pid)
-        })
-        .await;
+        };
+        let run = eventually("the hive serves", LIMIT, || std::future::ready(served())).await;
         let token = secrets_management::load_file(&home.join("secrets/hive.token")).unwrap();
         let client = HopClient::new(&run.url, Arc::new(token)).unwrap();
         Hive { place: Some(self), child, url: run.url, client, log, exit: None }

@@ -1,0 +1,124 @@
+//! Takes over the workers of a former hive: those whose process is proven to be the one in the ledger. Any other process
+//! is a stranger, whatever its number, and is left alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use auth_min::TokenDigest;
+use deadline_propagation::Deadline;
+use rbee_api::worker::{WorkerInfo, WorkerReady, WorkerState, WorkerStatus};
+use rbee_http::HopClient;
+
+use super::Supervisor;
+use super::life::Life;
+use super::owned::OwnedProcess;
+use crate::ledger::{Entry, Started};
+use crate::platform::ProcessHandle;
+use crate::registry::WorkerSignals;
+
+/// How long an adopted worker may take to tell about itself; one that loads answers too.
+const ASK_LIMIT: Duration = Duration::from_secs(5);
+
+impl Supervisor {
+    /// Takes over what is left of `entries`. To be called before the first request: a worker that is not in the
+    /// registry when it calls is disowned.
+    pub(crate) async fn adopt(self: &Arc<Self>, entries: Vec<Entry>) {
+        for entry in entries {
+            let found = entry.process.clone().and_then(prove);
+            let adopted = found.and_then(|(handle, url)| self.enter(&entry, handle, &url));
+            match adopted {
+                Some(life) => {
+                    tracing::info!(worker_id = %entry.id, pid = life.process.pid(), "worker adopted");
+                    metrics::counter!("rbee_hive_workers_adopted_total").increment(1);
+                    self.lives.spawn(Arc::clone(self).go_on(life, entry.is_stopping));
+                }
+                None => {
+                    tracing::warn!(worker_id = %entry.id, "a worker ended while no hive was there");
+                    self.strike_out(&entry.id).await;
+                }
+            }
+        }
+    }
+
+    fn enter(&self, entry: &Entry, handle: ProcessHandle, url: &str) -> Option<Life> {
+        let (token, callback) = self.secrets_of(&entry.id).ok()?;
+        let client = HopClient::new(url, Arc::new(token)).ok()?;
+        let process = OwnedProcess::adopt(handle).ok()?;
+        let callback = TokenDigest::of(callback.expose());
+        let info = describe(entry, url, process.pid());
+        let signals = self.registry.adopt(info, entry.memory_bytes, callback, client.clone());
+        Some(Life { id: entry.id.clone(), process, client, signals })
+    }
+
+    async fn go_on(self: Arc<Self>, life: Life, is_stopping: bool) {
+        if is_stopping {
+            self.registry.begin_stop(&life.id);
+        } else {
+            tokio::spawn(ask(
+                Arc::clone(&self),
+                life.id.clone(),
+                life.client.clone(),
+                life.signals.clone(),
+            ));
+        }
+        self.live_on(life).await;
+    }
+}
+
+/// Opens the process of an entry, if it is that process still.
+fn prove(started: Started) -> Option<(ProcessHandle, String)> {
+    let handle = ProcessHandle::open(started.identity.pid).ok()?;
+    let is_the_same = started.identity.proves(handle.identity());
+    is_the_same.then_some((handle, started.url))
+}
+
+/// Learns from the worker how far it is. One that loads reports later by itself, and one that never answers is ended
+/// like any other that does not become ready.
+async fn ask(
+    supervisor: Arc<Supervisor>,
+    id: input_validation::WorkerId,
+    client: HopClient,
+    signals: WorkerSignals,
+) {
+    let asked = client.get::<WorkerStatus>("/api/v1/status", Deadline::after(ASK_LIMIT));
+    let status = tokio::select! {
+        () = signals.gone.cancelled() => return,
+        status = asked => status,
+    };
+    match status {
+        Ok(status) if status.state == WorkerState::Ready => {
+            let report = WorkerReady {
+                slots_total: status.slots_total,
+                context_tokens: status.context_tokens,
+                device: status.device,
+                load_ms: 0,
+            };
+            // It may have reported, or ended, meanwhile.
+            supervisor.registry.ready(&id, &report).ok();
+        }
+        Ok(status) if status.state == WorkerState::Stopping => {
+            supervisor.registry.begin_stop(&id);
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(worker_id = %id, %error, "an adopted worker does not answer"),
+    }
+}
+
+fn describe(entry: &Entry, url: &str, pid: Option<u32>) -> WorkerInfo {
+    WorkerInfo {
+        id: entry.id.clone(),
+        model_ref: entry.model_ref.clone(),
+        alias: entry.alias.clone(),
+        backend: entry.backend,
+        device: "cpu".to_owned(),
+        url: url.to_owned(),
+        state: WorkerState::Starting,
+        load_progress: 0.0,
+        slots_total: 0,
+        slots_available: 0,
+        pid,
+        started_at_ms: entry.started_at_ms,
+        last_heartbeat_ms: None,
+        failure: None,
+    }
+}
