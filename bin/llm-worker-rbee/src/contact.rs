@@ -19,10 +19,9 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Time the hive has for an answer; it is on the same machine.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 
-/// Least time between two reports of how far the load is, and the least share
-/// between them: enough for a bar that moves.
-const LOADING_INTERVAL: Duration = Duration::from_millis(100);
-const LOADING_STEP: f32 = 0.01;
+/// Least time between two reports of how far the load is: enough for a bar that
+/// moves.
+const LOADING_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Why a worker has no hive any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +82,7 @@ impl Contact {
     fn is_news(&self, load_progress: f32, now: Instant) -> bool {
         let (last, at) = self.told.unwrap_or((0.0, now));
         let is_due = self.told.is_none() || now >= at + LOADING_INTERVAL;
-        is_due && load_progress >= last + LOADING_STEP
+        is_due && load_progress > last
     }
 
     /// Runs until the worker is orphaned; drop it to end it before.
@@ -198,11 +197,11 @@ mod tests {
     fn a_load_is_told_when_it_has_come_on_and_not_too_often() {
         let mut contact = contact();
         let now = Instant::now();
-        assert!(!contact.is_news(0.0, now) && contact.is_news(0.01, now));
+        assert!(!contact.is_news(0.0, now) && contact.is_news(0.001, now));
         contact.told = Some((0.5, now));
         let later = now + LOADING_INTERVAL;
         for (share, at, is_news) in
-            [(0.9, now, false), (0.505, later, false), (0.52, later, true), (0.1, later, false)]
+            [(0.9, now, false), (0.5, later, false), (0.501, later, true), (0.1, later, false)]
         {
             assert_eq!(contact.is_news(share, at), is_news, "{share}");
         }

@@ -33,7 +33,7 @@ async fn the_hive_is_told_once_that_it_is_ready_and_then_how_it_goes() {
 
 #[tokio::test]
 async fn the_hive_is_told_how_far_the_load_is() {
-    let worker = Worker::start(&["--echo-load-ms=700"]).await;
+    let worker = Worker::start(&["--echo-load-ms=1500"]).await;
     worker.hive.reports(|reports| {
         let shares = &reports.loading;
         assert!(shares.len() >= 3, "{shares:?}");
