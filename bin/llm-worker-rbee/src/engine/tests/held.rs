@@ -144,6 +144,19 @@ async fn a_guess_that_cannot_be_taken_back_ends_its_own_request_only() {
     assert_eq!(engine.ask(&turn_after(&ask, 70)).await as usize, held_after(&ask));
 }
 
+#[tokio::test]
+async fn guesses_need_no_more_room_than_the_reply() {
+    for from in (0..20_000).step_by(1000) {
+        let ask = talkative(from, 30, 40);
+        let terms = Terms {
+            speculation: Speculation::Always,
+            cells: held_after(&ask),
+            ..Terms::of(Layout::Unified, 1)
+        };
+        Kept::start(terms).await.ask(&ask).await;
+    }
+}
+
 /// Prompts that share long beginnings: stretches of 20 tokens.
 fn ask() -> impl Strategy<Value = Ask> {
     let stretches = proptest::collection::vec(0..3_u32, 1..4);
