@@ -13,21 +13,17 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from dataclasses import dataclass
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-MODEL = os.path.join(ROOT, "target/rbee-test/models/SmolLM2-135M-Instruct.Q4_1.gguf")
-ALIAS = "smollm2:135m"
-WORKER = "worker"
-PEERS = {"llama-server": ["--no-kv-unified"], "llama-server-unified": ["--kv-unified"]}
+import cancel
+from servers import ALIAS, MODEL, PEERS, ROOT, WORKER, machine, start_peer, start_worker, stop, wait_ready
 
 
 @dataclass
@@ -74,76 +70,6 @@ ROWS = [
     Row("second-turn", "second turn, 8 chats alive", (8, 2048), ["--scenario", "second-turn", "--chats", "8"],
         [("turn-two", TTFT50, "<=", 0.5)], (("turn-two", TTFT50, "<=", 0.15),)),
 ]
-
-
-@dataclass
-class Server:
-    name: str
-    url: str
-    process: subprocess.Popen
-
-
-def free_socket():
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(1024)
-    return listener
-
-
-def start_worker(options, engine, layout, token):
-    """Starts a worker alone, as a hive would: a bound socket and secrets on standard input."""
-    listener = free_socket()
-    arguments = [
-        os.path.join(options.bin, "llm-worker-rbee"), "--worker-id", "w-bench", "--engine", engine,
-        "--model", MODEL, "--model-name", ALIAS, "--hive-url", "http://127.0.0.1:9",
-        "--slots", str(layout[0]), "--context", str(layout[1]), "--threads", str(options.threads),
-        "--lease-seconds", "86400",
-    ]
-    process = subprocess.Popen(
-        arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env={"LISTEN_FDS": "1", "PATH": os.environ["PATH"]}, pass_fds=(3,),
-        preexec_fn=lambda: os.dup2(listener.fileno(), 3, inheritable=True),
-    )
-    process.stdin.write(json.dumps({"token": token, "callback_token": token}).encode())
-    process.stdin.close()
-    port = listener.getsockname()[1]
-    listener.close()
-    return Server(WORKER, f"http://127.0.0.1:{port}", process)
-
-
-def start_peer(options, name, layout):
-    with free_socket() as listener:
-        port = listener.getsockname()[1]
-    arguments = [
-        options.peer, "-m", MODEL, "--port", str(port), "-np", str(layout[0]), "-c", str(layout[0] * layout[1]),
-        "-t", str(options.threads), "-tb", str(options.threads), *PEERS[name],
-    ]
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return Server(name, f"http://127.0.0.1:{port}", process)
-
-
-def wait_ready(server):
-    port = int(server.url.rsplit(":", 1)[1])
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and server.process.poll() is None:
-        try:
-            with socket.create_connection(("127.0.0.1", port), 1) as connection:
-                connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                if b" 200 " in connection.recv(64):
-                    return
-        except OSError:
-            pass
-        time.sleep(0.05)
-    sys.exit(f"error: {server.name} does not become ready")
-
-
-def stop(server):
-    server.process.send_signal(signal.SIGTERM)
-    try:
-        server.process.wait(20)
-    except subprocess.TimeoutExpired:
-        server.process.kill()
-        server.process.wait()
 
 
 @contextlib.contextmanager
@@ -243,6 +169,46 @@ def through_cluster(options, results):
                 stop(worker)
 
 
+def when_clients_leave(options, results):
+    """How soon a slot is free whose client has left."""
+    for name in (WORKER, *PEERS):
+        layout = (8, 4096)
+        server = (start_worker(options, "llama", layout, options.token) if name == WORKER
+                  else start_peer(options, name, layout, "--slots"))
+        try:
+            wait_ready(server)
+            # A peer computes a long prompt to its end, which takes seconds each time.
+            samples = options.cancels if name == WORKER else max(options.cancels // 10, 2)
+            results["cancel"][name] = cancel.measure(server, options.token, samples)
+        finally:
+            stop(server)
+
+
+def metrics(server, token):
+    """The figures of a worker that have no labels."""
+    request = urllib.request.Request(server.url + "/metrics", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        lines = response.read().decode().splitlines()
+    return {name: float(value) for name, _, value in (line.partition(" ") for line in lines) if "#" not in name and value}
+
+
+def around_the_kernels(options, results):
+    """What the engine thread does for a token besides computing: planning, choosing, sending."""
+    worker = start_worker(options, "llama", (8, 1024), options.token)
+    try:
+        wait_ready(worker)
+        for streams in (1, 8):
+            before = metrics(worker, options.token)
+            bench(options, ["--url", f"{WORKER}={worker.url}", "--key-file", options.key_file, "--streams", str(streams),
+                            "--rounds", str(options.rounds), "--scenario", "unique"])
+            after = metrics(worker, options.token)
+            took, tokens = (after[name] - before[name] for name in (
+                "rbee_worker_step_overhead_seconds_sum", "rbee_worker_generated_tokens_total"))
+            results["overhead_us_per_token"][streams] = took / tokens * 1e6
+    finally:
+        stop(worker)
+
+
 def kernels(options, results):
     """What llama.cpp's own kernels can do at the shape of the row `unique`: tokens out per second, prefill included."""
     rates = {}
@@ -320,6 +286,8 @@ def table(results):
             ratio = rss[WORKER] / min(rss[name] for name in PEERS)
             yield (f"| RSS after the load | 8 slots, 16 k context | rss | <= 1.00 | {ratio:.2f} | the smaller "
                    f"| {'yes' if ratio <= 1 else 'no'} |")
+    if results["cancel"]:
+        yield from cancel.lines_of(results["cancel"])
     yield "\n| case | load | server | tokens/s | TTFT p50 / p99 ms | ITL p50 / p99 / max ms | failed |"
     yield "|---|---|---|---|---|---|---|"
     for entry in results["rows"] + results["cluster"]:
@@ -331,21 +299,15 @@ def table(results):
             yield f"\nTTFT added by queen and hive, echo engine: {added:.2f} ms."
         sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in sorted(entry["rss_bytes"].items()))
         yield f"\nRSS of the cluster, {entry['engine']}: {sizes}."
+    for streams, took in results["overhead_us_per_token"].items():
+        yield f"\nWorker around the kernels, {streams} stream{'s' * (streams != 1)}: {took:.0f} µs a token."
     for rss in results["rss_bytes"]:
         sizes = ", ".join(f"{name} {rss[name] / 1e6:.0f} MB" for name in (WORKER, *PEERS))
         yield f"\nRSS after the load, {rss['slots']} slots of {rss['context_tokens']} tokens: {sizes}."
 
 
-def machine(options):
-    git = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True)
-    with open("/proc/cpuinfo") as file:
-        cpu = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), platform.machine())
-    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "threads": options.threads, "rounds": options.rounds,
-            "system": platform.platform(), "commit": git.stdout.strip() or "unknown"}
-
-
 def main():
-    names = [row.name for row in ROWS] + ["cluster"]
+    names = [row.name for row in ROWS] + ["cluster", "cancel", "overhead"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", required=True, help="llama-server")
     parser.add_argument("--batched-bench", help="llama-batched-bench, for what the kernels can do")
@@ -353,6 +315,7 @@ def main():
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", default=",".join(names), help=f"some of {','.join(names)}")
+    parser.add_argument("--cancels", type=int, default=200, help="clients that leave a worker, of each kind")
     parser.add_argument("--out", default=os.path.join(ROOT, "target/bench"))
     options = parser.parse_args()
     wanted = options.rows.split(",")
@@ -360,7 +323,8 @@ def main():
         parser.error(f"there is no row {', '.join(sorted(unknown))}")
     # Ends what was started before this program itself ends.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    results = {"date": time.strftime("%Y-%m-%d"), "machine": machine(options), "rows": [], "cluster": [],
+    results = {"date": time.strftime("%Y-%m-%d"), "machine": {**machine(options), "rounds": options.rounds}, "rows": [], "cluster": [],
+               "cancel": {}, "overhead_us_per_token": {},
                "rss_bytes": [], "kernel_output_tokens_per_second": {}}
     os.makedirs(options.out, exist_ok=True)
     with tempfile.TemporaryDirectory() as options.work:
@@ -375,6 +339,10 @@ def main():
             against_peers(options, [row for row in rows if row.layout == layout], results)
         if "cluster" in wanted:
             through_cluster(options, results)
+        if "cancel" in wanted:
+            when_clients_leave(options, results)
+        if "overhead" in wanted:
+            around_the_kernels(options, results)
     with open(os.path.join(options.out, "results.json"), "w") as file:
         json.dump(results, file)
     text = "\n".join(table(results)) + "\n"

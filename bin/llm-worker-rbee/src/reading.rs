@@ -79,7 +79,8 @@ enum Phase {
     Scan(Scan),
     /// The parser reads everything again from the beginning. What stands
     /// before `from` has been told.
-    Parse { from: usize },
+    /// Of the content, `said` bytes had been told then.
+    Parse { from: usize, said: usize },
     /// No call can be read any more. What stands before `from` has been told.
     Text { from: usize },
 }
@@ -89,7 +90,7 @@ impl ReplyReader {
     pub(crate) fn new(format: Arc<ReplyFormat>) -> Self {
         let phase = match format.call_markers() {
             Some(markers) => Phase::Scan(Scan::new(&format, markers)),
-            None => Phase::Parse { from: 0 },
+            None => Phase::Parse { from: 0, said: 0 },
         };
         Self {
             format,
@@ -110,13 +111,13 @@ impl ReplyReader {
             let call_at = scan.advance(&self.text, &mut found);
             self.tell_found(found, out);
             if let Some(from) = call_at {
-                self.phase = Phase::Parse { from };
+                self.phase = Phase::Parse { from, said: self.told.content.len() };
             }
         }
         match self.phase {
             Phase::Scan(_) => {}
             Phase::Parse { .. } if !self.is_due(text) => {}
-            Phase::Parse { from } => self.read(from, Extent::Begun, out),
+            Phase::Parse { from, said } => self.read(from, said, Extent::Begun, out),
             Phase::Text { .. } => self.tell_text(out),
         }
     }
@@ -129,9 +130,9 @@ impl ReplyReader {
                 scan.finish(&self.text, &mut found);
                 self.tell_found(found, out);
             }
-            Phase::Parse { from } => {
-                let from = *from;
-                self.read(from, Extent::Whole, out);
+            Phase::Parse { from, said } => {
+                let (from, said) = (*from, *said);
+                self.read(from, said, Extent::Whole, out);
             }
             Phase::Text { .. } => self.tell_text(out),
         }
@@ -151,7 +152,7 @@ impl ReplyReader {
     }
 
     /// Has the parser read the text and tells what it found.
-    fn read(&mut self, from: usize, extent: Extent, out: &mut Vec<Delta>) {
+    fn read(&mut self, from: usize, said: usize, extent: Extent, out: &mut Vec<Delta>) {
         let started = Instant::now();
         let read = self.parse(self.text.len());
         self.reading_took = started.elapsed();
@@ -163,14 +164,14 @@ impl ReplyReader {
                     reply.content.trim().is_empty() && reply.reasoning_content.trim().is_empty();
                 let is_unread = reply.tool_calls.is_empty() && (from > 0 || is_blank);
                 if extent == Extent::Whole && is_unread && self.told.calls.is_empty() {
-                    self.give_up(from, out);
+                    self.give_up(from, said, out);
                 } else {
                     self.tell_reply(reply, extent, out);
                 }
             }
             Err(error) => {
                 tracing::debug!(%error, "a reply does not follow its format");
-                self.salvage(from, out);
+                self.salvage(from, said, out);
             }
         }
     }
@@ -191,7 +192,7 @@ impl ReplyReader {
 
     /// Reads the calls that are whole before what cannot be read; the rest, or
     /// all where there is none, is what the model says.
-    fn salvage(&mut self, from: usize, out: &mut Vec<Delta>) {
+    fn salvage(&mut self, from: usize, said: usize, out: &mut Vec<Delta>) {
         let ends = self.text.rmatch_indices(['}', '>', ']']).map(|(at, end)| at + end.len());
         let cuts: Vec<usize> = ends.take_while(|end| *end > from).take(CUTS_MAX).collect();
         for cut in cuts {
@@ -204,21 +205,20 @@ impl ReplyReader {
                 return;
             }
         }
-        self.give_up(from, out);
+        self.give_up(from, said, out);
     }
 
     /// Takes all that has not been told as what the model says.
-    fn give_up(&mut self, from: usize, out: &mut Vec<Delta>) {
-        // Where the parser had all from the beginning, what it told tells how far it was.
+    fn give_up(&mut self, from: usize, said: usize, out: &mut Vec<Delta>) {
+        // What the parser told since it had the text from here tells how far it was.
+        let thought = if from == 0 { self.told.reasoning.as_str() } else { "" };
+        let said_since = self.told.content.get(said..).unwrap_or_default();
         let mut told_to = from;
-        if from == 0 {
-            for told in [&self.told.reasoning, &self.told.content] {
-                let rest = self.text.get(told_to..).unwrap_or_default();
-                told_to += rest.find(told.as_str()).map_or(0, |at| at + told.len());
-            }
+        for told in [thought, said_since] {
+            let rest = self.text.get(told_to..).unwrap_or_default();
+            told_to += rest.find(told).map_or(0, |at| at + told.len());
         }
-        let from = told_to;
-        self.phase = Phase::Text { from };
+        self.phase = Phase::Text { from: told_to };
         self.tell_text(out);
     }
 

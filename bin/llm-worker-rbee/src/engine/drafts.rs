@@ -179,6 +179,20 @@ mod tests {
     }
 
     #[test]
+    fn a_text_is_known_however_it_grows() {
+        for piece in 1..5 {
+            let mut drafts = Drafts::new();
+            let text: Vec<u32> = (0..20).collect();
+            for end in (0..=20).step_by(piece) {
+                assert_eq!(drafts.guess(&text[..end], 8, None), 0);
+            }
+            let again: Vec<u32> = (0..20).chain(5..8).collect();
+            assert!(drafts.guess(&again, 8, None) > 0, "{piece} tokens at a time");
+            assert_eq!(drafts.draft()[..4], [8, 9, 10, 11]);
+        }
+    }
+
+    #[test]
     fn a_loop_is_guessed_beyond_its_own_end() {
         let mut drafts = Drafts::new();
         let tokens = [1, 2, 3, 4].repeat(8);

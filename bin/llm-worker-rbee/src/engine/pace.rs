@@ -173,6 +173,24 @@ mod tests {
     }
 
     #[test]
+    fn one_slow_step_and_steps_with_few_prompt_tokens_say_little() {
+        let mut pace = Pace::new();
+        (0..50).for_each(|_| pace.observe(0, 100, ms(100)));
+        let before = pace.prompt_token;
+        pace.observe(0, 100, ms(100_000));
+        assert!(pace.prompt_token < before * 1.5, "{} after {before}", pace.prompt_token);
+        let before = pace.prompt_token;
+        pace.observe(0, PROMPT_TOKENS_TELLING - 1, ms(50));
+        assert!((pace.prompt_token - before).abs() < f64::EPSILON);
+        // Where decoding takes half a second, prompts may take as long again.
+        let mut pace = Pace::new();
+        (0..50).for_each(|_| pace.observe(1, 0, ms(1)));
+        (0..50).for_each(|_| pace.observe(4, 0, ms(500)));
+        let budget = pace.budget(4, 1, Instant::now());
+        assert!((300..=512).contains(&budget.prompt_tokens_beside_streams), "{budget:?}");
+    }
+
+    #[test]
     fn a_draft_is_as_long_as_its_odds_and_the_machine_allow() {
         let mut pace = Pace::new();
         assert_eq!(pace.draft_len(0.99, DRAFT_MAX), 0, "nothing is known");

@@ -1,6 +1,9 @@
 //! The engine thread over a backend that fails as told: each failure ends what
 //! it must and nothing else.
 
+mod held;
+mod ledger;
+
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::time::Duration;

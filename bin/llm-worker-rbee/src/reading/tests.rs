@@ -147,6 +147,12 @@ fn golden_replies_are_read_whole_and_character_by_character() {
         let (client, reader) = read(&case, &pieces);
         assert_eq!(golden(&client), expected(&case), "by character: {}", case.name);
         assert_eq!(client, reader, "{}", case.name);
+        for (at, _) in case.text.char_indices() {
+            let (before, after) = case.text.split_at(at);
+            let (client, reader) = read(&case, &[before, after]);
+            assert_eq!(golden(&client), expected(&case), "cut at {at}: {}", case.name);
+            assert_eq!(client, reader, "{}", case.name);
+        }
     }
 }
 

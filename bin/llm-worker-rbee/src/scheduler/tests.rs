@@ -115,6 +115,7 @@ fn slots_go_to_the_job_that_waits_longest() {
     let mut scheduler = Scheduler::new(LIMITS);
     (1..=5).for_each(|job| scheduler.add(JobId(job), Instant::now(), later(60)));
     [1, 0, 2].into_iter().for_each(|slot| scheduler.admit(slot));
+    assert_eq!(scheduler.awaiting(), [1, 0, 2], "the oldest begins first");
     let jobs = [0, 1, 2].map(|slot| scheduler.job_in(slot));
     assert_eq!(jobs, [Some(JobId(2)), Some(JobId(1)), Some(JobId(3))]);
     scheduler.admit(1);
@@ -166,6 +167,10 @@ fn a_guess_is_tried_once_and_only_by_a_stream_that_is_alone() {
     assert_eq!(scheduler.lone_stream(), Some(1));
     scheduler.admit(0);
     assert_eq!(scheduler.lone_stream(), None);
+    scheduler.begin(0, 1, 0);
+    step(&mut scheduler);
+    assert_eq!(scheduler.load(), (2, 0));
+    assert_eq!(scheduler.lone_stream(), None, "two streams");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::model;
 
-const FAMILIES: [&str; 9] = [
+const FAMILIES: [&str; 17] = [
     "chatml",
     "qwen2.5",
     "qwen3",
@@ -25,7 +25,19 @@ const FAMILIES: [&str; 9] = [
     "phi-3.5",
     "deepseek-r1-distill",
     "gpt-oss",
+    "smollm3",
+    "granite-3.3",
+    "mistral-small-3.2",
+    "deepseek-v3.1",
+    "qwen3-coder",
+    "glm-4.6",
+    "phi-4-form",
+    "command-r-form",
 ];
+
+/// What stands before and after the day that a template writes.
+const DATES: [(&str, &str); 3] =
+    [("Current date: ", "\n"), ("Today's Date: ", ". "), ("The current date is ", ".\n")];
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -99,12 +111,14 @@ fn prompt(template: &ChatTemplate, conversation: &Value) -> String {
         Ok(rendered) => rendered.prompt,
         Err(error) => format!("refused: {error}"),
     };
-    match prompt.split_once("Current date: ") {
-        Some((before, after)) => {
-            format!("{before}Current date: TODAY{}", after.get(10..).unwrap_or_default())
-        }
-        None => prompt,
-    }
+    DATES.into_iter().fold(prompt, |prompt, (before, after)| without(&prompt, before, after))
+}
+
+/// Leaves out what stands between the first `before` and the `after` that follows it.
+fn without(prompt: &str, before: &str, after: &str) -> String {
+    let Some((head, rest)) = prompt.split_once(before) else { return prompt.to_owned() };
+    let tail = rest.find(after).map_or("", |at| &rest[at..]);
+    format!("{head}{before}TODAY{tail}")
 }
 
 #[test]

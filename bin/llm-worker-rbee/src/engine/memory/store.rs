@@ -134,5 +134,7 @@ mod tests {
         assert!(store.remove(first).is_some() && store.remove(first).is_none());
         assert_eq!(store.bytes(), 150);
         assert!(!Store::new(0).is_on());
+        let with_tokens = store.insert(SCOPE, vec![1; 10], vec![7; 100]);
+        assert_eq!((with_tokens.evicted.len(), store.bytes()), (0, 290), "tokens count too");
     }
 }

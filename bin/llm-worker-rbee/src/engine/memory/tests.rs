@@ -105,6 +105,10 @@ fn a_state_that_cannot_be_cut_is_used_whole_or_not_at_all() {
     let other: Vec<u32> = (0..40).chain(70..90).collect();
     assert_eq!(memory.source(slot, scope(0), &other), Source::Nothing);
     assert_eq!(memory.source(3, scope(0), &other), Source::Nothing);
+    let leader = memory.occupy(scope(0), &other).unwrap();
+    memory.begin(leader, scope(0), &tokens(300, 90), 0);
+    let follower = tokens(300, 80);
+    assert_eq!(memory.source(3, scope(0), &follower), Source::Nothing, "it waits for a cut");
 }
 
 #[test]
@@ -166,6 +170,97 @@ fn what_should_be_written_is_what_was_used_last_and_is_not_there() {
     assert!(matches!(memory.unsaved(), Some(Unsaved::Stored(_))));
     memory.begin_keeping(scope(0), &tokens(100, 50));
     assert_eq!(memory.unsaved(), None);
+}
+
+#[test]
+fn scopes_neither_wait_for_each_other_nor_push_each_other_out() {
+    let mut memory = Memory::new(limits(Layout::Unified, 0));
+    let prompt = tokens(0, 100);
+    let leader = memory.occupy(scope(0), &prompt).unwrap();
+    memory.begin(leader, scope(0), &prompt, 0);
+    let other = memory.occupy(scope(1), &prompt).unwrap();
+    assert_eq!(memory.source(other, scope(1), &prompt), Source::Nothing, "it waits");
+    memory.end(other);
+    memory.prefilled(leader, &prompt);
+    memory.end(leader);
+    let theirs: Vec<u32> = (0..120).collect();
+    assert_ne!(memory.occupy(scope(1), &theirs), Some(leader), "an empty one was free");
+}
+
+#[test]
+fn what_was_used_longest_ago_goes_first() {
+    let mut memory = Memory::new(limits(Layout::Unified, 0));
+    (0..4).for_each(|job| assert_eq!(run(&mut memory, scope(0), &tokens(job * 100, 50)), job));
+    [2, 0, 3, 1].into_iter().for_each(|slot| memory.end(slot));
+    assert_eq!(memory.idle_slots(), [2, 0, 3, 1]);
+    let again: Vec<u32> = (200..260).collect();
+    assert_eq!(memory.occupy(scope(0), &again), Some(2));
+    memory.end(2);
+    assert_eq!(memory.idle_slots(), [0, 3, 1, 2]);
+    assert_eq!(memory.occupy(scope(0), &[7]), Some(0));
+}
+
+#[test]
+fn so_much_is_copied_that_it_pays() {
+    for (shared, source) in [(16, Source::Slot { from: 0, len: 16 }), (15, Source::Nothing)] {
+        let mut memory = Memory::new(limits(Layout::Unified, 0));
+        assert_eq!(run(&mut memory, scope(0), &tokens(0, 50)), 0);
+        let prompt: Vec<u32> = (0..shared).chain(500..600).collect();
+        assert_eq!(memory.source(1, scope(0), &prompt), source, "{shared}");
+    }
+    // A unified memory has no tiles to fill.
+    let mut memory = Memory::new(limits(Layout::Unified, 0));
+    run(&mut memory, scope(0), &tokens(0, 1000));
+    let prompt: Vec<u32> = (0..1000).chain(5000..5030).collect();
+    let source = memory.source(1, scope(0), &prompt);
+    assert_eq!(source, Source::Slot { from: 0, len: 1000 });
+}
+
+#[test]
+fn a_job_that_moves_takes_what_it_promised_and_holds_along() {
+    let mut memory = Memory::new(limits(Layout::Split, 0));
+    let prompt = tokens(0, 200);
+    let from = memory.occupy(scope(0), &prompt).unwrap();
+    memory.begin(from, scope(0), &prompt, 0);
+    memory.prefilled(from, &prompt[..50]);
+    memory.relocate(from, 3);
+    assert_eq!(memory.source(1, scope(0), &prompt), Source::Later);
+    memory.end(3);
+    memory.begin(3, scope(0), &prompt, 0);
+    memory.prefilled(3, &prompt);
+    memory.relocate(3, 2);
+    let other: Vec<u32> = (0..100).chain(500..600).collect();
+    assert_eq!(memory.source(1, scope(0), &other), Source::Slot { from: 2, len: 100 });
+}
+
+#[test]
+fn gaps_count_and_are_filled_where_memories_are_split_and_can_be_cut() {
+    let cut = limits(Layout::Split, 0);
+    let stiff = MemoryLimits { can_cut: false, ..cut };
+    for (limits, gap) in [(cut, true), (stiff, false), (limits(Layout::Unified, 0), false)] {
+        let mut memory = Memory::new(MemoryLimits { slots: 5, ..limits });
+        (0..3).for_each(|job| assert_eq!(run(&mut memory, scope(0), &tokens(job * 100, 9)), job));
+        memory.end(1);
+        assert_eq!(memory.gap().is_some(), gap, "{limits:?}");
+        if gap {
+            // The empty slots beside the busy ones would make the gap last.
+            assert_eq!(memory.occupy(scope(0), &[7]), Some(1));
+        }
+    }
+}
+
+#[test]
+fn a_slot_is_nearer_than_a_stored_state() {
+    let mut memory = Memory::new(limits(Layout::Unified, 1 << 20));
+    let slot = run(&mut memory, scope(0), &tokens(0, 50));
+    memory.end(slot);
+    memory.store(slot, vec![7; 100]);
+    let prompt: Vec<u32> = (0..60).collect();
+    assert_eq!(memory.source(3, scope(0), &prompt), Source::Slot { from: slot, len: 50 });
+    let mut memory = Memory::new(limits(Layout::Unified, 0));
+    let slot = run(&mut memory, scope(0), &tokens(0, 50));
+    memory.end(slot);
+    assert!(!memory.is_worth_storing(slot, 0), "there is no room for any");
 }
 
 /// A random event; slots and jobs are picked by number.

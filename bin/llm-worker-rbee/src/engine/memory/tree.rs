@@ -202,6 +202,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn of_many_holders_some_are_found() {
+        let mut tree = PrefixTree::new();
+        (0..40).for_each(|holder| tree.insert(scope(0), &[1, 2], holder));
+        (40..80).for_each(|holder| tree.insert(scope(0), &[1, 2, holder], holder));
+        assert_eq!(
+            tree.longest(scope(0), &[1, 2]).map(|found| found.holders.len()),
+            Some(FOUND_MAX)
+        );
+        assert_eq!(
+            tree.longest(scope(0), &[1, 2, 41, 9]).map(|found| found.holders),
+            Some(vec![41])
+        );
+    }
+
     proptest! {
         #[test]
         fn it_finds_what_a_search_through_all_holders_finds(
