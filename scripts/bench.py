@@ -5,6 +5,8 @@ put load on them in turns, and writes one JSON file and one table.
   bench.py --peer PATH/llama-server [--batched-bench PATH/llama-batched-bench] [--bin target/release]
            [--threads N] [--rounds N] [--rows NAME,…] [--out target/bench]
 
+Rows can be measured one after the other: what an earlier run of the same commit has measured is kept.
+
 llama-server runs twice, with its KV cache split by slot and with --kv-unified, and for each
 figure the better of the two is the one that counts.
 """
@@ -141,8 +143,13 @@ def against_peers(options, rows, results):
                          "--rounds", str(options.rounds), *row.arguments]
             for peer in peers:
                 arguments += ["--peer", f"{peer.name}={peer.url}"]
-            results["rows"].append({"name": row.name, "title": row.title, "slots": layout[0],
-                                    "context_tokens": layout[1], "report": bench(options, arguments)})
+            measured = {"name": row.name, "title": row.title, "slots": layout[0], "context_tokens": layout[1],
+                        "report": bench(options, arguments)}
+            order = [row.name for row in ROWS]
+            rows_now = [entry for entry in results["rows"] if entry["name"] != row.name] + [measured]
+            results["rows"] = sorted(rows_now, key=lambda entry: order.index(entry["name"]))
+            write(options, results)
+        results["rss_bytes"] = [rss for rss in results["rss_bytes"] if rss["slots"] * rss["context_tokens"] != layout[0] * layout[1]]
         results["rss_bytes"].append({"slots": layout[0], "context_tokens": layout[1], **{
             server.name: memory_bytes(server.process.pid) for server in servers}})
     finally:
@@ -152,6 +159,7 @@ def against_peers(options, rows, results):
 
 def through_cluster(options, results):
     """What queen and hive cost: under the model's load, and on the echo engine in time to first token."""
+    results["cluster"] = []
     for engine, layout, arguments in [
         ("llama", (8, 1024), ["--streams", "1,4,8", "--rounds", str(options.rounds)]),
         ("echo", (8, 1024), ["--streams", "1", "--requests", "10", "--rounds", "30", "--output-tokens", "4"]),
@@ -204,7 +212,7 @@ def around_the_kernels(options, results):
             after = metrics(worker, options.token)
             took, tokens = (after[name] - before[name] for name in (
                 "rbee_worker_step_overhead_seconds_sum", "rbee_worker_generated_tokens_total"))
-            results["overhead_us_per_token"][streams] = took / tokens * 1e6
+            results["overhead_us_per_token"][str(streams)] = took / tokens * 1e6
     finally:
         stop(worker)
 
@@ -219,7 +227,7 @@ def kernels(options, results):
         for line in filter(lambda line: line.startswith(b"{"), lines.splitlines()):
             shape = json.loads(line)
             rates.setdefault(shape["pl"], []).append(shape["pl"] * shape["tg"] / shape["t"])
-    results["kernel_output_tokens_per_second"] = {pl: statistics.median(seen) for pl, seen in rates.items()}
+    results["kernel_output_tokens_per_second"] = {str(pl): statistics.median(seen) for pl, seen in rates.items()}
 
 
 def level_text(level):
@@ -278,7 +286,7 @@ def table(results):
             for total in entry["report"]["totals"]:
                 streams = total["level"]["streams"]
                 if total["endpoint"] == WORKER:
-                    ratio = total["output_tokens_per_second"] / results["kernel_output_tokens_per_second"][streams]
+                    ratio = total["output_tokens_per_second"] / results["kernel_output_tokens_per_second"][str(streams)]
                     yield (f"| unique prompts | {level_text(total['level'])} | {RATE} | >= 0.95 | {ratio:.2f} "
                            f"| llama-batched-bench | {'yes' if ratio >= 0.95 else 'no'} |")
     for rss in results["rss_bytes"]:
@@ -300,10 +308,33 @@ def table(results):
         sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in sorted(entry["rss_bytes"].items()))
         yield f"\nRSS of the cluster, {entry['engine']}: {sizes}."
     for streams, took in results["overhead_us_per_token"].items():
-        yield f"\nWorker around the kernels, {streams} stream{'s' * (streams != 1)}: {took:.0f} µs a token."
+        yield f"\nWorker around the kernels, {streams} stream{'s' * (streams != "1")}: {took:.0f} µs a token."
     for rss in results["rss_bytes"]:
         sizes = ", ".join(f"{name} {rss[name] / 1e6:.0f} MB" for name in (WORKER, *PEERS))
         yield f"\nRSS after the load, {rss['slots']} slots of {rss['context_tokens']} tokens: {sizes}."
+
+
+def begin(options):
+    """What earlier runs of the same commit, machine and number of rounds have measured, or nothing yet."""
+    setting = {**machine(options), "rounds": options.rounds}
+    try:
+        with open(os.path.join(options.out, "results.json")) as file:
+            results = json.load(file)
+        if results["machine"] == setting:
+            return results
+    except (OSError, ValueError, KeyError):
+        pass
+    return {"date": time.strftime("%Y-%m-%d"), "machine": setting, "rows": [], "cluster": [], "cancel": {},
+            "overhead_us_per_token": {}, "rss_bytes": [], "kernel_output_tokens_per_second": {}}
+
+
+def write(options, results):
+    """Writes down what there is: the rows take an hour and more together."""
+    for name, text in (("results.json", json.dumps(results)), ("table.md", "\n".join(table(results)) + "\n")):
+        path = os.path.join(options.out, name)
+        with open(path + ".part", "w") as file:
+            file.write(text)
+        os.replace(path + ".part", path)
 
 
 def main():
@@ -323,10 +354,8 @@ def main():
         parser.error(f"there is no row {', '.join(sorted(unknown))}")
     # Ends what was started before this program itself ends.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    results = {"date": time.strftime("%Y-%m-%d"), "machine": {**machine(options), "rounds": options.rounds}, "rows": [], "cluster": [],
-               "cancel": {}, "overhead_us_per_token": {},
-               "rss_bytes": [], "kernel_output_tokens_per_second": {}}
     os.makedirs(options.out, exist_ok=True)
+    results = begin(options)
     with tempfile.TemporaryDirectory() as options.work:
         options.token = os.urandom(24).hex()
         options.key_file = os.path.join(options.work, "key")
@@ -337,18 +366,11 @@ def main():
         rows = [row for row in ROWS if row.name in wanted]
         for layout in dict.fromkeys(row.layout for row in rows):
             against_peers(options, [row for row in rows if row.layout == layout], results)
-        if "cluster" in wanted:
-            through_cluster(options, results)
-        if "cancel" in wanted:
-            when_clients_leave(options, results)
-        if "overhead" in wanted:
-            around_the_kernels(options, results)
-    with open(os.path.join(options.out, "results.json"), "w") as file:
-        json.dump(results, file)
-    text = "\n".join(table(results)) + "\n"
-    with open(os.path.join(options.out, "table.md"), "w") as file:
-        file.write(text)
-    print(text)
+        for name, measure in (("cluster", through_cluster), ("cancel", when_clients_leave), ("overhead", around_the_kernels)):
+            if name in wanted:
+                measure(options, results)
+                write(options, results)
+    print("\n".join(table(results)))
     print(f"{options.out}/results.json has every request, {options.out}/table.md this table")
 
 
