@@ -60,7 +60,7 @@ async fn a_damaged_database_does_not_keep_the_queen_from_starting() {
     assert_eq!(hives["hives"][0]["name"], "local");
     assert!(home.log().contains("damaged"), "{}", home.log());
     let aside = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap());
-    let aside = aside.filter(|entry| entry.file_name().to_string_lossy().contains("damaged"));
+    let aside = aside.filter(|entry| entry.file_name().to_string_lossy().contains(".corrupt-"));
     assert_eq!(aside.map(|entry| entry.metadata().unwrap().len()).collect::<Vec<_>>(), [9000]);
 }
 
@@ -72,7 +72,7 @@ async fn a_database_of_a_newer_program_is_refused() {
     rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let output = home.run(NO_HIVE, &["--bind", "127.0.0.1:0"]);
     assert_eq!(output.status.code(), Some(78));
-    assert!(told(&output).contains("written by a newer rbee"), "{}", told(&output));
+    assert!(told(&output).contains("written by a newer version of rbee"), "{}", told(&output));
 }
 
 #[tokio::test]
