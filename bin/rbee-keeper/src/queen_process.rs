@@ -136,6 +136,19 @@ pub(crate) async fn gone(home: &Home) -> Result<(), KeeperError> {
     Ok(())
 }
 
+/// Says what there is without a queen: nothing, or the hive that one which was killed has left.
+///
+/// # Errors
+/// What is wrong with the home.
+pub(crate) fn absence(home: &Home) -> Result<&'static str, KeeperError> {
+    Ok(if home.is_running(Daemon::Hive)? {
+        "no queen runs on this computer, but a hive does, with its workers; `rbee queen start` takes them over, and \
+         `rbee queen stop` then stops them"
+    } else {
+        "no queen runs on this computer, so no worker does; `rbee run` starts them"
+    })
+}
+
 /// Looks once. Only a process that holds the queen's lock and lives is shown the token: whoever listens at an address
 /// that a dead queen left behind must not get it.
 async fn look(home: &Home, token: Option<&Secret>) -> Result<Found, KeeperError> {

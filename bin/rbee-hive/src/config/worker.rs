@@ -165,7 +165,10 @@ impl WorkerConfig {
         };
         let is_repeated = |name: &String| names.iter().filter(|other| *other == name).count() > 1;
         if names.iter().any(|name| !is_name(name) || is_repeated(name)) {
-            return wrong("worker.device", "must hold names of GPUs such as Vulkan0, each once");
+            return wrong(
+                "worker.device",
+                "must hold names of GPUs such as Vulkan0, each once; [] uses none",
+            );
         }
         if names.is_empty() && matches!(self.gpu_layers, GpuLayers::Count(1..)) {
             return wrong("worker.gpu_layers", "needs a GPU and worker.device allows none");

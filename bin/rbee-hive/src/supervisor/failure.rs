@@ -3,6 +3,7 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
+use input_validation::WorkerId;
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use serde_json::json;
 
@@ -26,7 +27,7 @@ const EXIT_SYSTEM: i32 = 71;
 const EXIT_CONFIG: i32 = 78;
 
 /// Describes the end of a worker that nobody asked for.
-pub(super) fn of_exit(phase: Phase, status: ExitStatus) -> ErrorDetail {
+pub(super) fn of_exit(id: &WorkerId, phase: Phase, status: ExitStatus) -> ErrorDetail {
     let during = match phase {
         Phase::Loading => "while it loaded its model",
         Phase::Serving => "while it was serving",
@@ -35,7 +36,7 @@ pub(super) fn of_exit(phase: Phase, status: ExitStatus) -> ErrorDetail {
         Phase::Loading => ErrorCode::WorkerStartFailed,
         Phase::Serving => ErrorCode::WorkerFailed,
     };
-    let logs = "`rbee logs` shows its log";
+    let logs = format!("`rbee logs {id}` shows its log");
     if let Some(signal) = status.signal() {
         let message = format!("the worker was ended by signal {signal} {during}; {logs}");
         return ErrorDetail::new(code, message).with_details(json!({"signal": signal}));
@@ -63,15 +64,13 @@ pub(super) fn of_exit(phase: Phase, status: ExitStatus) -> ErrorDetail {
     .with_details(figures)
 }
 
-/// Describes the end of a worker that nobody asked for and whose exit code went to no hive.
-pub(super) fn of_adopted(phase: Phase) -> ErrorDetail {
-    let code = match phase {
-        Phase::Loading => ErrorCode::WorkerStartFailed,
-        Phase::Serving => ErrorCode::WorkerFailed,
-    };
-    let message = "the worker ended; how is not known, because it was started by an earlier run of the hive; \
-                   `rbee logs` shows its log";
-    ErrorDetail::new(code, message)
+/// Describes the end of a worker that was serving, that nobody asked for, and whose exit code went to no hive.
+pub(super) fn of_adopted(id: &WorkerId) -> ErrorDetail {
+    let message = format!(
+        "the worker ended; how is not known, because it was started by an earlier run of the hive; `rbee logs {id}` \
+         shows its log"
+    );
+    ErrorDetail::new(ErrorCode::WorkerFailed, message)
 }
 
 /// Describes a worker that did not load in time.
@@ -105,7 +104,7 @@ mod tests {
             (Phase::Serving, exited(0), ErrorCode::WorkerFailed, ("exit_code", 0)),
             (Phase::Serving, ExitStatus::from_raw(6), ErrorCode::WorkerFailed, ("signal", 6)),
         ] {
-            let detail = of_exit(phase, status);
+            let detail = of_exit(&"w-1".parse().unwrap(), phase, status);
             assert_eq!(detail.code, code, "{phase:?} {status}");
             assert_eq!(detail.details.unwrap()[figure.0], figure.1, "{phase:?} {status}");
         }

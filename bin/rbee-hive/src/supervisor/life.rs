@@ -114,10 +114,14 @@ impl Supervisor {
         let (cause, failure) = match end {
             End::Stopped => ("stopped", None),
             End::SlowLoad => ("load_timeout", Some(failure::of_slow_load(self.rules.load_timeout))),
-            End::Unasked(Ok(None)) => ("unknown", Some(failure::of_adopted(phase))),
+            End::Unasked(Ok(None)) => match phase {
+                // It was dying when it was adopted, or has told this hive nothing: who waits for it gets another.
+                Phase::Loading => ("unknown", None),
+                Phase::Serving => ("unknown", Some(failure::of_adopted(&id))),
+            },
             End::Unasked(Ok(Some(status))) => {
                 let cause = if status.code().is_some() { "exited" } else { "signalled" };
-                (cause, Some(failure::of_exit(phase, status)))
+                (cause, Some(failure::of_exit(&id, phase, status)))
             }
             End::Unasked(Err(error)) => {
                 tracing::error!(worker_id = %id, pid, error = %error, "cannot wait for a worker");
@@ -127,7 +131,12 @@ impl Supervisor {
         };
         counter!("rbee_hive_worker_exits_total", "cause" => cause).increment(1);
         match &failure {
-            None => tracing::info!(worker_id = %id, pid, "worker ended as asked"),
+            None if signals.stop.is_cancelled() => {
+                tracing::info!(worker_id = %id, pid, "worker ended as asked");
+            }
+            None => {
+                tracing::warn!(worker_id = %id, pid, "an adopted worker ended before it answered")
+            }
             Some(detail) => {
                 tracing::warn!(worker_id = %id, pid, cause, code = %detail.code, error = %detail.message, "worker failed");
             }

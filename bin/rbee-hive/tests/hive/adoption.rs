@@ -149,6 +149,19 @@ async fn a_worker_that_still_loads_has_the_time_that_any_has() {
 }
 
 #[tokio::test]
+async fn a_worker_that_dies_before_it_answers_makes_room_for_another() {
+    let (place, flags, pid) = left_with_script("exec sleep 1000", WorkerState::Starting).await;
+    let arguments: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let hive = place.start_with("", &arguments).await;
+    assert_eq!(hive.workers().await.len(), 1);
+    signal(pid, Signal::KILL);
+    eventually("its row is gone", LIMIT, async || {
+        (hive.workers().await.is_empty() && rows(&hive) == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_end_that_was_begun_is_finished() {
     let script = "trap '' TERM INT HUP\nwhile :; do sleep 0.1; done";
     let (place, flags, pid) = left_with_script(script, WorkerState::Stopping).await;

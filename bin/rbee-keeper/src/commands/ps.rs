@@ -7,14 +7,14 @@ use super::now_ms;
 use crate::error::KeeperError;
 use crate::figures;
 use crate::keeper::Keeper;
+use crate::queen_process;
 
 pub(super) async fn ps(keeper: &Keeper) -> Result<(), KeeperError> {
     let output = &keeper.output;
     let list = match keeper.find_queen().await? {
         Some(queen) => queen.workers().await?,
         None => {
-            output
-                .note("no queen runs on this computer, so no worker does; `rbee run` starts them");
+            output.note(queen_process::absence(&keeper.home()?)?);
             PlacedWorkerList::default()
         }
     };

@@ -63,7 +63,7 @@ async fn stop(keeper: &Keeper) -> Result<ExitStatus, KeeperError> {
         if output.is_json() {
             output.json(&json!({ "stopped": false }))?;
         }
-        output.note("no queen runs on this computer");
+        output.note(queen_process::absence(&keeper.home()?)?);
         return Ok(ExitStatus::Success);
     };
     let activity = output.activity("stopping the queen, its hive and their workers".to_owned());
