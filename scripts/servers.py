@@ -44,7 +44,7 @@ def start_worker(options, engine, layout, token, *more):
     ]
     process = subprocess.Popen(
         arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env={"LISTEN_FDS": "1", "PATH": os.environ["PATH"]}, pass_fds=(3,),
+        env={"LISTEN_FDS": "1", "PATH": os.environ["PATH"], "GOMP_SPINCOUNT": "1000"}, pass_fds=(3,),
         preexec_fn=lambda: os.dup2(listener.fileno(), 3, inheritable=True),
     )
     process.stdin.write(json.dumps({"token": token, "callback_token": token}).encode())

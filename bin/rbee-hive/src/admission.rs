@@ -64,20 +64,9 @@ pub(crate) enum Admission {
     Refuse(ErrorDetail),
 }
 
-/// Whether a worker has the processor to itself when it starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Company {
-    /// No other worker lives.
-    Alone,
-    /// Others live, and may compute at the same time.
-    Beside,
-}
-
 /// How large a worker is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WorkerSize {
-    /// Whether it has to leave the processor to others while it waits.
-    pub(crate) company: Company,
     /// Requests decoded at once.
     pub(crate) slots: u32,
     /// Tokens of context each.
@@ -114,9 +103,7 @@ pub(crate) fn decide(facts: Facts<'_>) -> Admission {
         return refuse(ErrorCode::WorkerLimitReached, message, Some(figures));
     }
     let context_tokens = facts.context_tokens.min(header.context_length).max(1);
-    let company = if facts.workers == 0 { Company::Alone } else { Company::Beside };
     let size = |slots, context_tokens| WorkerSize {
-        company,
         slots,
         context_tokens,
         store_mib: 0,
@@ -260,14 +247,6 @@ mod tests {
             Admission::Start(size) => size,
             other => panic!("{other:?}"),
         }
-    }
-
-    #[test]
-    fn a_worker_is_told_whether_it_has_the_processor_to_itself() {
-        let header = header();
-        let with = |workers| Facts { workers, workers_max: 8, ..facts(&header) };
-        assert_eq!(started(decide(with(0))).company, Company::Alone);
-        assert_eq!(started(decide(with(1))).company, Company::Beside);
     }
 
     #[test]

@@ -289,12 +289,12 @@ impl Config {
             LogFormat::Json => "json",
         };
         let threads = self.worker.omp_num_threads.map(|count| count.to_string());
-        let spin = self.worker.gomp_spincount.map(|count| count.to_string());
+        let spin = self.worker.gomp_spincount.to_string();
         let settings = [
             ("RBEE_LOG", Some(self.log.level.clone())),
             ("RBEE_LOG_FORMAT", Some(format.to_owned())),
             ("OMP_NUM_THREADS", threads),
-            ("GOMP_SPINCOUNT", spin),
+            ("GOMP_SPINCOUNT", Some(spin)),
         ];
         let set =
             settings.into_iter().filter_map(|(name, value)| Some((name.into(), value?.into())));

@@ -161,9 +161,5 @@ fn two_models_on_the_same_cores_do_not_starve_each_other() {
         let environment = std::fs::read(format!("/proc/{}/environ", worker.pid)).expect("readable");
         String::from_utf8_lossy(&environment).contains("GOMP_SPINCOUNT=")
     });
-    assert_eq!(
-        limited.count(),
-        1,
-        "the worker that came second leaves the processor when it waits"
-    );
+    assert_eq!(limited.count(), 2, "whoever waits leaves the processor to others");
 }

@@ -29,8 +29,9 @@ pub(crate) struct WorkerConfig {
     pub(crate) threads: Option<u32>,
     /// `OMP_NUM_THREADS` of a worker. Absent: not set. Range: 1 to 1024.
     pub(crate) omp_num_threads: Option<u32>,
-    /// `GOMP_SPINCOUNT` of a worker: how long an idle thread spins before it sleeps. Absent: not set.
-    pub(crate) gomp_spincount: Option<u64>,
+    /// `GOMP_SPINCOUNT` of a worker: for how many turns a thread spins at a barrier before it sleeps. Left to itself,
+    /// libgomp spins for longer than a time slice of the kernel. Default: 1000.
+    pub(crate) gomp_spincount: u64,
     /// Mebibytes that a worker may keep of conversations that have no slot any more. Default: 512. Range: 0 to 1048576.
     pub(crate) cache_ram_mib: u64,
     /// Mebibytes of disk, of all workers together, for conversations that outlive their workers. Prompts and replies
@@ -122,7 +123,7 @@ impl Default for WorkerConfig {
             context_tokens: 4096,
             threads: None,
             omp_num_threads: None,
-            gomp_spincount: None,
+            gomp_spincount: 1000,
             cache_ram_mib: 512,
             cache_disk_mib: 0,
             cache_shared: false,

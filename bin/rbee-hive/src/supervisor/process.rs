@@ -20,7 +20,6 @@ use zeroize::Zeroizing;
 use super::Order;
 use super::owned::OwnedProcess;
 use super::port::bind_free;
-use crate::admission::Company;
 use crate::ledger::{Ledger, Started};
 use crate::models::kind_of;
 use crate::platform::ProcessHandle;
@@ -29,13 +28,6 @@ use crate::platform::ProcessHandle;
 const LISTENER_FD: i32 = 3;
 /// Seconds that a worker goes on without a hive, so that one that restarts does not cut off answers.
 const LEASE_SECONDS: u64 = 900;
-
-/// How libgomp is told for how many turns a thread spins at a barrier before it sleeps.
-const SPIN_VARIABLE: &str = "GOMP_SPINCOUNT";
-/// Turns for a worker that is not alone. Left to itself, libgomp spins for longer than a time slice of the kernel,
-/// so that two workers on the same cores wait for each other's threads: on two cores, two streams at once then come
-/// to no token in seconds, and to about 70 a second with this. It costs a worker alone about a fourth of its speed.
-const SPIN_BESIDE_OTHERS: &str = "1000";
 
 /// What all workers of this hive are started with.
 #[derive(Debug)]
@@ -116,7 +108,6 @@ impl Launcher {
                 .args(self.arguments(order))
                 .env_clear()
                 .envs(self.environment.iter().map(|(name, value)| (name, value)))
-                .envs(self.spin_limit(order))
                 .env("LISTEN_FDS", "1")
                 .current_dir(self.home.root())
                 .stdin(Stdio::piped())
@@ -128,15 +119,6 @@ impl Launcher {
         // A session of its own: a terminal's Ctrl-C does not reach it, and the whole group can be killed.
         command.wrap(ProcessSession);
         Ok(command)
-    }
-
-    /// Limits how long a worker beside others spins at a barrier, unless the configuration says how long.
-    fn spin_limit(&self, order: &Order) -> Option<(&'static str, &'static str)> {
-        let is_configured = self.environment.iter().any(|(name, _)| name == SPIN_VARIABLE);
-        match order.size.company {
-            Company::Beside if !is_configured => Some((SPIN_VARIABLE, SPIN_BESIDE_OTHERS)),
-            Company::Beside | Company::Alone => None,
-        }
     }
 
     fn arguments(&self, order: &Order) -> Vec<OsString> {
