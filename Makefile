@@ -34,6 +34,7 @@ model: ## Fetches the starter model into target/rbee-test/models
 
 check: ## Format and lints
 	cargo fmt --all --check
+	@python3 -c 'import ast, glob; [ast.parse(open(f).read(), f) for f in glob.glob("scripts/*.py")]'
 	cargo clippy --release --workspace --all-targets -- -D warnings
 
 unit: ## Unit and integration tests of all crates, and the repository rules

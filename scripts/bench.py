@@ -308,7 +308,7 @@ def table(results):
         sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in sorted(entry["rss_bytes"].items()))
         yield f"\nRSS of the cluster, {entry['engine']}: {sizes}."
     for streams, took in results["overhead_us_per_token"].items():
-        yield f"\nWorker around the kernels, {streams} stream{'s' * (streams != "1")}: {took:.0f} µs a token."
+        yield f"\nWorker around the kernels, {level_text({'streams': int(streams)})}: {took:.0f} µs a token."
     for rss in results["rss_bytes"]:
         sizes = ", ".join(f"{name} {rss[name] / 1e6:.0f} MB" for name in (WORKER, *PEERS))
         yield f"\nRSS after the load, {rss['slots']} slots of {rss['context_tokens']} tokens: {sizes}."
