@@ -91,10 +91,21 @@ def ends_of_characters(steps):
         yield name, best
 
 
-def at_difference(ours, theirs):
-    """The best tokens of both where they first choose different ones; None where that is not known."""
+def best_at(steps, offset):
+    """The best tokens where the text has `offset` bytes; None where that is not known."""
+    length = 0
+    for name, best in ends_of_characters(steps or []):
+        length += len(name)
+        if length > offset:
+            return best
+    return None
+
+
+def at_difference(ours, theirs, offset):
+    """The best tokens of both where they first choose different ones; None where that is not known. Where one did not
+    say the same again, the other tells what it had to choose from after `offset` bytes."""
     if ours is None or theirs is None:
-        return [None, None]
+        return [best_at(ours, offset), best_at(theirs, offset)]
     ours = list(ends_of_characters(ours))
     for one, other in zip(ours, theirs):
         if one[0] != other[0]:
@@ -132,7 +143,7 @@ def compare(mode, worker, peer, token, number, prompt):
     if mode == "alone":
         fields = {"user": f"prompt {number} again"}
     steps = [steps_again(worker, token, prompt, fields, row["worker"]), steps_again(peer, token, prompt, {}, row["peer"])]
-    best = at_difference(*steps)
+    best = at_difference(*steps, len(row["worker"][:offset].encode()))
     gaps = [gap(one) for one in best]
     return {**row, "verdict": judge(mode, prompt_tokens, gaps), "offset": offset, "gaps": gaps,
             "best": [one and [(name.decode(errors="backslashreplace"), logprob) for name, logprob in one] for one in best]}
