@@ -110,13 +110,16 @@ pub async fn run(
     if !auth_min::is_loopback(address.ip()) {
         tracing::warn!(%address, "traffic on this address can be read by others on the network; put TLS or a VPN before it");
     }
-    if let Err(error) = worker_logs::remove_old(&home.logs_dir()) {
-        tracing::warn!(error = %error, "cannot remove old worker logs");
-    }
     let url = url_for_neighbours(address);
     let (ledger, left) = Ledger::open(&home.workers_db())?;
     let hive = assemble(config, home, &url, ledger)?;
     hive.supervisor.adopt(left).await;
+    let living =
+        hive.registry.snapshot().into_iter().map(|worker| hive.home.worker_log(&worker.id));
+    if let Err(error) = worker_logs::remove_old(&hive.home.logs_dir(), &living.collect::<Vec<_>>())
+    {
+        tracing::warn!(error = %error, "cannot remove old worker logs");
+    }
     let run_file = RunFile { url: url.clone(), pid: std::process::id() };
     let run_file = hive.home.write_run_file(Daemon::Hive, &lock, &run_file)?;
 

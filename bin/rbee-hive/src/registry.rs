@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use auth_min::TokenDigest;
-use input_validation::{ModelRef, WorkerId};
+use input_validation::{ModelAlias, ModelRef, WorkerId};
 use model_catalog::Model;
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::worker::{Backend, WorkerHeartbeat, WorkerInfo, WorkerReady, WorkerState};
@@ -52,6 +52,7 @@ struct State {
 pub(crate) struct Wanted<'a> {
     /// The id and secret of the worker, if one is to start.
     pub(crate) id: WorkerId,
+    pub(crate) started_at_ms: u64,
     pub(crate) callback: TokenDigest,
     /// The model, `None` when the catalog does not have it.
     pub(crate) model: Option<&'a Model>,
@@ -170,7 +171,9 @@ impl Registry {
         match (decision, existing, wanted.model) {
             (Admission::Refuse(detail), _, _) => Err(detail.into()),
             (Admission::Start(size), _, Some(model)) => {
-                let info = starting(wanted.id, model, wanted.backend);
+                let (reference, alias) = (model.reference.clone(), model.alias.clone());
+                let info =
+                    starting(wanted.id, reference, alias, wanted.backend, wanted.started_at_ms);
                 let worker = Worker::new(info, size.memory_bytes, wanted.callback);
                 let signals = worker.signals.clone();
                 state.workers.push(worker);
@@ -338,11 +341,18 @@ impl State {
     }
 }
 
-fn starting(id: WorkerId, model: &Model, backend: Backend) -> WorkerInfo {
+/// Describes a worker of which no more is known than that it is to serve a model.
+pub(crate) fn starting(
+    id: WorkerId,
+    model_ref: ModelRef,
+    alias: Option<ModelAlias>,
+    backend: Backend,
+    started_at_ms: u64,
+) -> WorkerInfo {
     WorkerInfo {
         id,
-        model_ref: model.reference.clone(),
-        alias: model.alias.clone(),
+        model_ref,
+        alias,
         backend,
         device: "cpu".to_owned(),
         url: String::new(),
@@ -351,7 +361,7 @@ fn starting(id: WorkerId, model: &Model, backend: Backend) -> WorkerInfo {
         slots_total: 0,
         slots_available: 0,
         pid: None,
-        started_at_ms: wall_clock_ms(),
+        started_at_ms,
         last_heartbeat_ms: None,
         failure: None,
     }

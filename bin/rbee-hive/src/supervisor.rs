@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::admission::{CacheRules, WorkerSize};
+use crate::clock::wall_clock_ms;
 use crate::ledger::Ledger;
 use crate::models::Models;
 use crate::platform;
@@ -50,6 +51,8 @@ struct Order {
     id: WorkerId,
     model: Model,
     size: WorkerSize,
+    /// As in the listing.
+    started_at_ms: u64,
     signals: WorkerSignals,
     /// The hive shows this to the worker.
     token: Secret,
@@ -98,9 +101,11 @@ impl Supervisor {
         let model = self.models.find_usable(reference).await?;
         let id = WorkerId::from_u128(Uuid::now_v7().as_u128());
         let (token, callback) = self.secrets_of(&id)?;
+        let started_at_ms = wall_clock_ms();
         let held = self.admission.lock().await;
         let admitted = self.registry.admit(Wanted {
             id: id.clone(),
+            started_at_ms,
             callback: TokenDigest::of(callback.expose()),
             model: model.as_ref(),
             backend: self.launcher.engine,
@@ -116,7 +121,7 @@ impl Supervisor {
             (Admitted::New(..), None) => return Err(lost_worker()),
         };
         let (started, outcome) = oneshot::channel();
-        let order = Order { id: id.clone(), model, size, signals, token, callback };
+        let order = Order { id: id.clone(), model, size, started_at_ms, signals, token, callback };
         self.lives.spawn(Arc::clone(self).live(order, started));
         drop(held);
         outcome.await.map_err(|_| lost_worker())??;

@@ -148,8 +148,8 @@ fn start_of_last_lines(path: &Path, lines: usize) -> io::Result<u64> {
     Ok(first + start as u64)
 }
 
-/// Removes all but the newest logs of workers. Their names are ordered by time.
-pub(crate) fn remove_old(directory: &Path) -> io::Result<()> {
+/// Removes all but the newest logs of workers, and those of workers that live. Their names are ordered by time.
+pub(crate) fn remove_old(directory: &Path, living: &[PathBuf]) -> io::Result<()> {
     let mut logs: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
@@ -159,7 +159,8 @@ pub(crate) fn remove_old(directory: &Path) -> io::Result<()> {
         }
     }
     logs.sort_unstable_by(|left, right| right.cmp(left));
-    logs.iter().skip(LOGS_KEPT).try_for_each(fs::remove_file)
+    let old = logs.iter().skip(LOGS_KEPT);
+    old.filter(|log| !living.contains(log)).try_for_each(fs::remove_file)
 }
 
 #[cfg(test)]
@@ -200,9 +201,10 @@ mod tests {
         for index in 0..LOGS_KEPT + 3 {
             fs::write(dir.path().join(format!("w-{index:04}.log")), b"").unwrap();
         }
-        remove_old(dir.path()).unwrap();
+        remove_old(dir.path(), &[dir.path().join("w-0001.log")]).unwrap();
         let left = |name: &str| dir.path().join(name).exists();
         assert!(left("rbee-hive.log") && left("w-0003.log") && left("w-0022.log"));
         assert!(!left("w-0000.log") && !left("w-0002.log"));
+        assert!(left("w-0001.log"), "its worker lives");
     }
 }

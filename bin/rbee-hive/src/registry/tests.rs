@@ -46,6 +46,7 @@ fn id(name: &str) -> WorkerId {
 fn admit(registry: &Registry, name: &str, model: &Model) -> Result<Admitted, ApiError> {
     registry.admit(Wanted {
         id: id(name),
+        started_at_ms: 7,
         callback: TokenDigest::of(name),
         model: Some(model),
         backend: Backend::Echo,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use auth_min::TokenDigest;
 use deadline_propagation::Deadline;
+use input_validation::WorkerId;
 use rbee_api::worker::{WorkerInfo, WorkerReady, WorkerState, WorkerStatus};
 use rbee_http::HopClient;
 
@@ -14,7 +15,7 @@ use super::life::Life;
 use super::owned::OwnedProcess;
 use crate::ledger::{Entry, Started};
 use crate::platform::ProcessHandle;
-use crate::registry::WorkerSignals;
+use crate::registry::starting;
 
 /// How long an adopted worker may take to tell about itself; one that loads answers too.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
@@ -33,7 +34,7 @@ impl Supervisor {
                     self.lives.spawn(Arc::clone(self).go_on(life, entry.is_stopping));
                 }
                 None => {
-                    tracing::warn!(worker_id = %entry.id, "a worker ended while no hive was there");
+                    tracing::warn!(worker_id = %entry.id, "a worker of the former hive is gone, or not proven to be it");
                     self.strike_out(&entry.id).await;
                 }
             }
@@ -45,23 +46,52 @@ impl Supervisor {
         let client = HopClient::new(url, Arc::new(token)).ok()?;
         let process = OwnedProcess::adopt(handle).ok()?;
         let callback = TokenDigest::of(callback.expose());
-        let info = describe(entry, url, process.pid());
+        let Entry { id, model_ref, alias, backend, started_at_ms, .. } = entry.clone();
+        let info = WorkerInfo {
+            url: url.to_owned(),
+            pid: process.pid(),
+            ..starting(id, model_ref, alias, backend, started_at_ms)
+        };
         let signals = self.registry.adopt(info, entry.memory_bytes, callback, client.clone());
         Some(Life { id: entry.id.clone(), process, client, signals })
     }
 
     async fn go_on(self: Arc<Self>, life: Life, is_stopping: bool) {
-        if is_stopping {
-            self.registry.begin_stop(&life.id);
-        } else {
-            tokio::spawn(ask(
-                Arc::clone(&self),
-                life.id.clone(),
-                life.client.clone(),
-                life.signals.clone(),
-            ));
+        let Life { id, client, signals, .. } = &life;
+        let (id, client, gone) = (id.clone(), client.clone(), signals.gone.clone());
+        let asked = async {
+            if is_stopping {
+                self.registry.begin_stop(&id);
+            } else {
+                gone.run_until_cancelled(self.ask(&id, &client)).await;
+            }
+        };
+        tokio::join!(self.live_on(life), asked);
+    }
+
+    /// Learns from a worker how far it is. One that loads reports later by itself, and one that never answers is ended
+    /// like any other that does not become ready.
+    async fn ask(&self, id: &WorkerId, client: &HopClient) {
+        let limit = Deadline::after(ASK_LIMIT);
+        match client.get::<WorkerStatus>("/api/v1/status", limit).await {
+            Ok(status) if status.state == WorkerState::Ready => {
+                let report = WorkerReady {
+                    slots_total: status.slots_total,
+                    context_tokens: status.context_tokens,
+                    device: status.device,
+                    load_ms: 0,
+                };
+                // It may have reported, or ended, meanwhile.
+                self.registry.ready(id, &report).ok();
+            }
+            Ok(status) if status.state == WorkerState::Stopping => {
+                self.registry.begin_stop(id);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(worker_id = %id, %error, "an adopted worker does not answer");
+            }
         }
-        self.live_on(life).await;
     }
 }
 
@@ -70,55 +100,4 @@ fn prove(started: Started) -> Option<(ProcessHandle, String)> {
     let handle = ProcessHandle::open(started.identity.pid).ok()?;
     let is_the_same = started.identity.proves(handle.identity());
     is_the_same.then_some((handle, started.url))
-}
-
-/// Learns from the worker how far it is. One that loads reports later by itself, and one that never answers is ended
-/// like any other that does not become ready.
-async fn ask(
-    supervisor: Arc<Supervisor>,
-    id: input_validation::WorkerId,
-    client: HopClient,
-    signals: WorkerSignals,
-) {
-    let asked = client.get::<WorkerStatus>("/api/v1/status", Deadline::after(ASK_LIMIT));
-    let status = tokio::select! {
-        () = signals.gone.cancelled() => return,
-        status = asked => status,
-    };
-    match status {
-        Ok(status) if status.state == WorkerState::Ready => {
-            let report = WorkerReady {
-                slots_total: status.slots_total,
-                context_tokens: status.context_tokens,
-                device: status.device,
-                load_ms: 0,
-            };
-            // It may have reported, or ended, meanwhile.
-            supervisor.registry.ready(&id, &report).ok();
-        }
-        Ok(status) if status.state == WorkerState::Stopping => {
-            supervisor.registry.begin_stop(&id);
-        }
-        Ok(_) => {}
-        Err(error) => tracing::warn!(worker_id = %id, %error, "an adopted worker does not answer"),
-    }
-}
-
-fn describe(entry: &Entry, url: &str, pid: Option<u32>) -> WorkerInfo {
-    WorkerInfo {
-        id: entry.id.clone(),
-        model_ref: entry.model_ref.clone(),
-        alias: entry.alias.clone(),
-        backend: entry.backend,
-        device: "cpu".to_owned(),
-        url: url.to_owned(),
-        state: WorkerState::Starting,
-        load_progress: 0.0,
-        slots_total: 0,
-        slots_available: 0,
-        pid,
-        started_at_ms: entry.started_at_ms,
-        last_heartbeat_ms: None,
-        failure: None,
-    }
 }

@@ -23,7 +23,6 @@ use super::failure::{self, Phase};
 use super::owned::OwnedProcess;
 use super::process::SpawnError;
 use super::{Order, Supervisor};
-use crate::clock::wall_clock_ms;
 use crate::ledger::Entry;
 use crate::registry::WorkerSignals;
 
@@ -91,7 +90,7 @@ impl Supervisor {
             alias: order.model.alias.clone(),
             backend: self.launcher.engine,
             memory_bytes: order.size.memory_bytes,
-            started_at_ms: wall_clock_ms(),
+            started_at_ms: order.started_at_ms,
             is_stopping: false,
             process: None,
         };
