@@ -10,6 +10,7 @@ use crate::error::KeeperError;
 use crate::keeper::Keeper;
 use crate::model_argument::known_model;
 use crate::queen_client::QueenClient;
+use crate::queen_process;
 
 pub(super) async fn stop(keeper: &Keeper, args: StopArgs) -> Result<(), KeeperError> {
     let output = &keeper.output;
@@ -29,6 +30,7 @@ pub(super) async fn stop(keeper: &Keeper, args: StopArgs) -> Result<(), KeeperEr
         }
         (None, None) => None,
     };
+    let has_queen = chosen.is_some();
     let stopped = match chosen {
         Some((queen, ids)) => end_all(keeper, &queen, ids).await?,
         None => Vec::new(),
@@ -36,7 +38,9 @@ pub(super) async fn stop(keeper: &Keeper, args: StopArgs) -> Result<(), KeeperEr
     if output.is_json() {
         return output.json(&json!({ "stopped": stopped }));
     }
-    if stopped.is_empty() {
+    if !has_queen {
+        output.note(queen_process::absence(&keeper.home()?)?);
+    } else if stopped.is_empty() {
         output.note("no worker runs");
     }
     stopped.iter().try_for_each(|id| output.line(&format!("stopped {id}")))
