@@ -7,10 +7,9 @@ use rbee_api::error::ErrorCode;
 use rbee_api::openai::{ChatCompletion, ChatDelta, CompletionReply, FinishReason, Usage};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
 use crate::client::Streamed;
-use crate::process::{MODEL, Worker, eventually};
+use crate::process::{MODEL, Worker};
 
 /// Long enough that nothing ends by itself during a test.
 const ENDLESS: &str = "[[tokens=100000 delay_ms=5]] word";
@@ -349,13 +348,7 @@ async fn a_reader_that_lags_pauses_all_its_choices() {
     let content = format!("[[tokens=1000000 text={}]]", "w".repeat(200));
     let more = json!({"max_tokens": 1_000_000, "n": 3});
     let unread = worker.client.open_chat(&content, more).await;
-    let mut steps = 0;
-    eventually("the engine pauses", async || {
-        let before = std::mem::replace(&mut steps, worker.status().await.engine_steps);
-        sleep(Duration::from_millis(50)).await;
-        (steps > 0 && before == steps).then_some(())
-    })
-    .await;
+    worker.pauses().await;
     assert_eq!(worker.status().await.requests_running, 3);
     let generated = worker.metric("rbee_worker_step_tokens_total").await;
     assert!(generated < 3_000_000, "nothing paused");

@@ -146,6 +146,18 @@ impl Worker {
         eventually(what, async || wanted(&self.status().await).then_some(())).await;
         started.elapsed()
     }
+
+    /// Waits until the engine, having begun, computes nothing between two looks, and returns its steps.
+    pub(crate) async fn pauses(&self) -> u64 {
+        let mut steps = 0;
+        eventually("the engine pauses", async || {
+            let before = std::mem::replace(&mut steps, self.status().await.engine_steps);
+            // As long as many steps take.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            (steps > 0 && before == steps).then_some(steps)
+        })
+        .await
+    }
 }
 
 /// The signal that ended a process.

@@ -6,10 +6,10 @@ use rbee_api::error::ErrorCode;
 use rbee_api::queen::Removed;
 use reqwest::{Method, Response};
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::client::Streamed;
-use crate::process::{Worker, eventually};
+use crate::process::Worker;
 
 /// Long enough that nothing ends by itself during a test.
 const ENDLESS: &str = "[[tokens=100000 delay_ms=5]] word";
@@ -135,13 +135,7 @@ async fn a_reader_that_lags_pauses_its_own_job_only() {
     // Words of 200 bytes fill what the sockets buffer within a few thousand.
     let content = format!("[[tokens=1000000 text={}]]", "w".repeat(200));
     let unread = worker.client.open_chat(&content, json!({"max_tokens": 1_000_000})).await;
-    let mut steps = 0;
-    eventually("the engine pauses", async || {
-        let before = std::mem::replace(&mut steps, worker.status().await.engine_steps);
-        sleep(Duration::from_millis(50)).await;
-        (steps > 0 && before == steps).then_some(())
-    })
-    .await;
+    let steps = worker.pauses().await;
     assert!(steps < 1_000_000, "nothing paused");
     assert_eq!(worker.status().await.requests_running, 1);
     let other = worker.client.stream_chat("[[tokens=50]] other", json!({})).await;
