@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// The budget for prompts may be exceeded by one part in so many.
+const SPILL_SHARE: u32 = 4;
+
 /// Names one job for as long as the process lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct JobId(pub(crate) u64);
@@ -344,13 +347,17 @@ impl Scheduler {
 
     /// Deals the budget out to one prompt after the other, the most urgent
     /// first: the shorter what is left of it and the longer it has been here.
-    /// A prompt waits for shorter ones at most as long as it takes itself.
+    /// A prompt waits for shorter ones at most as long as it takes itself. One
+    /// that a little more than the budget would complete gets it, rather than
+    /// a step of its own for its last tokens.
     fn plan_prompts(&mut self, budget: Budget, entries: &mut Vec<Entry>) {
         let streams: u32 = entries.iter().map(|entry| entry.work.tokens()).sum();
-        let mut room = self.limits.step_tokens.saturating_sub(streams);
+        let limit = self.limits.step_tokens.saturating_sub(streams);
+        let mut room = limit;
         if streams > 0 {
             room = room.min(budget.prompt_tokens_beside_streams);
         }
+        let mut spill = (limit - room).min(room / SPILL_SHARE);
         self.prefilling.clear();
         for (slot, running) in (0..).zip(&self.slots) {
             let Some(running) = running else { continue };
@@ -363,11 +370,12 @@ impl Scheduler {
             let Some(Some(running)) = self.slots.get(*slot as usize) else { continue };
             let from = running.prefilled;
             let rest = running.prompt_tokens - from;
-            let len = rest.min(room);
-            if len == 0 {
+            if room == 0 {
                 return;
             }
-            room -= len;
+            let len = if rest <= room + spill { rest } else { room };
+            spill -= len.saturating_sub(room);
+            room = room.saturating_sub(len);
             let work = Work::Prefill { from, len, completes: len == rest };
             entries.push(Entry { job: running.job, slot: *slot, work });
         }

@@ -10,9 +10,12 @@ use crate::scheduler::Budget;
 
 /// What a step beside running streams may take: a pause that a reader hardly sees.
 const STEP_TARGET_SECONDS: f64 = 0.1;
-/// So many times as long it may take where more wait for their first token
-/// than for their next.
-const STEP_TARGET_WAITERS_MAX: f64 = 5.0;
+/// So many times as long it may take for each prompt but the first, divided by
+/// the running streams: prompts that arrived together and are computed one
+/// after the other leave the steps until the last of them with few streams.
+const STEP_TARGET_WAITERS: f64 = 2.5;
+/// And at most so many times as long.
+const STEP_TARGET_WAITERS_MAX: f64 = 8.0;
 /// Where decoding alone takes long, a step may take so many times as long.
 const STEP_TARGET_DECODES: f64 = 2.0;
 /// Fewest prompt tokens beside streams.
@@ -70,9 +73,9 @@ impl Pace {
     /// What the next step may hold, beside `streams`, while `prompts` wait.
     pub(crate) fn budget(&self, streams: u32, prompts: u32, now: Instant) -> Budget {
         let decoding = self.beside_prompts(streams);
-        let waiters = f64::from(prompts) / f64::from(streams.max(1));
+        let waiters = f64::from(prompts.saturating_sub(1)) / f64::from(streams.max(1));
         let target = STEP_TARGET_SECONDS.max(decoding * STEP_TARGET_DECODES)
-            * waiters.clamp(1.0, STEP_TARGET_WAITERS_MAX);
+            * (waiters * STEP_TARGET_WAITERS).clamp(1.0, STEP_TARGET_WAITERS_MAX);
         let tokens = ((target - decoding) / self.prompt_token).clamp(0.0, f64::from(u16::MAX));
         #[expect(
             clippy::cast_possible_truncation,
@@ -162,7 +165,8 @@ mod tests {
         let beside = |pace: &Pace, streams, prompts| {
             pace.budget(streams, prompts, Instant::now()).prompt_tokens_beside_streams
         };
-        assert_eq!([1, 4, 8, 90].map(|prompts| beside(&pace, 4, prompts)), [64, 64, 64, 192]);
+        let together = [1, 2, 3, 8, 90].map(|prompts| beside(&pace, 4, prompts));
+        assert_eq!(together, [64, 64, 64, 192, 384]);
         (0..50).for_each(|_| pace.observe(4, 100, ms(20 + 20_000)));
         assert_eq!(beside(&pace, 4, 1), PROMPT_TOKENS_MIN);
         (0..50).for_each(|_| pace.observe(4, PROMPT_TOKENS_MIN, ms(20 + 32)));
