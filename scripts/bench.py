@@ -25,7 +25,7 @@ import urllib.request
 from dataclasses import dataclass
 
 import cancel
-from servers import ALIAS, MODEL, PEERS, ROOT, WORKER, machine, start_peer, start_worker, stop, wait_ready
+from servers import ALIAS, MODEL, PEER_OF_ITS_OWN_CHOICE, PEERS, ROOT, WORKER, machine, start_peer, start_worker, stop, wait_ready
 
 
 @dataclass
@@ -52,6 +52,16 @@ def shared(words, requests, bars):
     )
 
 
+def second_turn(name, words):
+    return Row(
+        name, f"second turn, 8 chats alive, {words:,} words each", CHATS,
+        ["--scenario", "second-turn", "--chats", "8", "--prompt-words", str(words)],
+        [("turn-two", TTFT50, "<=", 0.5)], (("turn-two", TTFT50, "<=", 0.15),),
+    )
+
+
+# Slots, and tokens of each, for the chats.
+CHATS = (8, 2048)
 RATE, TTFT50, TTFT99 = "output_tokens_per_second", "ttft_p50", "ttft_p99"
 TOGETHER = [("load", RATE, ">=", 3.0), ("load", TTFT50, "<=", 0.30), ("load", TTFT99, "<=", 0.30)]
 REPEATED = [("load", RATE, ">=", 1.5), ("load", TTFT99, "<=", 0.35)]
@@ -69,8 +79,8 @@ ROWS = [
     shared(2000, 4, REPEATED),
     Row("long-prompt", "gap while 1,500 words arrive", (16, 4096), ["--scenario", "long-prompt-arrives"],
         [("running", "itl_max", "<=", 0.1)]),
-    Row("second-turn", "second turn, 8 chats alive", (8, 2048), ["--scenario", "second-turn", "--chats", "8"],
-        [("turn-two", TTFT50, "<=", 0.5)], (("turn-two", TTFT50, "<=", 0.15),)),
+    second_turn("second-turn", 200),
+    second_turn("second-turn-long", 1000),
 ]
 
 
@@ -134,7 +144,8 @@ def against_peers(options, rows, results):
     servers = []
     try:
         servers.append(start_worker(options, "llama", layout, options.token))
-        servers.extend(start_peer(options, name, layout) for name in PEERS)
+        names = [*PEERS, PEER_OF_ITS_OWN_CHOICE] if layout == CHATS else PEERS
+        servers.extend(start_peer(options, name, layout) for name in names)
         for server in servers:
             wait_ready(server)
         worker, peers = servers[0], servers[1:]

@@ -17,6 +17,8 @@ MODEL = os.path.join(ROOT, "target/rbee-test/models/SmolLM2-135M-Instruct.Q4_1.g
 ALIAS = "smollm2:135m"
 WORKER = "worker"
 PEERS = {"llama-server": ["--no-kv-unified"], "llama-server-unified": ["--kv-unified"]}
+# With as many slots as it chooses itself, and a cache in memory for conversations that have none.
+PEER_OF_ITS_OWN_CHOICE = "llama-server-default"
 
 
 @dataclass
@@ -57,9 +59,10 @@ def start_worker(options, engine, layout, token, *more):
 def start_peer(options, name, layout, *more):
     with free_socket() as listener:
         port = listener.getsockname()[1]
+    slots = [] if name == PEER_OF_ITS_OWN_CHOICE else ["-np", str(layout[0]), *PEERS[name]]
     arguments = [
-        options.peer, "-m", MODEL, "--port", str(port), "-np", str(layout[0]), "-c", str(layout[0] * layout[1]),
-        "-t", str(options.threads), "-tb", str(options.threads), *PEERS[name], *more,
+        options.peer, "-m", MODEL, "--port", str(port), "-c", str(layout[0] * layout[1]),
+        "-t", str(options.threads), "-tb", str(options.threads), *slots, *more,
     ]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return Server(name, f"http://127.0.0.1:{port}", process)
