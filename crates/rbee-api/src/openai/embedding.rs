@@ -6,6 +6,7 @@ use input_validation::ModelRef;
 use serde::{Deserialize, Serialize};
 
 use super::fields::{Fields, RequestError};
+use super::generation::take_user;
 use super::reply::InputUsage;
 use crate::limits;
 
@@ -75,7 +76,7 @@ impl EmbeddingRequest {
             return Err(RequestError::invalid("dimensions", "dimensions must be at least 1"));
         }
         // Nothing is kept of an input, so that nothing could be shared.
-        fields.take_text("user", limits::USER_BYTES_MAX)?;
+        take_user(&mut fields)?;
         fields.finish()?;
         Ok(Self { model, inputs, is_list, encoding, dimensions })
     }

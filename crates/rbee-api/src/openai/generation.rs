@@ -2,6 +2,7 @@
 //! stopping, sampling, the form of the output and streaming.
 
 use serde::Deserialize;
+use serde_json::json;
 
 use super::fields::{Fields, RequestError, in_range};
 use super::format::OutputFormat;
@@ -78,8 +79,9 @@ impl GenerationOptions {
             min_tokens: in_range("min_tokens", min_tokens, 0, limits::MAX_TOKENS_MAX)?,
             ignore_eos: fields.take::<bool>("ignore_eos")?.unwrap_or(false),
             logprobs: None,
-            user: fields.take_text("user", limits::USER_BYTES_MAX)?,
+            user: take_user(fields)?,
         };
+        take_cache_hints(fields)?;
         options.check_ends()?;
         Ok(options)
     }
@@ -118,6 +120,21 @@ impl StreamOptions {
         }
         Ok(Self { stream, include_usage: options.include_usage })
     }
+}
+
+/// OpenAI renamed `user`; the new name wins where both are given.
+pub(super) fn take_user(fields: &mut Fields) -> Result<Option<String>, RequestError> {
+    let old = fields.take_text("user", limits::USER_BYTES_MAX)?;
+    let new = fields.take_text("safety_identifier", limits::USER_BYTES_MAX)?;
+    Ok(new.or(old))
+}
+
+/// Takes what clients say to help a cache: a worker finds what it has computed
+/// of a prompt without.
+fn take_cache_hints(fields: &mut Fields) -> Result<(), RequestError> {
+    fields.take_text("prompt_cache_key", limits::USER_BYTES_MAX)?;
+    fields.only("prompt_cache_retention", &[json!("in_memory"), json!("in-memory")])?;
+    fields.only("cache_prompt", &[json!(true)])
 }
 
 fn take_stop(fields: &mut Fields) -> Result<Vec<String>, RequestError> {

@@ -5,6 +5,7 @@ use input_validation::ModelRef;
 use serde::{Deserialize, Serialize};
 
 use super::fields::{Fields, RequestError, in_range};
+use super::generation::take_user;
 use super::reply::InputUsage;
 use crate::limits;
 
@@ -47,7 +48,7 @@ impl RerankRequest {
             .transpose()?;
         let return_documents = fields.take("return_documents")?.unwrap_or(false);
         // Nothing is kept of an input, so that nothing could be shared.
-        fields.take_text("user", limits::USER_BYTES_MAX)?;
+        take_user(&mut fields)?;
         fields.finish()?;
         Ok(Self { model, query, documents, top_n, return_documents })
     }

@@ -42,7 +42,7 @@ fn what_is_embedded_comes_in_four_forms() {
 
 #[test]
 fn embeddings_are_numbers_or_base64_of_a_width_if_asked_for() {
-    let request = embedding_with(json!({"user": "u"})).unwrap();
+    let request = embedding_with(json!({"user": "u", "safety_identifier": "u"})).unwrap();
     assert_eq!((request.encoding, request.dimensions), (EmbeddingEncoding::Float, None));
     let request = embedding_with(json!({"encoding_format": "base64", "dimensions": 8})).unwrap();
     assert_eq!((request.encoding, request.dimensions), (EmbeddingEncoding::Base64, Some(8)));

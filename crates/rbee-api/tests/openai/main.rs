@@ -53,6 +53,8 @@ fn a_parameter_that_is_not_honoured_is_refused_by_name_and_its_neutral_value_is_
         ("functions", json!([{"name": "f"}]), json!([])),
         ("function_call", json!({"name": "f"}), json!("auto")),
         ("service_tier", json!("flex"), json!("auto")),
+        ("cache_prompt", json!(false), json!(true)),
+        ("prompt_cache_retention", json!("24h"), json!("in_memory")),
         ("no_such_thing", json!(1), Value::Null),
     ];
     for (name, refused, neutral) in cases {
@@ -155,6 +157,18 @@ fn the_best_of_more_choices_than_are_returned_is_refused() {
 fn the_newer_name_of_max_tokens_wins() {
     let request = chat_with(json!({"max_tokens": 5, "max_completion_tokens": 7})).unwrap();
     assert_eq!(request.generation.max_tokens, Some(7));
+}
+
+#[test]
+fn a_user_has_two_names_and_a_key_for_the_cache_changes_nothing() {
+    let user = |extra: Value| chat_with(extra).unwrap().generation.user;
+    assert_eq!(user(json!({"user": "a"})).as_deref(), Some("a"));
+    assert_eq!(user(json!({"safety_identifier": "b", "user": "a"})).as_deref(), Some("b"));
+    assert_eq!(user(json!({"prompt_cache_key": "k"})), None);
+    let long = "x".repeat(limits::USER_BYTES_MAX + 1);
+    for name in ["user", "safety_identifier", "prompt_cache_key"] {
+        assert_refused(chat_with(json!({name: long})), ErrorCode::ValidationFailed, name);
+    }
 }
 
 #[test]
