@@ -12,6 +12,10 @@ use rbee_api::model::ModelInfo;
 use rbee_api::worker::{WorkerInfo, WorkerState};
 use tokio::time::Instant;
 
+/// How like a name another must be to be meant by it: 0 for nothing in common,
+/// 1 for the same.
+const LIKENESS_MIN: f64 = 0.8;
+
 /// All that placement needs to know.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cluster {
@@ -54,6 +58,19 @@ impl Cluster {
     /// of a model some machine has, so that clients cannot invent label values.
     pub(crate) fn label(&self, name: &ModelRef) -> Option<String> {
         self.hives.iter().find_map(|hive| hive.model(name)).map(ModelInfo::display_name)
+    }
+
+    /// Returns the name of the model that somebody may have meant who typed
+    /// `name`, which no machine knows.
+    pub(crate) fn likely_meant(&self, name: &ModelRef) -> Option<String> {
+        let typed = name.to_string();
+        let models = self.hives.iter().filter_map(|hive| hive.snapshot.as_ref());
+        models
+            .flat_map(|snapshot| snapshot.models.iter().map(ModelInfo::display_name))
+            .map(|known| (strsim::jaro_winkler(&known, &typed), known))
+            .filter(|(likeness, _)| *likeness >= LIKENESS_MIN)
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .map(|(_, known)| known)
     }
 
     /// Says whether no machine has reported yet and one is about to.

@@ -278,9 +278,11 @@ fn reason_to_refuse(cluster: &Cluster, want: &Want) -> ErrorDetail {
             }
         },
         None => {
+            let meant = cluster.likely_meant(model);
+            let meant = meant.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
             let message = format!(
-                "no machine has the model {model}; `rbee list` shows the models there are, and \
-                 `rbee pull` fetches one"
+                "no machine has the model {model}{meant}; `rbee list` shows the models there are, \
+                 and `rbee pull` fetches one"
             );
             ErrorDetail::new(ErrorCode::ModelNotFound, message).with_param("model")
         }

@@ -181,6 +181,11 @@ fn an_unknown_model_is_refused_once_a_machine_has_reported_with_the_way_to_get_i
     for part in ["other:1b", "rbee pull", "rbee list"] {
         assert!(detail.message.contains(part), "{}", detail.message);
     }
+    assert!(!detail.message.contains("did you mean"), "{}", detail.message);
+    let near = want(&format!("{ALIAS}x"));
+    let decision = place(&cluster(vec![hive("a", Reach::Online, 1, &[])]), &near, Instant::now());
+    let Decision::Refuse(detail) = decision else { panic!("not refused") };
+    assert!(detail.message.contains(&format!("did you mean {ALIAS}?")), "{}", detail.message);
     let now = Instant::now();
     let coming = Reach::Awaited { until: now + Duration::from_secs(2) };
     let unheard = HiveView { snapshot: None, ..hive("b", coming, 0, &[]) };
