@@ -7,6 +7,7 @@ use bytes::Bytes;
 use deadline_propagation::Deadline;
 use rbee_http::{CallError, collect};
 use serde::Serialize;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::chunk;
@@ -149,7 +150,7 @@ pub(super) async fn exchange(
     if !status.is_success() {
         let class = FailureClass::Status(status.as_u16());
         let said = collect(response, deadline).await.map_err(Failure::from_call)?;
-        return Err(Failure::new(class, &String::from_utf8_lossy(&said)));
+        return Err(Failure::new(class, &words(&said)));
     }
     let mut events = EventReader::new(response.bytes_stream(), deadline, time.as_secs());
     let mut reply = Reply::default();
@@ -190,6 +191,17 @@ pub(super) async fn exchange(
     Ok(reply)
 }
 
+/// What a refusal says to people: the message in the body that OpenAI's
+/// dialect has for errors, else the body itself.
+fn words(body: &[u8]) -> String {
+    let json: Option<Value> = serde_json::from_slice(body).ok();
+    let message = json.as_ref().and_then(|json| {
+        let error = json.get("error")?;
+        error.get("message").unwrap_or(error).as_str()
+    });
+    message.map_or_else(|| String::from_utf8_lossy(body).into_owned(), ToOwned::to_owned)
+}
+
 impl Failure {
     fn new(class: FailureClass, message: &str) -> Self {
         let message = message.trim();
@@ -216,5 +228,23 @@ impl Failure {
             _ => FailureClass::BrokenOff,
         };
         Self::new(class, &error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_in_the_server_s_words_whatever_its_dialect() {
+        for (body, told) in [
+            (r#"{"error":{"code":404,"message":"no such model"}}"#, "no such model"),
+            (r#"{"error":"no such model"}"#, "no such model"),
+            (r#"{"detail":"Not Found"}"#, r#"{"detail":"Not Found"}"#),
+            ("<h1>Bad Gateway</h1>", "<h1>Bad Gateway</h1>"),
+            ("", ""),
+        ] {
+            assert_eq!(words(body.as_bytes()), told);
+        }
     }
 }
