@@ -368,6 +368,7 @@ fn home_status(error: &HomeError) -> ExitStatus {
 fn refused_status(code: ErrorCode) -> ExitStatus {
     match (code, code.status()) {
         (_, 401 | 403) => ExitStatus::NoPermission,
+        (ErrorCode::HiveUnreachable, _) => ExitStatus::Unavailable,
         (ErrorCode::ModelInUse, _) | (_, 429 | 503) => ExitStatus::TryAgain,
         _ => ExitStatus::Failure,
     }
@@ -455,6 +456,7 @@ mod tests {
             (ErrorCode::ModelInUse, 75),
             (ErrorCode::AliasTaken, 1),
             (ErrorCode::WorkerFailed, 1),
+            (ErrorCode::HiveUnreachable, 69),
         ] {
             let error = KeeperError::Refused(Box::new(ErrorDetail::new(code, "no")));
             assert_eq!(error.exit_code(), expected, "{code}");

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 
 use rbee_api::error::{ErrorCode, ErrorDetail};
-use rbee_home::HomeError;
+use rbee_home::{ExitStatus as Known, HomeError};
 use rbee_http::CallError;
 
 use super::LAUNCH_LIMIT;
@@ -60,11 +60,51 @@ impl LaunchError {
             Self::Spawn { .. } => {
                 "cannot be started: its program is missing or cannot be executed; see queen-rbee.log"
             }
-            Self::Ended { .. } | Self::Silent => "does not start; rbee-hive.log says why",
+            Self::Ended { status, .. } => why_ended(*status),
+            Self::Silent => "does not start; rbee-hive.log says why",
         };
         ErrorDetail::new(
             ErrorCode::HiveUnreachable,
             format!("the hive of the queen's machine {why}"),
         )
+    }
+}
+
+/// What a hive's exit code says about how it ended.
+fn why_ended(status: ExitStatus) -> &'static str {
+    let is = |known: Known| status.code() == Some(i32::from(known.code()));
+    if is(Known::Config) {
+        "does not start: its configuration is wrong; `rbee-hive --validate-config` says where"
+    } else if is(Known::Unavailable) {
+        "does not start: something that it needs is not to be had, such as its address; \
+         rbee-hive.log says what"
+    } else if is(Known::NoPermission) {
+        "does not start: it may not use one of its files; rbee-hive.log says which"
+    } else {
+        "does not start; rbee-hive.log says why"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    #[test]
+    fn clients_are_told_what_the_exit_code_says_and_no_path() {
+        for (raw, told) in [
+            (78 << 8, "--validate-config"),
+            (69 << 8, "its address"),
+            (77 << 8, "one of its files"),
+            (1 << 8, "does not start; rbee-hive.log"),
+            (9, "does not start; rbee-hive.log"),
+        ] {
+            let tail = "the config file /etc/x is wrong".to_owned();
+            let ended = LaunchError::Ended { status: ExitStatus::from_raw(raw), tail };
+            let detail = ended.detail();
+            assert!(detail.message.contains(told), "{raw}: {}", detail.message);
+            assert!(!detail.message.contains('/'), "{}", detail.message);
+        }
     }
 }
