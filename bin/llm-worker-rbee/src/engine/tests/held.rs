@@ -160,9 +160,11 @@ async fn guesses_need_no_more_room_than_the_reply() {
 /// Prompts that share long beginnings: stretches of 20 tokens.
 fn ask() -> impl Strategy<Value = Ask> {
     let stretches = proptest::collection::vec(0..3_u32, 1..4);
-    (0..2_u8, stretches, 1..6_u32, 1..50_u32).prop_map(|(scope, stretches, last, tokens_max)| {
+    let stop = prop::option::of("[a-e]{2,4}");
+    let parts = (0..2_u8, stretches, 1..6_u32, 1..50_u32, stop);
+    parts.prop_map(|(scope, stretches, last, tokens_max, stop)| {
         let prompt = stretches.iter().flat_map(|s| (s * 100)..(s * 100 + 20));
-        Ask { scope, prompt: prompt.chain([1000 + last]).collect(), tokens_max }
+        Ask { scope, prompt: prompt.chain([1000 + last]).collect(), tokens_max, stop }
     })
 }
 

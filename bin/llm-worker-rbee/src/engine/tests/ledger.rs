@@ -259,15 +259,27 @@ pub(super) struct Ask {
     pub(super) scope: u8,
     pub(super) prompt: Vec<u32>,
     pub(super) tokens_max: u32,
+    /// The text that ends the reply.
+    pub(super) stop: Option<String>,
 }
 
 impl Ask {
     pub(super) fn new(prompt: impl IntoIterator<Item = u32>, tokens_max: u32) -> Self {
-        Self { scope: 0, prompt: prompt.into_iter().collect(), tokens_max }
+        Self { scope: 0, prompt: prompt.into_iter().collect(), tokens_max, stop: None }
     }
 
     pub(super) fn plain_reply(&self) -> Vec<u32> {
         plain_reply(&self.prompt, self.tokens_max)
+    }
+
+    /// The text of the reply, and how many tokens it takes to say it.
+    fn answer(&self) -> (String, usize) {
+        let text = text_of(&self.plain_reply());
+        let end = self.stop.as_ref().and_then(|stop| Some((text.find(stop)?, stop.len())));
+        match end {
+            Some((at, len)) => (text.split_at(at).0.to_owned(), at + len),
+            None => (text.clone(), text.len()),
+        }
     }
 }
 
@@ -312,7 +324,7 @@ impl Kept {
             prompt: Arc::new(prompt),
             scope: Scope([ask.scope; 32]),
             tokens_max: ask.tokens_max,
-            text: TextStream::new(&[]),
+            text: TextStream::new(ask.stop.as_slice()),
             sampler: Sampler::new(Sampling::default(), 1),
             deadline: Deadline::after(PATIENCE * 2),
             events,
@@ -338,10 +350,10 @@ impl Kept {
                 None => panic!("{} got no end", asked.job),
             }
         };
-        let reply = asked.ask.plain_reply();
-        assert_eq!(said, text_of(&reply), "{}", asked.job);
+        let (text, tokens) = asked.ask.answer();
+        assert_eq!(said, text, "{}", asked.job);
         let prompt_tokens = u32::try_from(asked.ask.prompt.len()).unwrap();
-        let reply_tokens = u32::try_from(reply.len()).unwrap();
+        let reply_tokens = u32::try_from(tokens).unwrap();
         let cached = usage.prompt_tokens_details.cached_tokens;
         assert_eq!((usage.prompt_tokens, usage.completion_tokens), (prompt_tokens, reply_tokens));
         assert_eq!(Some(&cached), self.log().held_at_first.get(&asked.job), "{}", asked.job);
