@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::super::*;
-use super::ledger::{Ask, Kept, Terms, plain_reply};
+use super::ledger::{Ask, Kept, Terms, plain_reply, text_of};
 use super::{PATIENCE, outcome};
 use crate::engine::backend::Speculation;
 use crate::engine::memory::Layout;
@@ -154,6 +154,22 @@ async fn guesses_need_no_more_room_than_the_reply() {
             ..Terms::of(Layout::Unified, 1)
         };
         Kept::start(terms).await.ask(&ask).await;
+    }
+}
+
+#[tokio::test]
+async fn a_reply_ends_at_its_stop_text_within_a_guess_too() {
+    let terms = Terms { speculation: Speculation::Always, ..Terms::of(Layout::Unified, 1) };
+    let engine = Kept::start(terms).await;
+    for from in (0..10_000).step_by(1000) {
+        // What comes next resembles what was said before, so that it is guessed.
+        let told = turn_after(&talkative(from, 30, 120), 1);
+        let ask = Ask { tokens_max: 60, ..told };
+        let text = text_of(&ask.plain_reply());
+        for end in (3..text.len()).step_by(5) {
+            let stop = text.get(end - 3..end).map(ToOwned::to_owned);
+            engine.ask(&Ask { stop, ..ask.clone() }).await;
+        }
     }
 }
 
