@@ -12,6 +12,9 @@ use rbee_api::model::ModelInfo;
 use rbee_api::worker::{WorkerInfo, WorkerState};
 use tokio::time::Instant;
 
+/// Stands for every model that no machine has.
+pub(crate) const UNKNOWN_MODEL: &str = "unknown";
+
 /// All that placement needs to know.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cluster {
@@ -54,6 +57,17 @@ impl Cluster {
     /// of a model some machine has, so that clients cannot invent label values.
     pub(crate) fn label(&self, name: &ModelRef) -> Option<String> {
         self.hives.iter().find_map(|hive| hive.model(name)).map(ModelInfo::display_name)
+    }
+
+    /// Returns the name of the line in which requests for `name` wait: one for
+    /// each model, however it is called; one for all of which nothing is known.
+    pub(crate) fn line_of(&self, name: &ModelRef) -> String {
+        let running = || {
+            let worker = self.hives.iter().find_map(|hive| hive.workers_for(name).next())?;
+            let alias = worker.alias.as_ref().map(ToString::to_string);
+            Some(alias.unwrap_or_else(|| worker.model_ref.to_string()))
+        };
+        self.label(name).or_else(running).unwrap_or_else(|| UNKNOWN_MODEL.to_owned())
     }
 
     /// Says whether no machine has reported yet and one is about to.

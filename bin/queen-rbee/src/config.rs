@@ -14,6 +14,7 @@ use rbee_http::{LogFormat, check_log_filter};
 use serde::Deserialize;
 
 use crate::error::QueenError;
+use crate::queue::Limits;
 
 /// The port clients know.
 const PORT: u16 = 8080;
@@ -54,8 +55,22 @@ pub struct Settings {
     pub drain_seconds: u64,
     /// Threads that serve requests, 1 to 64. Default 2.
     pub threads: usize,
+    /// Requests that wait for a worker.
+    pub queue: QueueSettings,
     /// Logging.
     pub log: LogSettings,
+}
+
+/// The keys under `[queue]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueueSettings {
+    /// Most requests that wait for one model, 1 to 65536. Default 512.
+    pub requests_max: usize,
+    /// Most MiB of request bodies that are held for requests that wait and run, 4 to 65536. Default 256.
+    pub bytes_max_mib: u64,
+    /// Longest wait in seconds, by measured pace, that a request is let into, 1 to 86400; its own time bounds it, too. Default 600.
+    pub wait_max_seconds: u64,
 }
 
 /// The keys under `[log]`.
@@ -80,7 +95,24 @@ impl Default for Settings {
             request_timeout_max_seconds: DEADLINE_CAP.as_secs(),
             drain_seconds: 10,
             threads: 2,
+            queue: QueueSettings::default(),
             log: LogSettings::default(),
+        }
+    }
+}
+
+impl Default for QueueSettings {
+    fn default() -> Self {
+        Self { requests_max: 512, bytes_max_mib: 256, wait_max_seconds: 600 }
+    }
+}
+
+impl QueueSettings {
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            requests_max: self.requests_max,
+            bytes_max: self.bytes_max_mib.saturating_mul(1024 * 1024),
+            wait_max: Duration::from_secs(self.wait_max_seconds),
         }
     }
 }
@@ -192,6 +224,14 @@ impl Settings {
             ),
             ("drain_seconds", self.drain_seconds, 0, 600),
             ("threads", self.threads.try_into().unwrap_or(u64::MAX), 1, 64),
+            (
+                "queue.requests_max",
+                self.queue.requests_max.try_into().unwrap_or(u64::MAX),
+                1,
+                65_536,
+            ),
+            ("queue.bytes_max_mib", self.queue.bytes_max_mib, 4, 65_536),
+            ("queue.wait_max_seconds", self.queue.wait_max_seconds, 1, 86_400),
         ];
         for (key, value, min, max) in ranges {
             if value < min || value > max {
@@ -271,6 +311,9 @@ mod tests {
             ("request_timeout_max_seconds = 86401", "request_timeout_max_seconds"),
             ("drain_seconds = 601", "drain_seconds"),
             ("threads = 0", "threads"),
+            ("[queue]\nrequests_max = 0", "queue.requests_max"),
+            ("[queue]\nbytes_max_mib = 3", "queue.bytes_max_mib"),
+            ("[queue]\nwait_max_seconds = 86401", "queue.wait_max_seconds"),
             ("local_hive_url = 'https://127.0.0.1:9200'", "local_hive_url"),
             ("local_hive_url = 'http://127.0.0.1:9200/'", "local_hive_url"),
             ("local_hive_url = 'http://127.0.0.1'", "local_hive_url"),

@@ -13,7 +13,7 @@ use deadline_propagation::Deadline;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
-use input_validation::{ModelRef, NodeName, RequestId, WorkerId};
+use input_validation::{ModelRef, NodeName, RequestId};
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::model::ModelKind;
 use rbee_http::{ApiError, CallError, HopClient, Relay, collect, relay_events};
@@ -23,10 +23,11 @@ use tokio::time::{Instant, timeout_at};
 use crate::app::{App, draining, out_of_time};
 use crate::cluster::{Cluster, Reach};
 use crate::placement::{Decision, Want, may_go_elsewhere, place};
-use crate::registry::Load;
+use crate::queue::{Arrival, Client};
 use crate::running::{Running, Watched};
 use crate::starts::Started;
 use crate::telemetry;
+use crate::turns::{Place, PutBack, Turn};
 
 /// What clients are told when a machine breaks off. The end of a worker is told
 /// by its machine, and passed on.
@@ -85,7 +86,16 @@ pub(crate) struct Call {
     pub(crate) streams: bool,
     /// Slots that it takes at a worker: one for each choice.
     pub(crate) slots: u32,
+    pub(crate) client: Client,
     pub(crate) deadline: Deadline,
+}
+
+impl Call {
+    fn arrival(&self) -> Arrival {
+        let Self { client, slots, .. } = *self;
+        let bytes = u64::try_from(self.body.len()).unwrap_or(u64::MAX);
+        Arrival { client, slots, bytes, remaining: self.deadline.remaining() }
+    }
 }
 
 /// Why an attempt failed before the first byte of a reply.
@@ -112,13 +122,13 @@ pub(crate) async fn forward(app: &App, call: Call) -> Result<Response, ApiError>
             running.completed();
             Ok(response)
         }
-        Ok(Reply::Events { events, load }) => {
+        Ok(Reply::Events { events, turn }) => {
             let relay = Relay {
                 request_id: call.id.clone(),
                 broken: ErrorCode::HiveUnreachable,
                 message: BROKE_OFF,
                 deadline: call.deadline,
-                guard: load,
+                guard: turn,
             };
             let (head, whole_events) = relay_events(events, relay).into_parts();
             let events = whole_events.into_data_stream();
@@ -132,10 +142,18 @@ pub(crate) async fn forward(app: &App, call: Call) -> Result<Response, ApiError>
     }
 }
 
+type Events = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+
 /// The reply of a worker, its first byte at hand.
 enum Reply {
     Whole(Response),
-    Events { events: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>, load: Load },
+    Events { events: Events, turn: Turn },
+}
+
+/// The same while its worker is still held elsewhere.
+enum Answer {
+    Whole(Response),
+    Events(Events),
 }
 
 async fn place_and_forward(
@@ -145,37 +163,79 @@ async fn place_and_forward(
 ) -> Result<Reply, ApiError> {
     let mut changes = app.registry.subscribe();
     let mut want = Want::new(call.model.clone(), call.operation.asks());
+    let mut place_in_queue = None;
     loop {
         changes.mark_unchanged();
         let cluster = app.registry.view();
         let decision = place(&cluster, &want, Instant::now());
-        telemetry::decided(&decision);
-        match decision {
-            Decision::Use { hive, worker } => {
-                running.placed(cluster.label(want.model()));
-                match attempt(app, call, running, &hive, &worker).await {
-                    Ok(reply) => return Ok(reply),
-                    Err(failure) => note_failure(app, &mut want, hive, worker, failure)?,
-                }
+        if let Decision::Refuse(detail) = decision {
+            telemetry::decided("refuse");
+            if detail.code == ErrorCode::HiveUnreachable {
+                app.registry.ask_for_check();
             }
-            Decision::Start { hive, model } => {
-                want.started();
-                let join = app.starts.join(&hive, &model, &want);
-                let started = timeout_at(call.deadline.instant(), join).await;
-                let started = started.map_err(|_| still_loading(&call.model))?;
-                note_start(app, &mut want, hive, started);
-            }
-            Decision::Wait { worker, until } => {
-                worker.into_iter().for_each(|worker| want.awaits(worker));
-                wait(&mut changes, until, call).await?;
-            }
-            Decision::Refuse(detail) => {
-                if detail.code == ErrorCode::HiveUnreachable {
-                    app.registry.ask_for_check();
-                }
-                return Err(detail.into());
-            }
+            return Err(detail.into());
         }
+        let queued = match &mut place_in_queue {
+            Some(queued) => queued,
+            none @ None => none.insert(app.turns.enter(&call.model, call.arrival())?),
+        };
+        // Whatever is being waited for, a worker that has room ends the wait.
+        let turn = tokio::select! {
+            biased;
+            turn = queued.turn() => Some(turn?),
+            pursued = pursue(app, call, &mut want, &mut changes, decision) => match pursued {
+                Ok(()) => None,
+                Err(OutOfTime::InQueue) => return Err(queued.out_of_time()),
+                Err(OutOfTime::Loading) => return Err(still_loading(&call.model)),
+            },
+        };
+        let Some(turn) = turn else { continue };
+        telemetry::decided("use");
+        running.placed(cluster.label(want.model()));
+        match attempt(app, call, running, &turn).await {
+            Ok(Answer::Whole(response)) => return Ok(Reply::Whole(response)),
+            Ok(Answer::Events(events)) => return Ok(Reply::Events { events, turn }),
+            Err(failure) => note_failure(app, &mut want, queued, turn, failure)?,
+        }
+    }
+}
+
+/// What a request was waiting for when its time was over.
+enum OutOfTime {
+    InQueue,
+    Loading,
+}
+
+/// Does what was decided until it is time to decide again.
+async fn pursue(
+    app: &App,
+    call: &Call,
+    want: &mut Want,
+    changes: &mut watch::Receiver<()>,
+    decision: Decision,
+) -> Result<(), OutOfTime> {
+    match decision {
+        Decision::Use { .. } => {
+            let changed = timeout_at(call.deadline.instant(), changes.changed()).await;
+            // The registry outlives every request, so a change is the only good end of the wait.
+            changed.map(|_| ()).map_err(|_| OutOfTime::InQueue)
+        }
+        Decision::Start { hive, model } => {
+            telemetry::decided("start");
+            want.started();
+            let join = app.starts.join(&hive, &model, want);
+            let started = timeout_at(call.deadline.instant(), join).await;
+            let started = started.map_err(|_| OutOfTime::Loading)?;
+            note_start(app, want, hive, started);
+            Ok(())
+        }
+        Decision::Wait { worker, until } => {
+            telemetry::decided("wait");
+            worker.into_iter().for_each(|worker| want.awaits(worker));
+            wait(changes, until, call).await
+        }
+        // Answered before anything is pursued.
+        Decision::Refuse(_) => Ok(()),
     }
 }
 
@@ -183,11 +243,11 @@ async fn wait(
     changes: &mut watch::Receiver<()>,
     until: Instant,
     call: &Call,
-) -> Result<(), ApiError> {
+) -> Result<(), OutOfTime> {
     // The registry outlives every request, so a change is the only good end of the inner wait.
     let changed = timeout_at(until.min(call.deadline.instant()), changes.changed()).await;
     if changed.is_err() && call.deadline.is_expired() {
-        return Err(still_loading(&call.model));
+        return Err(OutOfTime::Loading);
     }
     Ok(())
 }
@@ -200,24 +260,33 @@ fn still_loading(model: &ModelRef) -> ApiError {
     ApiError::new(ErrorCode::DeadlineExceeded, message)
 }
 
-/// Hands on what another worker would not do better, and notes the rest.
+/// Hands on what another worker would not do better; else notes what failed
+/// and puts the request back into the queue.
 fn note_failure(
     app: &App,
     want: &mut Want,
-    hive: NodeName,
-    worker: WorkerId,
+    queued: &mut Place,
+    turn: Turn,
     failure: Failure,
 ) -> Result<(), ApiError> {
     let Failure { detail, machine_is_gone } = failure;
-    if !may_go_elsewhere(detail.code) {
+    let is_full = detail.code == ErrorCode::AllSlotsBusy;
+    let goes_on = if is_full { want.found_full() } else { may_go_elsewhere(detail.code) };
+    if !goes_on {
         return Err(detail.into());
     }
     telemetry::attempt_failed(detail.code.as_str());
+    if is_full {
+        queued.put_back(turn, PutBack::WorkerIsFull, want.broken());
+        return Ok(());
+    }
+    let (hive, worker) = (turn.hive.clone(), turn.worker.clone());
     tracing::warn!(%hive, worker_id = %worker, code = %detail.code, "attempt failed; placing again");
     if machine_is_gone {
         app.registry.suspect(&hive);
     }
     want.failed((!machine_is_gone).then_some(worker), detail, Instant::now());
+    queued.put_back(turn, PutBack::AttemptFailed, want.broken());
     Ok(())
 }
 
@@ -238,12 +307,10 @@ async fn attempt(
     app: &App,
     call: &Call,
     running: &Running,
-    hive: &NodeName,
-    worker: &WorkerId,
-) -> Result<Reply, Failure> {
-    let client = app.registry.client(hive).ok_or_else(machine_is_gone)?;
-    let load = app.registry.load(worker, call.slots);
-    let path = format!("/api/v1/workers/{worker}/{}", call.operation.path());
+    turn: &Turn,
+) -> Result<Answer, Failure> {
+    let client = app.registry.client(&turn.hive).ok_or_else(machine_is_gone)?;
+    let path = format!("/api/v1/workers/{}/{}", turn.worker, call.operation.path());
     let sent = client.forward(&path, call.body.clone(), &call.id, call.deadline).await;
     let mut response = sent.map_err(|error| match error {
         CallError::Unreachable(_) => machine_is_gone(),
@@ -252,7 +319,7 @@ async fn attempt(
     if !call.streams {
         let body = collect(response, call.deadline).await.map_err(broke_off)?;
         running.first_byte();
-        return Ok(Reply::Whole(json_response(body)));
+        return Ok(Answer::Whole(json_response(body)));
     }
     let first = timeout_at(call.deadline.instant(), response.chunk()).await;
     let first = first
@@ -261,8 +328,7 @@ async fn attempt(
     let first = first.map_err(broke_off)?.ok_or_else(nothing_came)?;
     running.first_byte();
     let rest = response.bytes_stream().map_err(io::Error::other);
-    let events = Box::pin(stream::iter([Ok(first)]).chain(rest));
-    Ok(Reply::Events { events, load })
+    Ok(Answer::Events(Box::pin(stream::iter([Ok(first)]).chain(rest))))
 }
 
 fn machine_is_gone() -> Failure {

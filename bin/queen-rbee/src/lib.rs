@@ -12,12 +12,14 @@ mod hives;
 mod http;
 mod placement;
 mod pull_relay;
+mod queue;
 mod registry;
 mod running;
 mod shutdown;
 mod starts;
 mod tasks;
 mod telemetry;
+mod turns;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -39,8 +41,9 @@ use hives::Hives;
 use registry::Registry;
 use starts::Starts;
 use tasks::{HiveKeeper, Tasks};
+use turns::Turns;
 
-pub use config::{Command, Config, LogSettings, Settings};
+pub use config::{Command, Config, LogSettings, QueueSettings, Settings};
 pub use error::QueenError;
 pub use shutdown::Shutdown;
 
@@ -191,7 +194,10 @@ fn build_app(
             registry.add_remote(hive.name.clone(), client);
         }
     }
+    let turns = Turns::new(settings.queue.limits(), Arc::clone(&registry));
+    tasks.spawn(Arc::clone(&turns).keep_dealing());
     Ok(Arc::new(App {
+        turns,
         starts: Starts::new(Arc::clone(&registry), tasks.clone()),
         registry,
         shutdown,

@@ -17,6 +17,10 @@ use crate::cluster::{Cluster, HiveView, Reach, is_live};
 /// a reply: enough for one lost worker and its replacement, too few to let a
 /// request that kills workers go through a cluster.
 const RETRIES_MAX: usize = 2;
+/// How often a request may find its worker full and wait for another turn. Turns
+/// are given by what the queen knows of the workers, so this is rare; it ends
+/// one that a worker never has the memory for.
+const FOUND_FULL_MAX: usize = 8;
 /// How many workers one request may have started: more means that they vanish.
 const STARTS_MAX: usize = 3;
 /// How long the report of a worker's end may take once a request found it gone.
@@ -27,7 +31,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// What to do with a request now.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Decision {
-    /// Forward it to this worker.
+    /// Forward it to this worker, or to another ready one, once it has its turn.
     Use {
         /// The machine.
         hive: NodeName,
@@ -52,18 +56,6 @@ pub(crate) enum Decision {
     Refuse(ErrorDetail),
 }
 
-impl Decision {
-    /// Returns the name of the kind, for the metrics.
-    pub(crate) const fn kind(&self) -> &'static str {
-        match self {
-            Self::Use { .. } => "use",
-            Self::Start { .. } => "start",
-            Self::Wait { .. } => "wait",
-            Self::Refuse(_) => "refuse",
-        }
-    }
-}
-
 /// One request and what became of it so far.
 #[derive(Debug, Clone)]
 pub(crate) struct Want {
@@ -78,6 +70,7 @@ pub(crate) struct Want {
     /// Machines that refused to start a worker for it.
     refused_by: Vec<NodeName>,
     attempts_failed: usize,
+    found_full: usize,
     starts: usize,
     last_error: Option<ErrorDetail>,
 }
@@ -92,6 +85,7 @@ impl Want {
             broken: Vec::new(),
             refused_by: Vec::new(),
             attempts_failed: 0,
+            found_full: 0,
             starts: 0,
             last_error: None,
         }
@@ -134,6 +128,13 @@ impl Want {
         });
     }
 
+    /// Notes that a worker had no room for it; says whether it may wait for
+    /// another turn.
+    pub(crate) fn found_full(&mut self) -> bool {
+        self.found_full += 1;
+        self.found_full <= FOUND_FULL_MAX
+    }
+
     /// Says whether `worker` has failed this request.
     pub(crate) fn is_broken(&self, worker: &WorkerId) -> bool {
         self.broken.iter().any(|(id, _)| id == worker)
@@ -141,6 +142,11 @@ impl Want {
 
     fn can_use(&self, worker: &WorkerInfo) -> bool {
         worker.state == WorkerState::Ready && !self.is_broken(&worker.id)
+    }
+
+    /// Returns the workers that have failed it.
+    pub(crate) fn broken(&self) -> Vec<WorkerId> {
+        self.broken.iter().map(|(worker, _)| worker.clone()).collect()
     }
 }
 
@@ -181,15 +187,36 @@ fn wrong_kind(cluster: &Cluster, want: &Want) -> Option<Decision> {
     model.kind.refusal(want.asks, &want.model).map(Decision::Refuse)
 }
 
-/// The one with the fewest slots taken by requests of ours, the oldest of those.
 fn ready_worker(cluster: &Cluster, want: &Want) -> Option<Decision> {
-    online(cluster)
-        .flat_map(|hive| hive.workers_for(&want.model).map(move |worker| (hive, worker)))
-        .filter(|(_, worker)| want.can_use(worker))
-        .min_by_key(|(_, worker)| {
-            (cluster.load_of(&worker.id), worker.started_at_ms, worker.id.as_str())
-        })
+    least_loaded(cluster, &want.model, |worker| want.can_use(worker))
         .map(|(hive, worker)| Decision::Use { hive: hive.name.clone(), worker: worker.id.clone() })
+}
+
+/// Returns the ready worker for `model` with the smallest share of its slots
+/// taken by requests of ours, the oldest of those, among the ones that `suit`.
+pub(crate) fn least_loaded<'a>(
+    cluster: &'a Cluster,
+    model: &ModelRef,
+    suit: impl Fn(&WorkerInfo) -> bool,
+) -> Option<(&'a HiveView, &'a WorkerInfo)> {
+    // In millionths: whole numbers order exactly, and no worker has a million slots.
+    let share = |worker: &WorkerInfo| {
+        let load = u64::from(cluster.load_of(&worker.id)) * 1_000_000;
+        load / u64::from(worker.slots_total.max(1))
+    };
+    ready_workers(cluster, model)
+        .filter(|(_, worker)| suit(worker))
+        .min_by_key(|(_, worker)| (share(worker), worker.started_at_ms, worker.id.as_str()))
+}
+
+/// Returns the workers that take requests for `model`.
+pub(crate) fn ready_workers<'a>(
+    cluster: &'a Cluster,
+    model: &ModelRef,
+) -> impl Iterator<Item = (&'a HiveView, &'a WorkerInfo)> {
+    online(cluster)
+        .flat_map(|hive| hive.workers_for(model).map(move |worker| (hive, worker)))
+        .filter(|(_, worker)| worker.state == WorkerState::Ready)
 }
 
 /// A worker this request waited for could not load the model: so could no other.

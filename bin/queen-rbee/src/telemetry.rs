@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use crate::cluster::{Cluster, Reach};
-use crate::placement::Decision;
+use crate::cluster::{Cluster, Reach, UNKNOWN_MODEL};
 
 /// Starts of the local hive's process.
 const HIVE_STARTS: &str = "rbee_queen_hive_starts_total";
@@ -27,8 +26,14 @@ const FIRST_TOKEN: &str = "gen_ai_server_time_to_first_token_seconds";
 /// From the arrival of a request to its end.
 const DURATION: &str = "gen_ai_server_request_duration_seconds";
 
-/// Stands for every model that no machine has.
-const UNKNOWN_MODEL: &str = "unknown";
+/// Requests that wait for their turn, by model.
+const QUEUE_WAITING: &str = "rbee_queen_queue_waiting";
+/// From the place in the queue to the turn, by model.
+const QUEUE_WAIT: &str = "rbee_queen_queue_wait_seconds";
+/// Bytes of the requests that wait and run.
+const QUEUE_BYTES: &str = "rbee_queen_queue_bytes";
+/// Requests that were not let wait or waited in vain, by reason.
+const QUEUE_REFUSED: &str = "rbee_queen_queue_refused_total";
 
 /// What a finished request is counted under.
 #[derive(Debug, Clone)]
@@ -49,8 +54,8 @@ pub(crate) fn hive_started() {
     metrics::counter!(HIVE_STARTS).increment(1);
 }
 
-pub(crate) fn decided(decision: &Decision) {
-    metrics::counter!(PLACEMENTS, "decision" => decision.kind()).increment(1);
+pub(crate) fn decided(decision: &'static str) {
+    metrics::counter!(PLACEMENTS, "decision" => decision).increment(1);
 }
 
 pub(crate) fn attempt_failed(code: &'static str) {
@@ -81,8 +86,28 @@ pub(crate) fn request_ended(labels: &RequestLabels, code: &'static str, after: D
         .record(after.as_secs_f64());
 }
 
-/// Sets the gauges that are read off the cluster; to be called at each scrape.
-pub(crate) fn cluster(cluster: &Cluster) {
+/// `model` is the name of a line, of which there is one for each known model.
+pub(crate) fn queue_grew(model: &str) {
+    metrics::gauge!(QUEUE_WAITING, "model" => model.to_owned()).increment(1.0);
+}
+
+pub(crate) fn queue_shrank(model: &str) {
+    metrics::gauge!(QUEUE_WAITING, "model" => model.to_owned()).decrement(1.0);
+}
+
+pub(crate) fn queue_left(model: &str, after: Duration) {
+    metrics::histogram!(QUEUE_WAIT, "model" => model.to_owned()).record(after.as_secs_f64());
+}
+
+pub(crate) fn queue_refused(reason: &'static str) {
+    metrics::counter!(QUEUE_REFUSED, "reason" => reason).increment(1);
+}
+
+/// Sets the gauges that are read off the cluster and the queue; to be called at
+/// each scrape.
+pub(crate) fn scraped(cluster: &Cluster, queue_bytes: u64) {
+    // Exact up to 2^53.
+    metrics::gauge!(QUEUE_BYTES).set(queue_bytes as f64);
     let state = |reach: &Reach| match reach {
         Reach::Online => "online",
         Reach::Draining => "draining",

@@ -401,6 +401,7 @@ fn refused_hint(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::WorkerLimitReached => Some("stop a worker with `rbee stop`"),
         ErrorCode::NoWorkerAvailable
         | ErrorCode::AllSlotsBusy
+        | ErrorCode::QueueFull
         | ErrorCode::Loading
         | ErrorCode::Draining => Some("try again in a moment; `rbee ps` shows what runs"),
         ErrorCode::WorkerNotFound => Some("`rbee ps` lists the workers"),

@@ -61,6 +61,7 @@ error_codes! {
     RequestCancelled = "request_cancelled", 409, false, "Somebody cancelled the request.";
     PayloadTooLarge = "payload_too_large", 413, false, "The body is larger than the limit.";
     UnsupportedMediaType = "unsupported_media_type", 415, false, "The body is not application/json.";
+    QueueFull = "queue_full", 429, true, "As many requests wait for the model as may.";
     InternalError = "internal_error", 500, false, "A defect in rbee.";
     HiveUnreachable = "hive_unreachable", 502, true, "The machine that should answer does not.";
     WorkerFailed = "worker_failed", 502, true, "The worker died or broke off.";

@@ -1,7 +1,9 @@
 //! The one way from an error to an HTTP response.
 
+use std::time::Duration;
+
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{self, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use rbee_api::error::{ErrorBody, ErrorCode, ErrorDetail};
 use rbee_api::headers;
@@ -9,8 +11,8 @@ use rbee_api::openai::RequestError;
 
 use crate::request::current_request_id;
 
-/// Seconds a client is told to wait where nothing better is known.
-const RETRY_AFTER_SECONDS: u64 = 1;
+/// How long a client is told to wait where nothing better is known.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// An error on its way to the client. The request's id is filled in when it
 /// becomes a response.
@@ -18,6 +20,7 @@ const RETRY_AFTER_SECONDS: u64 = 1;
 #[error("{detail}")]
 pub struct ApiError {
     detail: Box<ErrorDetail>,
+    retry_after: Duration,
 }
 
 impl ApiError {
@@ -25,6 +28,13 @@ impl ApiError {
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         ErrorDetail::new(code, message).into()
+    }
+
+    /// Says how long the client should wait before it tries again, instead of a
+    /// second; told with statuses 429 and 503 only.
+    #[must_use]
+    pub fn with_retry_after(self, retry_after: Duration) -> Self {
+        Self { retry_after, ..self }
     }
 
     /// Returns the code.
@@ -48,7 +58,7 @@ impl ApiError {
 
 impl From<ErrorDetail> for ApiError {
     fn from(detail: ErrorDetail) -> Self {
-        Self { detail: Box::new(detail) }
+        Self { detail: Box::new(detail), retry_after: RETRY_AFTER }
     }
 }
 
@@ -77,8 +87,9 @@ impl IntoResponse for ApiError {
             head.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if matches!(code.status(), 429 | 503) {
-            head.insert(RETRY_AFTER, RETRY_AFTER_SECONDS.into());
-            head.insert(headers::RETRY_AFTER_MS, (RETRY_AFTER_SECONDS * 1000).into());
+            let ms = u64::try_from(self.retry_after.as_millis()).unwrap_or(u64::MAX);
+            head.insert(header::RETRY_AFTER, ms.div_ceil(1000).into());
+            head.insert(headers::RETRY_AFTER_MS, ms.into());
         }
         if !retryable {
             head.insert(headers::SHOULD_RETRY, HeaderValue::from_static("false"));

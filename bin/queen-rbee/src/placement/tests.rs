@@ -401,9 +401,34 @@ fn what_a_model_is_not_for_is_refused_before_anything_is_started() {
             let want = Want::new(ALIAS.parse().unwrap(), asks);
             place(&cluster, &want, Instant::now())
         };
-        assert!(matches!(decide(ModelKind::Generate).kind(), "use" | "start"));
+        let generates = decide(ModelKind::Generate);
+        assert!(matches!(generates, Decision::Use { .. } | Decision::Start { .. }));
         let Decision::Refuse(detail) = decide(ModelKind::Embed) else { panic!("it was taken") };
         assert_eq!(detail.code, ErrorCode::UnsupportedParameter);
         assert_eq!(detail.param.as_deref(), Some("model"));
+    }
+}
+
+#[test]
+fn the_worker_with_the_smallest_share_of_its_slots_taken_is_used() {
+    let small_and_large = |loads: [u32; 2]| {
+        let ready = [("w-small", WorkerState::Ready), ("w-large", WorkerState::Ready)];
+        let mut view = hive("a", Reach::Online, 1, &ready);
+        let mut snapshot = (*view.snapshot.take().unwrap()).clone();
+        (snapshot.workers[0].slots_total, snapshot.workers[1].slots_total) = (4, 16);
+        view.snapshot = Some(Arc::new(snapshot));
+        let mut cluster = cluster(vec![view]);
+        cluster.load = [id("w-small"), id("w-large")].into_iter().zip(loads).collect();
+        told(&place(&cluster, &want(ALIAS), Instant::now()), Instant::now())
+    };
+    for (loads, expected) in [
+        ([1, 3], "w-large"),
+        ([1, 5], "w-small"),
+        ([0, 1], "w-small"),
+        ([4, 15], "w-large"),
+        // Equally busy and equally old: by name.
+        ([1, 4], "w-large"),
+    ] {
+        assert_eq!(small_and_large(loads), format!("use a {expected}"), "{loads:?}");
     }
 }
