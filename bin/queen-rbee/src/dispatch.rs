@@ -36,6 +36,10 @@ const BROKE_OFF: &str = "the machine broke off before the reply was complete";
 /// Waiting for the first report ends by time as well as by change.
 const FIRST_REPORT_LOOK: Duration = Duration::from_secs(1);
 
+/// How long a request waits for its turn before it looks whether its workers are
+/// still there: machines fall silent without a change.
+const TURN_LOOK: Duration = Duration::from_secs(5);
+
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
@@ -191,7 +195,7 @@ async fn place_and_forward(
         };
         let Some(turn) = turn else { continue };
         telemetry::decided("use");
-        running.placed(cluster.label(want.model()));
+        running.placed(app.registry.view().label(want.model()));
         match attempt(app, call, running, &turn).await {
             Ok(Answer::Whole(response)) => return Ok(Reply::Whole(response)),
             Ok(Answer::Events(events)) => return Ok(Reply::Events { events, turn }),
@@ -216,9 +220,8 @@ async fn pursue(
 ) -> Result<(), OutOfTime> {
     match decision {
         Decision::Use { .. } => {
-            let changed = timeout_at(call.deadline.instant(), changes.changed()).await;
-            // The registry outlives every request, so a change is the only good end of the wait.
-            changed.map(|_| ()).map_err(|_| OutOfTime::InQueue)
+            let until = Instant::now() + TURN_LOOK;
+            wait(changes, until, call).await.map_err(|_| OutOfTime::InQueue)
         }
         Decision::Start { hive, model } => {
             telemetry::decided("start");

@@ -17,4 +17,8 @@ mod life;
 #[cfg(test)]
 mod local_hive;
 #[cfg(test)]
+mod overload;
+#[cfg(test)]
+mod storm;
+#[cfg(test)]
 mod surface;
