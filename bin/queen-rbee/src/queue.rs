@@ -20,7 +20,7 @@ use line::{Line, Standing, Waiting};
 /// Lines that are kept for their measured pace alone; beyond it, those are forgotten.
 const LINES_MAX: usize = 256;
 /// Longest time that a client is told to wait: what clients and proxies heed.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(120);
+pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(120);
 /// What it is told while nothing has been measured, and at least.
 const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 
@@ -84,11 +84,11 @@ pub(crate) struct Refusal {
     pub(crate) retry_after: Duration,
 }
 
-/// A request that is in, and the one that had to go for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A request that is in, and those that had to go for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entered {
     pub(crate) ticket: Ticket,
-    pub(crate) gave_way: Option<(Ticket, Refusal)>,
+    pub(crate) gave_way: Vec<(Ticket, Refusal)>,
 }
 
 /// One line as the status shows it.
@@ -106,8 +106,14 @@ pub(crate) struct LineState {
 /// Where a request is.
 #[derive(Debug, Clone)]
 enum Place {
-    Waits { line: Arc<str>, client: Client },
+    Waits { line: Arc<str>, client: Client, bytes: u64 },
     Runs { line: Arc<str>, waiting: Waiting, standing: Standing, since: Instant },
+}
+
+impl Place {
+    fn waits(line: Arc<str>, waiting: &Waiting) -> Self {
+        Self::Waits { line, client: waiting.client, bytes: waiting.bytes }
+    }
 }
 
 /// The requests that wait, and those that had their turn and have not ended.
@@ -140,7 +146,7 @@ impl Queue {
         let line = self.line(model);
         let at_once = capacity.has_room && self.waiting_in(&line) == 0;
         let gave_way =
-            if at_once { None } else { self.make_room(&line, arrival, capacity.places)? };
+            if at_once { Vec::new() } else { self.make_room(&line, arrival, capacity.places)? };
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         let Arrival { client, slots, bytes, .. } = arrival;
@@ -152,7 +158,7 @@ impl Queue {
     /// Takes out a request that waits, because its client left or its time is
     /// over; says whether it waited.
     pub(crate) fn leave(&mut self, ticket: Ticket) -> bool {
-        let Some(Place::Waits { line, client }) = self.places.get(&ticket).cloned() else {
+        let Some(Place::Waits { line, client, .. }) = self.places.get(&ticket).cloned() else {
             return false;
         };
         self.places.remove(&ticket);
@@ -187,8 +193,7 @@ impl Queue {
             return None;
         };
         self.lines.get_mut(&line)?.put_back(waiting, standing);
-        self.places
-            .insert(ticket, Place::Waits { line: Arc::clone(&line), client: waiting.client });
+        self.places.insert(ticket, Place::waits(Arc::clone(&line), &waiting));
         let is_over = self.waiting_in(&line) > self.limits.requests_max;
         let last = self.lines.get(&line)?.to_give_way().filter(|_| is_over)?;
         self.leave(last.ticket);
@@ -253,31 +258,65 @@ impl Queue {
     }
 
     /// Checks the bounds. In a full line the newest request of the client with
-    /// the most of them gives way to one of a client with fewer, so that nobody
-    /// can shut the others out.
+    /// the most of them gives way to one of a client with fewer, and where the
+    /// bytes are used up, the newest of the client with the most bytes waiting,
+    /// so that nobody can shut the others out.
     fn make_room(
         &mut self,
         name: &Arc<str>,
         arrival: Arrival,
         places: u32,
-    ) -> Result<Option<(Ticket, Refusal)>, Refusal> {
+    ) -> Result<Vec<(Ticket, Refusal)>, Refusal> {
         let refuse =
             |queue: &Self, reason, expected| Err(queue.refusal(name, reason, expected, places));
         let expected = self.expected_wait(name, arrival, places);
         if expected.is_some_and(|wait| self.is_too_late(name, wait, arrival.remaining)) {
             return refuse(self, Reason::Time, expected);
         }
-        if self.bytes.saturating_add(arrival.bytes) > self.limits.bytes_max {
+        let Some(mut goes) = self.to_make_bytes(arrival) else {
             return refuse(self, Reason::Bytes, expected);
+        };
+        let goes_from_here = goes.iter().filter(|ticket| self.waits_in(name, **ticket)).count();
+        if self.waiting_in(name) - goes_from_here >= self.limits.requests_max {
+            let heaviest = self.lines.get(name).and_then(|line| line.to_make_room(arrival.client));
+            match heaviest {
+                Some(heaviest) => goes.push(heaviest.ticket),
+                None => return refuse(self, Reason::Requests, expected),
+            }
         }
-        if self.waiting_in(name) < self.limits.requests_max {
-            return Ok(None);
-        }
-        let heaviest = self.lines.get(name).and_then(|line| line.to_make_room(arrival.client));
-        let Some(heaviest) = heaviest else { return refuse(self, Reason::Requests, expected) };
         let refusal = self.refusal(name, Reason::GaveWay, None, places);
-        self.leave(heaviest.ticket);
-        Ok(Some((heaviest.ticket, refusal)))
+        let gone = goes.into_iter().filter(|ticket| self.leave(*ticket));
+        Ok(gone.map(|ticket| (ticket, refusal)).collect())
+    }
+
+    /// Returns the requests that go so that the bytes of this one can stay, the
+    /// newest of the client with the most bytes waiting, as long as that one
+    /// then still has as many as the newcomer; `None` if that is not enough.
+    fn to_make_bytes(&self, arrival: Arrival) -> Option<Vec<Ticket>> {
+        let mut over =
+            self.bytes.saturating_add(arrival.bytes).saturating_sub(self.limits.bytes_max);
+        if over == 0 {
+            return Some(Vec::new());
+        }
+        let mut clients: BTreeMap<Client, (u64, Vec<(Ticket, u64)>)> = BTreeMap::new();
+        for (ticket, place) in &self.places {
+            if let Place::Waits { client, bytes, .. } = place {
+                let (sum, requests) = clients.entry(*client).or_default();
+                *sum += bytes;
+                requests.push((*ticket, *bytes));
+            }
+        }
+        let mine = clients.get(&arrival.client).map_or(0, |(sum, _)| *sum) + arrival.bytes;
+        let (mut theirs, mut requests) = clients.into_values().max_by_key(|(sum, _)| *sum)?;
+        requests.sort_unstable();
+        let mut goes = Vec::new();
+        while over > 0 {
+            let (ticket, bytes) = requests.pop()?;
+            theirs = theirs.checked_sub(bytes).filter(|left| *left >= mine)?;
+            over = over.saturating_sub(bytes);
+            goes.push(ticket);
+        }
+        Some(goes)
     }
 
     fn expected_wait(&self, name: &Arc<str>, arrival: Arrival, places: u32) -> Option<Duration> {
@@ -308,6 +347,10 @@ impl Queue {
         Refusal { reason, waiting, expected_wait, retry_after: self.retry_after(name, places) }
     }
 
+    fn waits_in(&self, name: &Arc<str>, ticket: Ticket) -> bool {
+        matches!(self.places.get(&ticket), Some(Place::Waits { line, .. }) if line == name)
+    }
+
     fn waiting_in(&self, name: &Arc<str>) -> usize {
         self.lines.get(name).map_or(0, Line::waiting)
     }
@@ -315,8 +358,7 @@ impl Queue {
     fn push(&mut self, line: Arc<str>, waiting: Waiting) {
         self.bytes += waiting.bytes;
         self.lines.entry(Arc::clone(&line)).or_default().push(waiting);
-        let place = Place::Waits { line, client: waiting.client };
-        self.places.insert(waiting.ticket, place);
+        self.places.insert(waiting.ticket, Place::waits(line, &waiting));
     }
 
     fn line(&mut self, model: &str) -> Arc<str> {

@@ -256,10 +256,11 @@ impl State {
         Some(waiter)
     }
 
-    fn gave_way(&mut self, gone: Option<(Ticket, Refusal)>) -> News {
-        let told = gone
-            .and_then(|(ticket, refusal)| Some((self.stop_waiting(ticket)?.outcome, Err(refusal))));
-        told.into_iter().collect()
+    fn gave_way(&mut self, gone: impl IntoIterator<Item = (Ticket, Refusal)>) -> News {
+        let told = gone.into_iter().filter_map(|(ticket, refusal)| {
+            Some((self.stop_waiting(ticket)?.outcome, Err(refusal)))
+        });
+        told.collect()
     }
 }
 
@@ -316,14 +317,12 @@ impl Place {
     }
 }
 
+/// A turn that was given and not taken is dropped with the channel after this, when the lock is free.
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.turns.lock();
         if state.queue.leave(self.ticket) {
-            // Dropped after the lock: what it could be told is a turn, which takes the lock.
-            let waiter = state.stop_waiting(self.ticket);
-            drop(state);
-            drop(waiter);
+            drop(state.stop_waiting(self.ticket));
         }
     }
 }

@@ -55,8 +55,8 @@ impl World {
         Ok(entered.ticket)
     }
 
-    fn gave_way(&mut self, gone: Option<(Ticket, Refusal)>) {
-        if let Some((ticket, refusal)) = gone {
+    fn gave_way(&mut self, gone: impl IntoIterator<Item = (Ticket, Refusal)>) {
+        for (ticket, refusal) in gone {
             assert_eq!(refusal.reason, Reason::GaveWay);
             assert!(self.waiting.remove(&ticket).is_some(), "only one that waits gives way");
             self.ended += 1;
@@ -376,6 +376,23 @@ fn bytes_are_bounded_from_arrival_to_end() {
         world.leave(ticket);
     }
     world.enter(large, FULL).unwrap();
+}
+
+#[test]
+fn large_requests_of_one_client_do_not_shut_the_others_out() {
+    let mut world = World::new(limits(100));
+    let sized = |of, bytes| Arrival { bytes, ..arrival(of) };
+    let (flood, other) = (client(0, 1), client(0, 2));
+    let large: Vec<_> = (0..5).map(|_| world.enter(sized(flood, 200), FULL).unwrap()).collect();
+    assert_eq!(world.enter(sized(flood, 1), FULL).unwrap_err().reason, Reason::Bytes);
+    world.enter(sized(other, 300), FULL).unwrap();
+    let left: Vec<_> = world.waiting.keys().copied().filter(|t| large.contains(t)).collect();
+    assert_eq!(left, large[..3], "the newest two gave way");
+    // 600 and 300: another 300 would leave the first with less than the second.
+    assert_eq!(world.enter(sized(other, 300), FULL).unwrap_err().reason, Reason::Bytes);
+    world.enter(sized(other, 100), FULL).unwrap();
+    assert_eq!(world.waiting.len(), 5);
+    world.check();
 }
 
 #[test]

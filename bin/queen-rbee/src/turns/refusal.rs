@@ -7,11 +7,8 @@ use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_http::ApiError;
 use serde_json::json;
 
-use crate::queue::{Reason, Refusal};
+use crate::queue::{RETRY_AFTER_MAX, Reason, Refusal};
 use crate::telemetry;
-
-/// Longest time that a client is told to wait.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(120);
 
 /// Returns the answer to a request for `model`, and counts it.
 pub(super) fn told(refusal: &Refusal, model: &str) -> ApiError {
