@@ -8,7 +8,7 @@ MODEL := smollm2:135m
 BIN := target/release
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test build model check unit e2e bench compare clean-home
+.PHONY: help run test build model check unit e2e bench overload compare clean-home
 
 help: ## Shows this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,11 @@ bench: ## Every row of docs/BENCHMARKS.md: make bench PEER=/path/to/llama-server
 	@scripts/build
 	@scripts/starter-model
 	python3 scripts/bench.py --peer "$(PEER)" --bin $(BIN) $(if $(BATCHED_BENCH),--batched-bench "$(BATCHED_BENCH)") $(BENCH_OPTIONS)
+
+overload: ## Goodput and latency at up to five times the load that a cluster can serve
+	@scripts/build
+	@scripts/starter-model
+	python3 scripts/overload.py --bin $(BIN) $(OVERLOAD_OPTIONS)
 
 compare: ## Greedy replies held to llama-server's: make compare PEER=/path/to/llama-server
 	@test -n "$(PEER)" || { echo 'usage: make compare PEER=/path/to/llama-server [COMPARE_OPTIONS="--threads 1"]' >&2; exit 2; }

@@ -15,6 +15,7 @@ mod embeddings;
 mod faults;
 mod kept;
 mod observe;
+mod overload;
 mod streams;
 #[expect(clippy::unwrap_used, dead_code, reason = "the worker's tests use all of it")]
 #[path = "../../../bin/llm-worker-rbee/tests/worker/tiny_models.rs"]
