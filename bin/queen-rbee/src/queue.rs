@@ -326,13 +326,13 @@ impl Queue {
     }
 
     /// Says whether a request that waits so long would have too little time
-    /// left: less than requests take by the mean, but half its time may always
-    /// be spent on waiting, since the mean says little about one request. The
+    /// left: less than nearly all get by with. A quarter of its time may always
+    /// be spent on waiting, since the others say little about one request. The
     /// wait is taken a quarter longer than measured, so that those who are let
     /// in at the edge do not run out of time at their end.
     fn is_too_late(&self, name: &Arc<str>, wait: Duration, remaining: Duration) -> bool {
-        let service = self.service(name).unwrap_or_default();
-        let may_wait = remaining.saturating_sub(service).max(remaining / 2);
+        let ample = self.lines.get(name).map_or(Duration::ZERO, |line| line.pace.ample());
+        let may_wait = remaining.saturating_sub(ample).max(remaining / 4);
         wait.saturating_add(wait / 4) > may_wait.min(self.limits.wait_max)
     }
 

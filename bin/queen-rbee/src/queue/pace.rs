@@ -7,18 +7,24 @@ use std::time::Duration;
 /// short replies, few enough to follow a load that changes.
 const WINDOW: u64 = 16;
 
-/// The mean time for which a request holds its slots.
+/// The mean time for which a request holds its slots, and how far from it they
+/// are in the mean.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Pace {
     service_ns: Option<u64>,
+    deviation_ns: u64,
 }
 
 impl Pace {
     /// Notes that a request ended which held its slots for `held`.
     pub(super) fn note(&mut self, held: Duration) {
         let held = u64::try_from(held.as_nanos()).unwrap_or(u64::MAX);
+        let follow = |mean: u64, value: u64| mean - mean / WINDOW + value / WINDOW;
         self.service_ns = Some(match self.service_ns {
-            Some(mean) => mean - mean / WINDOW + held / WINDOW,
+            Some(mean) => {
+                self.deviation_ns = follow(self.deviation_ns, mean.abs_diff(held));
+                follow(mean, held)
+            }
             None => held,
         });
     }
@@ -26,6 +32,13 @@ impl Pace {
     /// Returns the mean time, once a request has ended.
     pub(super) fn service(self) -> Option<Duration> {
         self.service_ns.map(Duration::from_nanos)
+    }
+
+    /// Returns the time that nearly all requests get by with, if one is much
+    /// like another: twice the deviation above the mean. Zero while nothing is known.
+    pub(super) fn ample(self) -> Duration {
+        let mean = self.service_ns.unwrap_or(0);
+        Duration::from_nanos(mean.saturating_add(self.deviation_ns.saturating_mul(2)))
     }
 
     /// Returns how long it takes until `slots` have become free of `places`
@@ -51,6 +64,19 @@ mod tests {
         assert_eq!(pace.wait(1, 8), Some(Duration::from_millis(250)));
         assert_eq!(pace.wait(16, 8), Some(Duration::from_secs(4)));
         assert_eq!(pace.wait(1, 0), None, "nobody serves");
+    }
+
+    #[test]
+    fn requests_that_differ_need_more_than_the_mean() {
+        let (mut steady, mut varied) = (Pace::default(), Pace::default());
+        assert_eq!(steady.ample(), Duration::ZERO);
+        for second in 0..200 {
+            steady.note(Duration::from_secs(4));
+            varied.note(Duration::from_secs(if second % 2 == 0 { 2 } else { 6 }));
+        }
+        assert!(steady.ample() <= Duration::from_millis(4001), "{:?}", steady.ample());
+        let ample = varied.ample().as_secs_f64();
+        assert!((7.5..8.5).contains(&ample), "a mean of four, two away from it: {ample}");
     }
 
     #[test]

@@ -423,7 +423,7 @@ fn a_request_whose_turn_would_come_too_late_is_refused_at_once() {
         }
     }
     // Somebody else shares the turns with the three and is served second.
-    let other = Arrival { remaining: seconds(10), ..arrival(client(1, 0)) };
+    let other = Arrival { remaining: seconds(13), ..arrival(client(1, 0)) };
     world.enter(other, FULL).expect("two turns are four seconds");
     for _ in 0..12 {
         world.enter(with_time(3600), FULL).unwrap();

@@ -198,7 +198,7 @@ async fn a_request_that_cannot_be_served_in_its_time_is_refused_at_once() {
     let before = queue(&pair).await;
     assert!(before["service_ms"].as_u64().unwrap() >= 900, "{before}");
     assert!(before["drain_ms"].as_u64().unwrap() >= 1800, "{before}");
-    let request = chat_of(&pair, "a").header("x-request-timeout-ms", "1500");
+    let request = chat_of(&pair, "a").header("x-request-timeout-ms", "2500");
     let reply = request.send().await.unwrap();
     let header = |name: &str| reply.headers()[name].to_str().unwrap().parse::<u64>().unwrap();
     let (seconds, ms) = (header("retry-after"), header("retry-after-ms"));
@@ -208,7 +208,7 @@ async fn a_request_that_cannot_be_served_in_its_time_is_refused_at_once() {
     assert!(error["details"]["expected_wait_ms"].as_u64().unwrap() >= 1800, "{error}");
     assert_eq!(error["details"]["requests_waiting"], 10);
     // One of a client that has nothing is served before those ten, and so has time enough.
-    let quiet = tokio::spawn(chat_of(&pair, "b").header("x-request-timeout-ms", "1500").send());
+    let quiet = tokio::spawn(chat_of(&pair, "b").header("x-request-timeout-ms", "2500").send());
     waiting(&pair, 11).await;
     drop(streams);
     assert_eq!(quiet.await.unwrap().unwrap().status(), 200);
