@@ -327,7 +327,7 @@ impl Queue {
 
     /// Says whether a request that waits so long would have too little time
     /// left: less than nearly all get by with. A quarter of its time may always
-    /// be spent on waiting, since the others say little about one request. The
+    /// be spent on waiting, since what others took says little about this one. The
     /// wait is taken a quarter longer than measured, so that those who are let
     /// in at the edge do not run out of time at their end.
     fn is_too_late(&self, name: &Arc<str>, wait: Duration, remaining: Duration) -> bool {

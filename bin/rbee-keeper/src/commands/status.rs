@@ -23,8 +23,10 @@ pub(super) async fn status(keeper: &Keeper) -> Result<ExitStatus, KeeperError> {
     }
     let uptime = figures::lasting(Duration::from_millis(status.uptime_ms));
     let state = if status.draining { "shutting down" } else { "running" };
+    let waiting: u32 = status.queues.iter().map(|queue| queue.requests_waiting).sum();
+    let waiting = if waiting == 0 { String::new() } else { format!(", {waiting} of them wait") };
     output.line(&format!(
-        "queen {} at {}, {state} for {uptime} (process {}), requests: {}",
+        "queen {} at {}, {state} for {uptime} (process {}), requests: {}{waiting}",
         status.version,
         queen.url(),
         status.pid,
