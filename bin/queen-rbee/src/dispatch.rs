@@ -181,7 +181,7 @@ async fn place_and_forward(
         }
         let queued = match &mut place_in_queue {
             Some(queued) => queued,
-            none @ None => none.insert(app.turns.enter(&call.model, call.arrival())?),
+            none @ None => none.insert(app.turns.enter(&want, call.arrival())?),
         };
         // Whatever is being waited for, a worker that has room ends the wait.
         let turn = tokio::select! {
@@ -280,7 +280,7 @@ fn note_failure(
     }
     telemetry::attempt_failed(detail.code.as_str());
     if is_full {
-        queued.put_back(turn, PutBack::WorkerIsFull, want.broken());
+        queued.put_back(turn, PutBack::WorkerIsFull, want);
         return Ok(());
     }
     let (hive, worker) = (turn.hive.clone(), turn.worker.clone());
@@ -289,7 +289,7 @@ fn note_failure(
         app.registry.suspect(&hive);
     }
     want.failed((!machine_is_gone).then_some(worker), detail, Instant::now());
-    queued.put_back(turn, PutBack::AttemptFailed, want.broken());
+    queued.put_back(turn, PutBack::AttemptFailed, want);
     Ok(())
 }
 

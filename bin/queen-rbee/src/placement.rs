@@ -144,9 +144,9 @@ impl Want {
         worker.state == WorkerState::Ready && !self.is_broken(&worker.id)
     }
 
-    /// Returns the workers that have failed it.
-    pub(crate) fn broken(&self) -> Vec<WorkerId> {
-        self.broken.iter().map(|(worker, _)| worker.clone()).collect()
+    /// Says whether every ready worker of its model can be used for it.
+    pub(crate) fn takes_any(&self) -> bool {
+        self.broken.is_empty()
     }
 }
 
@@ -188,24 +188,25 @@ fn wrong_kind(cluster: &Cluster, want: &Want) -> Option<Decision> {
 }
 
 fn ready_worker(cluster: &Cluster, want: &Want) -> Option<Decision> {
-    least_loaded(cluster, &want.model, |worker| want.can_use(worker))
+    least_loaded(cluster, want, |_| true)
         .map(|(hive, worker)| Decision::Use { hive: hive.name.clone(), worker: worker.id.clone() })
 }
 
-/// Returns the ready worker for `model` with the smallest share of its slots
-/// taken by requests of ours, the oldest of those, among the ones that `suit`.
+/// Returns the worker with the smallest share of its slots taken by requests of
+/// ours, the oldest of those, among the ready ones that the request can use and
+/// that have `room`.
 pub(crate) fn least_loaded<'a>(
     cluster: &'a Cluster,
-    model: &ModelRef,
-    suit: impl Fn(&WorkerInfo) -> bool,
+    want: &Want,
+    room: impl Fn(&WorkerInfo) -> bool,
 ) -> Option<(&'a HiveView, &'a WorkerInfo)> {
     // In millionths: whole numbers order exactly, and no worker has a million slots.
     let share = |worker: &WorkerInfo| {
         let load = u64::from(cluster.load_of(&worker.id)) * 1_000_000;
         load / u64::from(worker.slots_total.max(1))
     };
-    ready_workers(cluster, model)
-        .filter(|(_, worker)| suit(worker))
+    ready_workers(cluster, &want.model)
+        .filter(|(_, worker)| want.can_use(worker) && room(worker))
         .min_by_key(|(_, worker)| (share(worker), worker.started_at_ms, worker.id.as_str()))
 }
 

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::app::draining;
 use crate::cluster::Cluster;
-use crate::placement::{least_loaded, ready_workers};
+use crate::placement::{Want, least_loaded, ready_workers};
 use crate::queue::rooms::{Rooms, places};
 use crate::queue::{Arrival, Capacity, Limits, Queue, Refusal, Ticket};
 use crate::registry::{Load, Registry};
@@ -50,9 +50,7 @@ type News = Vec<(oneshot::Sender<Outcome>, Outcome)>;
 #[derive(Debug)]
 struct Waiter {
     line: Arc<str>,
-    model: ModelRef,
-    /// Workers that have failed it.
-    broken: Vec<WorkerId>,
+    want: Want,
     outcome: oneshot::Sender<Outcome>,
 }
 
@@ -101,7 +99,7 @@ impl Turns {
         Arc::new(Self { state, registry })
     }
 
-    /// Lets a request for `model` into the queue; where a worker has room and
+    /// Lets a request into the queue of its model; where a worker has room and
     /// nobody waits, it has its turn at once.
     ///
     /// # Errors
@@ -109,10 +107,10 @@ impl Turns {
     /// would come too late.
     pub(crate) fn enter(
         self: &Arc<Self>,
-        model: &ModelRef,
+        want: &Want,
         arrival: Arrival,
     ) -> Result<Place, ApiError> {
-        let now = Instant::now();
+        let (now, model) = (Instant::now(), want.model());
         let mut state = self.lock();
         let cluster = self.registry.view();
         let line: Arc<str> = cluster.line_of(model).into();
@@ -126,12 +124,7 @@ impl Turns {
         };
         let mut news = state.gave_way(entered.gave_way);
         let (sender, outcome) = oneshot::channel();
-        let waiter = Waiter {
-            line: Arc::clone(&line),
-            model: model.clone(),
-            broken: Vec::new(),
-            outcome: sender,
-        };
+        let waiter = Waiter { line: Arc::clone(&line), want: want.clone(), outcome: sender };
         state.wait(entered.ticket, waiter);
         news.extend(self.deal_out(&mut state, cluster, now));
         drop(state);
@@ -201,17 +194,16 @@ impl Turns {
                 let State { queue, rooms, waiters } = &mut *state;
                 let next = queue.next(&line, now, |ticket, slots| {
                     let waiter = waiters.get(&ticket)?;
-                    if full.contains(&waiter.model) {
+                    if full.contains(waiter.want.model()) {
                         return None;
                     }
-                    let found = least_loaded(&cluster, &waiter.model, |worker| {
+                    let found = least_loaded(&cluster, &waiter.want, |worker| {
                         let places = places(worker.slots_total, service);
                         let load = cluster.load_of(&worker.id);
-                        !waiter.broken.contains(&worker.id)
-                            && rooms.has_room(&worker.id, load, places, now)
+                        rooms.has_room(&worker.id, load, places, now)
                     });
-                    if found.is_none() && waiter.broken.is_empty() {
-                        full.insert(waiter.model.clone());
+                    if found.is_none() && waiter.want.takes_any() {
+                        full.insert(waiter.want.model().clone());
                     }
                     found.map(|(hive, worker)| (hive.name.clone(), worker.id.clone(), slots))
                 });
@@ -281,8 +273,8 @@ impl Place {
     }
 
     /// Puts the request back to where it was in the queue, after a turn that
-    /// was for nothing. It gets no more turns at the workers that are `broken`.
-    pub(crate) fn put_back(&mut self, turn: Turn, why: PutBack, broken: Vec<WorkerId>) {
+    /// was for nothing, with what became of it so far.
+    pub(crate) fn put_back(&mut self, turn: Turn, why: PutBack, want: &Want) {
         let now = Instant::now();
         let Turn { worker, slots, mut seat, load, .. } = turn;
         seat.ticket = None;
@@ -296,9 +288,9 @@ impl Place {
             state.rooms.is_full(&worker, cluster.load_of(&worker), now);
         }
         let places = state.capacity(&cluster, &self.line, &self.model, now).places;
-        let (line, model) = (Arc::clone(&self.line), self.model.clone());
+        let (line, want) = (Arc::clone(&self.line), want.clone());
         tracing::debug!(worker_id = %worker, slots, ?why, "request put back into the queue");
-        state.wait(self.ticket, Waiter { line, model, broken, outcome: sender });
+        state.wait(self.ticket, Waiter { line, want, outcome: sender });
         let gone = state.queue.put_back(self.ticket, places);
         let mut news = state.gave_way(gone);
         news.extend(self.turns.deal_out(&mut state, cluster, now));
