@@ -5,6 +5,7 @@
 
 mod choice;
 mod form;
+mod marks;
 mod prompt;
 
 use std::future::{Future, poll_fn};
@@ -14,8 +15,11 @@ use std::task::{Context, Poll};
 
 use deadline_propagation::Deadline;
 use input_validation::{ModelRef, RequestId};
+use rbee_api::continuation::{ChoiceProgress, ReplyHead};
 use rbee_api::error::{ErrorCode, ErrorDetail};
-use rbee_api::openai::{FinishReason, GenerationOptions, OutputFormat, Usage};
+use rbee_api::openai::{
+    FinishReason, GenerationOptions, OutputFormat, PromptTokensDetails, Sampling, Usage,
+};
 use rbee_http::ApiError;
 use rbee_llama::reply::ReplyFormat;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -24,15 +28,16 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::engine::backend::{Prepared, Prompt, PromptError, Tokenizer};
 use crate::engine::memory::Scope;
 use crate::engine::request::RequestProgress;
-use crate::engine::{End, EngineHandle, Event, Job};
+use crate::engine::{End, EngineHandle, Event, Job, Trace};
 use crate::http::App;
 use crate::live::LiveGuard;
 use crate::reading::ReplyReader;
-use crate::reply::LogprobShape;
+use crate::reply::{Heading, LogprobShape};
 use crate::sampler::Sampler;
 use crate::sampler::constraint::{Constraint, ConstraintError};
 use crate::text::{PlacedLogprobs, TextStream};
 use choice::Choice;
+pub(crate) use marks::Marks;
 
 /// A request that has been checked so far as it can be without its prompt.
 #[derive(Debug)]
@@ -46,6 +51,7 @@ pub(crate) struct Request {
     /// The field that the prompt stands in.
     pub(crate) param: &'static str,
     pub(crate) prompt_bytes: usize,
+    pub(crate) marks: Marks,
 }
 
 /// A request that has been accepted: its jobs, and all that can end them.
@@ -64,6 +70,9 @@ pub(crate) struct Generation {
     expiry: Pin<Box<Sleep>>,
     /// Alternatives told beside each token; `None` where nothing is told.
     logprobs_top: Option<u32>,
+    /// What the choices are drawn with.
+    seed: u64,
+    marks: Marks,
     /// Takes the request out of the table of live ones.
     _live: LiveGuard,
 }
@@ -79,6 +88,10 @@ pub(crate) struct Part {
     pub(crate) logprobs: Vec<PlacedLogprobs>,
     /// Why the choice ended, with its last part.
     pub(crate) end: Option<FinishReason>,
+    /// The text that a client has of it, in a part of its own that comes first.
+    pub(crate) replayed: Option<String>,
+    /// What another worker has to know to go on after it.
+    pub(crate) trace: Option<Trace>,
 }
 
 impl Generation {
@@ -100,27 +113,30 @@ impl Generation {
         let tokenizer = loaded.generates(&request.model)?;
         let prepared = prompt::make_prompt(tokenizer, &request, prepare).await?;
         let Prepared { prompt, format, constraint } = prepared;
-        let Request { id, options, deadline, .. } = &request;
+        let Request { id, options, deadline, marks, .. } = &request;
         // A reply in a form is content from its first token on.
         let format = format.filter(|_| options.format == OutputFormat::Text);
         let tokens_max = prompt::room_for_reply(&prompt, loaded.context_tokens, &request)?;
-        let permits = app.engine().try_enter_many(options.choices)?;
+        let live = marks.live(options.choices);
+        let permits = app.engine().try_enter_many(live)?;
         let form = form::make_constraint(tokenizer, options, *deadline).await?;
-        let constraints = for_each_choice(form.or(constraint), options.choices)
-            .map_err(ConstraintError::into_detail)?;
-        let (live, ending) = app.live().enter(id.clone());
+        let constraints =
+            for_each_choice(form.or(constraint), live).map_err(ConstraintError::into_detail)?;
+        let (guard, ending) = app.live().enter(id.clone());
         let mut generation = Self {
             id: id.clone(),
             app: app.clone(),
             tokenizer: Arc::clone(tokenizer),
             format,
-            choices: Vec::with_capacity(permits.len()),
+            choices: Vec::with_capacity(options.choices as usize),
             turn: 0,
             usage: Usage::default(),
             ending,
             expiry: Box::pin(sleep_until(deadline.instant())),
             logprobs_top: options.logprobs,
-            _live: live,
+            seed: seed_of(&request),
+            marks: Marks::Unwanted,
+            _live: guard,
         };
         let common = Common {
             prompt: Arc::new(prompt),
@@ -128,9 +144,15 @@ impl Generation {
             progress: Arc::new(RequestProgress::new(submitted_at, options.choices)),
             request,
         };
-        for (permit, constraint) in permits.into_iter().zip(constraints) {
-            generation.submit(&common, permit, constraint)?;
+        let mut jobs = permits.into_iter().zip(constraints);
+        for index in 0..common.request.options.choices {
+            if let Some(ended) = common.request.marks.ended(index) {
+                generation.skip(index, ended, common.prompt.tokens.len());
+            } else if let Some((permit, constraint)) = jobs.next() {
+                generation.submit(&common, permit, constraint)?;
+            }
         }
+        generation.marks = common.request.marks;
         Ok(generation)
     }
 
@@ -142,11 +164,11 @@ impl Generation {
         constraint: Option<Box<dyn Constraint>>,
     ) -> Result<(), ApiError> {
         let Common { prompt, tokens_max, progress, request } = common;
-        let mut sampling = request.options.sampling.clone();
+        let index = u32::try_from(self.choices.len()).unwrap_or(u32::MAX);
         // Every choice draws on its own, and the first one as it would alone.
-        let seed = sampling.seed.map(|seed| seed.wrapping_add(self.choices.len() as u64));
-        sampling.seed = seed;
-        let mut sampler = Sampler::new(sampling, fresh_seed());
+        let seed = self.seed.wrapping_add(u64::from(index));
+        let sampling = Sampling { seed: Some(seed), ..request.options.sampling.clone() };
+        let mut sampler = Sampler::new(sampling, seed);
         let speller = Arc::clone(&self.tokenizer);
         sampler.spell_with(Box::new(move |token| speller.spelling(token)));
         if let Some(constraint) = constraint {
@@ -156,6 +178,7 @@ impl Generation {
             sampler.tell_logprobs(top);
         }
         sampler.accept(&prompt.tokens);
+        let earlier = request.marks.earlier(index, *tokens_max, &mut sampler)?;
         let stops = [request.options.stop.as_slice(), &prompt.stops].concat();
         let (sender, events) = EngineHandle::events();
         let job = self.app.engine().next_job();
@@ -166,6 +189,7 @@ impl Generation {
             tokens_max: *tokens_max,
             text: TextStream::new(&stops),
             sampler,
+            earlier,
             deadline: request.deadline,
             events: sender,
             request: Arc::clone(progress),
@@ -174,14 +198,42 @@ impl Generation {
         })
     }
 
+    /// Leaves a choice out whose end a client has, and counts it.
+    fn skip(&mut self, index: u32, ended: &ChoiceProgress, prompt_tokens: usize) {
+        let count = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
+        let (prompt_tokens, completion_tokens) = (count(prompt_tokens), count(ended.tokens.len()));
+        let details = PromptTokensDetails { cached_tokens: ended.cached_tokens };
+        let usage = Usage {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens.saturating_add(completion_tokens),
+            prompt_tokens_details: details,
+        };
+        self.choices.push(Choice::ended());
+        self.count(index as usize, usage);
+    }
+
+    /// Whether the stream is to be marked, and what a client has of it.
+    pub(crate) fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    /// Returns what another worker has to know of the reply as a whole.
+    pub(crate) fn head(&self, heading: &Heading) -> ReplyHead {
+        let (id, created) = heading.name();
+        let model_sha256 = self.app.model_sha256().cloned();
+        ReplyHead { id: id.to_owned(), created, seed: self.seed, model_sha256 }
+    }
+
     /// How many replies there are.
     pub(crate) fn choices(&self) -> u32 {
         u32::try_from(self.choices.len()).unwrap_or(u32::MAX)
     }
 
     /// Makes what reads one of the replies; `None` where all of it is content.
-    pub(crate) fn reader(&self) -> Option<ReplyReader> {
-        self.format.clone().map(ReplyReader::new)
+    pub(crate) fn reader(&self, heading: &Heading, choice: u32) -> Option<ReplyReader> {
+        let name = format!("{}/{choice}", heading.name().0);
+        self.format.clone().map(|format| ReplyReader::new(format, name))
     }
 
     /// How the tokens of the reply are told, where they are asked for.
@@ -239,11 +291,23 @@ impl Generation {
     /// without an end.
     fn part(&mut self, index: usize, event: Option<Event>) -> Result<Part, Box<ErrorDetail>> {
         let choice = u32::try_from(index).unwrap_or(u32::MAX);
+        let part = |text, logprobs, end, trace| Part {
+            choice,
+            text,
+            logprobs,
+            end,
+            replayed: None,
+            trace,
+        };
         match event {
-            Some(Event::Text { text, logprobs }) => Ok(Part { choice, text, logprobs, end: None }),
-            Some(Event::End(End::Finished { text, logprobs, reason, usage })) => {
+            Some(Event::Text { text, logprobs, trace }) => Ok(part(text, logprobs, None, trace)),
+            Some(Event::Replayed(text)) => {
+                let nothing_new = part(String::new(), Vec::new(), None, None);
+                Ok(Part { replayed: Some(text), ..nothing_new })
+            }
+            Some(Event::End(End::Finished { text, logprobs, reason, usage, trace })) => {
                 self.count(index, usage);
-                Ok(Part { choice, text, logprobs, end: Some(reason) })
+                Ok(part(text, logprobs, Some(reason), trace))
             }
             Some(Event::End(End::Failed(detail))) => Err(self.failed(*detail)),
             None => {
@@ -312,6 +376,13 @@ fn for_each_choice(
 
 fn time_is_over() -> ErrorDetail {
     ErrorDetail::new(ErrorCode::DeadlineExceeded, "the time for this request is over")
+}
+
+/// What a request is drawn with: what it was drawn with elsewhere, what it
+/// names, or a fresh seed.
+fn seed_of(request: &Request) -> u64 {
+    let earlier = request.marks.head().map(|head| head.seed);
+    earlier.or(request.options.sampling.seed).unwrap_or_else(fresh_seed)
 }
 
 /// A seed for a request that names none.

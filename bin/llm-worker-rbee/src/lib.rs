@@ -46,7 +46,7 @@ use crate::engine::backend::Loader;
 use crate::engine::echo::EchoLoader;
 use crate::engine::embedder::echo::EchoEmbedLoader;
 use crate::engine::llama::LlamaLoader;
-use crate::http::App;
+use crate::http::{App, ModelIdentity};
 
 /// Time that the last bytes of ended requests have to reach their readers, and
 /// the engine to end once it has nothing to do.
@@ -88,7 +88,7 @@ async fn run(
     let app = App::new(
         config.worker_id,
         backend,
-        config.model_names,
+        ModelIdentity { names: config.model_names, sha256: config.model_sha256 },
         config.cache_shared,
         engine,
         shutdown.clone(),

@@ -143,11 +143,37 @@ impl HopClient {
         id: &RequestId,
         deadline: Deadline,
     ) -> Result<Response, CallError> {
-        let request = self
-            .request_for(Some(id), Method::POST, path, deadline)
+        self.open(self.forwarding(path, body, id, deadline), deadline).await
+    }
+
+    /// As [`Self::forward`], and asks that the reply's stream be marked. The
+    /// first `client_bytes` of the body are the client's; what follows them is
+    /// what the client has of the reply already.
+    ///
+    /// # Errors
+    /// See [`CallError`]; a reply that is not a success is one.
+    pub async fn forward_marked(
+        &self,
+        path: &str,
+        body: Bytes,
+        client_bytes: usize,
+        id: &RequestId,
+        deadline: Deadline,
+    ) -> Result<Response, CallError> {
+        let request = self.forwarding(path, body, id, deadline);
+        self.open(request.header(headers::CLIENT_BYTES, client_bytes), deadline).await
+    }
+
+    fn forwarding(
+        &self,
+        path: &str,
+        body: Bytes,
+        id: &RequestId,
+        deadline: Deadline,
+    ) -> RequestBuilder {
+        self.request_for(Some(id), Method::POST, path, deadline)
             .header(CONTENT_TYPE, "application/json")
-            .body(body);
-        self.open(request, deadline).await
+            .body(body)
     }
 
     /// Gets `path` and returns the successful reply with its body unread.

@@ -194,5 +194,5 @@ async fn pass_on(
 ) -> Result<Response, ApiError> {
     refuse_if_draining(hive)?;
     let deadline = deadline(headers)?;
-    forward(&hive.registry, &id, endpoint, body, context, deadline).await
+    forward(&hive.registry, &id, endpoint, body, headers, context, deadline).await
 }

@@ -1,0 +1,1 @@
+//! A real model's reply goes on elsewhere.
