@@ -17,6 +17,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::config::Settings;
 use crate::registry::Registry;
+use crate::retry_budget::RetryBudget;
 use crate::shutdown::Shutdown;
 use crate::starts::Starts;
 
@@ -25,6 +26,7 @@ use crate::starts::Starts;
 pub(crate) struct App {
     pub(crate) registry: Arc<Registry>,
     pub(crate) starts: Starts,
+    pub(crate) retries: RetryBudget,
     pub(crate) shutdown: Shutdown,
     /// Ends the requests that outlast the drain time.
     pub(crate) cut: CancellationToken,

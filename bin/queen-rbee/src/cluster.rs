@@ -56,6 +56,11 @@ impl Cluster {
         self.hives.iter().find_map(|hive| hive.model(name)).map(ModelInfo::display_name)
     }
 
+    /// Returns what is known of a worker.
+    pub(crate) fn worker(&self, id: &WorkerId) -> Option<&WorkerInfo> {
+        self.hives.iter().flat_map(HiveView::workers).find(|worker| worker.id == *id)
+    }
+
     /// Says whether no machine has reported yet and one is about to.
     pub(crate) fn is_gathering(&self) -> bool {
         let is_awaited = |hive: &HiveView| matches!(hive.reach, Reach::Awaited { .. });

@@ -50,6 +50,12 @@ pub struct Settings {
     pub request_timeout_seconds: u64,
     /// Most seconds a request may ask for, 1 to 86400. Default 3600.
     pub request_timeout_max_seconds: u64,
+    /// Requests tried again before their first byte, to a hundred of the last ten seconds, 0 to 100; ten in ten seconds
+    /// are allowed in any case. Default 20.
+    pub retry_budget_percent: u64,
+    /// Most seconds that a stream whose worker ended waits for another one to go on, 0 to 3600; 0 ends it with an error
+    /// event. Default 120.
+    pub continuation_wait_seconds: u64,
     /// Seconds that running requests get to finish when the queen stops, 0 to 600. Default 10.
     pub drain_seconds: u64,
     /// Threads that serve requests, 1 to 64. Default 2.
@@ -78,6 +84,8 @@ impl Default for Settings {
             heartbeat_interval_seconds: 30,
             request_timeout_seconds: DEADLINE_DEFAULT.as_secs(),
             request_timeout_max_seconds: DEADLINE_CAP.as_secs(),
+            retry_budget_percent: 20,
+            continuation_wait_seconds: 120,
             drain_seconds: 10,
             threads: 2,
             log: LogSettings::default(),
@@ -190,6 +198,8 @@ impl Settings {
                 1,
                 self.request_timeout_max_seconds,
             ),
+            ("retry_budget_percent", self.retry_budget_percent, 0, 100),
+            ("continuation_wait_seconds", self.continuation_wait_seconds, 0, 3600),
             ("drain_seconds", self.drain_seconds, 0, 600),
             ("threads", self.threads.try_into().unwrap_or(u64::MAX), 1, 64),
         ];
@@ -269,6 +279,8 @@ mod tests {
             ("heartbeat_interval_seconds = 301", "heartbeat_interval_seconds"),
             ("request_timeout_seconds = 3601", "request_timeout_seconds"),
             ("request_timeout_max_seconds = 86401", "request_timeout_max_seconds"),
+            ("retry_budget_percent = 101", "retry_budget_percent"),
+            ("continuation_wait_seconds = 3601", "continuation_wait_seconds"),
             ("drain_seconds = 601", "drain_seconds"),
             ("threads = 0", "threads"),
             ("local_hive_url = 'https://127.0.0.1:9200'", "local_hive_url"),

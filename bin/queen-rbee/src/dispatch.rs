@@ -1,36 +1,29 @@
 //! Carries out what `placement.rs` decides about a request: forwards it, has a
-//! worker started, waits, or refuses. Chooses nothing. Everything here ends
+//! worker started, waits, tries again within the budget, or refuses. Chooses nothing. Everything here ends
 //! when its future is dropped, which is what happens when a client leaves.
 
-use std::io;
-use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use deadline_propagation::Deadline;
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
-use http::HeaderValue;
-use http::header::CONTENT_TYPE;
 use input_validation::{ModelRef, NodeName, RequestId, WorkerId};
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::model::ModelKind;
-use rbee_http::{ApiError, CallError, HopClient, Relay, collect, relay_events};
+use rbee_http::{ApiError, HopClient, Relay, relay_events};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::app::{App, draining, out_of_time};
+use crate::attempt::{self, BROKE_OFF, Failure, Reply, attempt};
 use crate::cluster::{Cluster, Reach};
+use crate::continuing;
 use crate::placement::{Decision, Want, may_go_elsewhere, place};
-use crate::registry::Load;
 use crate::running::{Running, Watched};
 use crate::starts::Started;
 use crate::telemetry;
-
-/// What clients are told when a machine breaks off. The end of a worker is told
-/// by its machine, and passed on.
-const BROKE_OFF: &str = "the machine broke off before the reply was complete";
 
 /// Waiting for the first report ends by time as well as by change.
 const FIRST_REPORT_LOOK: Duration = Duration::from_secs(1);
@@ -54,7 +47,7 @@ impl Operation {
         }
     }
 
-    const fn path(self) -> &'static str {
+    pub(crate) const fn path(self) -> &'static str {
         match self {
             Self::Chat => "v1/chat/completions",
             Self::Completion => "v1/completions",
@@ -88,21 +81,16 @@ pub(crate) struct Call {
     pub(crate) deadline: Deadline,
 }
 
-/// Why an attempt failed before the first byte of a reply.
-struct Failure {
-    detail: ErrorDetail,
-    /// The worker did not fail; nobody answered at its machine's address.
-    machine_is_gone: bool,
-}
-
 /// Answers a request with the reply of a worker.
 ///
 /// # Errors
 /// What placement or the worker refuses it with, `deadline_exceeded`, and
 /// `draining` for one that outlasts the queen.
-pub(crate) async fn forward(app: &App, call: Call) -> Result<Response, ApiError> {
+pub(crate) async fn forward(app: &Arc<App>, call: Call) -> Result<Response, ApiError> {
     let mut running = Running::begin(app.admit()?, call.operation.name(), call.deadline);
-    let work = place_and_forward(app, &call, &mut running);
+    app.retries.request(Instant::now());
+    let mut want = Want::new(call.model.clone(), call.operation.asks());
+    let work = place_and_forward(app, &call, &mut want, &mut running);
     let outcome = match app.cut.run_until_cancelled(work).await {
         Some(outcome) => outcome,
         None => Err(draining()),
@@ -112,17 +100,19 @@ pub(crate) async fn forward(app: &App, call: Call) -> Result<Response, ApiError>
             running.completed();
             Ok(response)
         }
-        Ok(Reply::Events { events, load }) => {
+        Ok(Reply::Events(first)) => {
+            let id = call.id.clone();
             let relay = Relay {
-                request_id: call.id.clone(),
+                request_id: id.clone(),
                 broken: ErrorCode::HiveUnreachable,
                 message: BROKE_OFF,
                 deadline: call.deadline,
-                guard: load,
+                guard: (),
             };
+            let events = continuing::events(Arc::clone(app), call, want, first);
             let (head, whole_events) = relay_events(events, relay).into_parts();
             let events = whole_events.into_data_stream();
-            let watched = Watched::new(events, running, call.id, app.cut.clone());
+            let watched = Watched::new(events, running, id, app.cut.clone());
             Ok(Response::from_parts(head, Body::from_stream(watched)))
         }
         Err(error) => {
@@ -132,38 +122,54 @@ pub(crate) async fn forward(app: &App, call: Call) -> Result<Response, ApiError>
     }
 }
 
-/// The reply of a worker, its first byte at hand.
-enum Reply {
-    Whole(Response),
-    Events { events: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>, load: Load },
-}
-
 async fn place_and_forward(
     app: &App,
     call: &Call,
+    want: &mut Want,
     running: &mut Running,
 ) -> Result<Reply, ApiError> {
+    loop {
+        let (hive, worker) = find_worker(app, call, want).await?;
+        running.placed(app.registry.view().label(want.model()));
+        match attempt(app, call, &hive, &worker, None).await {
+            Ok(reply) => {
+                running.first_byte();
+                return Ok(reply);
+            }
+            Err(failure) => {
+                note_failure(app, call, want, hive, worker, &failure)?;
+                pay_for_retry(app, want, failure)?;
+            }
+        }
+    }
+}
+
+/// Returns the worker that a request is to be sent to now, once there is one.
+///
+/// # Errors
+/// What placement refuses it with, and `deadline_exceeded`.
+pub(crate) async fn find_worker(
+    app: &App,
+    call: &Call,
+    want: &mut Want,
+) -> Result<(NodeName, WorkerId), ApiError> {
     let mut changes = app.registry.subscribe();
-    let mut want = Want::new(call.model.clone(), call.operation.asks());
     loop {
         changes.mark_unchanged();
         let cluster = app.registry.view();
-        let decision = place(&cluster, &want, Instant::now());
+        let decision = place(&cluster, want, Instant::now());
         telemetry::decided(&decision);
         match decision {
             Decision::Use { hive, worker } => {
-                running.placed(cluster.label(want.model()));
-                match attempt(app, call, running, &hive, &worker).await {
-                    Ok(reply) => return Ok(reply),
-                    Err(failure) => note_failure(app, &mut want, hive, worker, failure)?,
-                }
+                cluster.worker(&worker).into_iter().for_each(|worker| want.tries(worker));
+                return Ok((hive, worker));
             }
             Decision::Start { hive, model } => {
                 want.started();
-                let join = app.starts.join(&hive, &model, &want);
+                let join = app.starts.join(&hive, &model, want);
                 let started = timeout_at(call.deadline.instant(), join).await;
                 let started = started.map_err(|_| still_loading(&call.model))?;
-                note_start(app, &mut want, hive, started);
+                note_start(app, want, hive, started);
             }
             Decision::Wait { worker, until } => {
                 worker.into_iter().for_each(|worker| want.awaits(worker));
@@ -200,25 +206,44 @@ fn still_loading(model: &ModelRef) -> ApiError {
     ApiError::new(ErrorCode::DeadlineExceeded, message)
 }
 
-/// Hands on what another worker would not do better, and notes the rest.
-fn note_failure(
+/// Hands on what another worker would not do better, or not in time, and notes
+/// the rest.
+///
+/// # Errors
+/// Why it is not tried again.
+pub(crate) fn note_failure(
     app: &App,
+    call: &Call,
     want: &mut Want,
     hive: NodeName,
     worker: WorkerId,
-    failure: Failure,
+    failure: &Failure,
 ) -> Result<(), ApiError> {
     let Failure { detail, machine_is_gone } = failure;
-    if !may_go_elsewhere(detail.code) {
-        return Err(detail.into());
+    if !may_go_elsewhere(detail.code) || call.deadline.is_expired() {
+        return Err(detail.clone().into());
     }
     telemetry::attempt_failed(detail.code.as_str());
     tracing::warn!(%hive, worker_id = %worker, code = %detail.code, "attempt failed; placing again");
-    if machine_is_gone {
+    if *machine_is_gone {
         app.registry.suspect(&hive);
     }
-    want.failed((!machine_is_gone).then_some(worker), detail, Instant::now());
+    want.failed((!machine_is_gone).then_some(worker), detail.clone(), Instant::now());
     Ok(())
+}
+
+/// Takes a retry out of the budget. One that never reached a machine costs
+/// nobody anything.
+///
+/// # Errors
+/// The failure, where the budget is spent.
+pub(crate) fn pay_for_retry(app: &App, want: &Want, failure: Failure) -> Result<(), ApiError> {
+    if failure.machine_is_gone || want.is_given_up() {
+        return Ok(());
+    }
+    let is_paid = app.retries.allows_retry(Instant::now());
+    telemetry::retry(is_paid);
+    if is_paid { Ok(()) } else { Err(failure.detail.into()) }
 }
 
 fn note_start(app: &App, want: &mut Want, hive: NodeName, started: Option<Started>) {
@@ -231,60 +256,6 @@ fn note_start(app: &App, want: &mut Want, hive: NodeName, started: Option<Starte
         }
         None => {}
     }
-}
-
-/// Forwards the request to one worker and waits for the first byte of its reply.
-async fn attempt(
-    app: &App,
-    call: &Call,
-    running: &Running,
-    hive: &NodeName,
-    worker: &WorkerId,
-) -> Result<Reply, Failure> {
-    let client = app.registry.client(hive).ok_or_else(machine_is_gone)?;
-    let load = app.registry.load(worker, call.slots);
-    let path = format!("/api/v1/workers/{worker}/{}", call.operation.path());
-    let sent = client.forward(&path, call.body.clone(), &call.id, call.deadline).await;
-    let mut response = sent.map_err(|error| match error {
-        CallError::Unreachable(_) => machine_is_gone(),
-        error => broke_off(error),
-    })?;
-    if !call.streams {
-        let body = collect(response, call.deadline).await.map_err(broke_off)?;
-        running.first_byte();
-        return Ok(Reply::Whole(json_response(body)));
-    }
-    let first = timeout_at(call.deadline.instant(), response.chunk()).await;
-    let first = first
-        .map_err(|_| CallError::TimedOut)
-        .and_then(|chunk| chunk.map_err(CallError::Unreachable));
-    let first = first.map_err(broke_off)?.ok_or_else(nothing_came)?;
-    running.first_byte();
-    let rest = response.bytes_stream().map_err(io::Error::other);
-    let events = Box::pin(stream::iter([Ok(first)]).chain(rest));
-    Ok(Reply::Events { events, load })
-}
-
-fn machine_is_gone() -> Failure {
-    let message = "the machine that has the model does not answer";
-    let detail = ErrorDetail::new(ErrorCode::HiveUnreachable, message);
-    Failure { detail, machine_is_gone: true }
-}
-
-fn broke_off(error: CallError) -> Failure {
-    let detail = error.into_detail(ErrorCode::HiveUnreachable, BROKE_OFF);
-    Failure { detail, machine_is_gone: false }
-}
-
-fn nothing_came() -> Failure {
-    let detail = ErrorDetail::new(ErrorCode::HiveUnreachable, BROKE_OFF);
-    Failure { detail, machine_is_gone: false }
-}
-
-fn json_response(body: Bytes) -> Response {
-    let mut response = Body::from(body).into_response();
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
 }
 
 /// Returns the client for a machine once it can be given work.
@@ -304,7 +275,7 @@ pub(crate) async fn online_hive(
         let until = match hive.map(|hive| hive.reach) {
             Some(Reach::Online) => match app.registry.client(name) {
                 Some(client) => return Ok(client),
-                None => return Err(machine_is_gone().detail.into()),
+                None => return Err(attempt::machine_is_gone().detail.into()),
             },
             Some(Reach::Awaited { until }) => until,
             Some(Reach::Draining) => return Err(draining()),
@@ -312,7 +283,7 @@ pub(crate) async fn online_hive(
                 app.registry.ask_for_check();
                 return Err(reason.into());
             }
-            None => return Err(machine_is_gone().detail.into()),
+            None => return Err(attempt::machine_is_gone().detail.into()),
         };
         if deadline.is_expired() {
             return Err(out_of_time());

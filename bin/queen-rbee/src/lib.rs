@@ -3,16 +3,20 @@
 //! process, never parses a model file, never touches a GPU.
 
 mod app;
+mod attempt;
 mod cluster;
 mod config;
+mod continuing;
 mod dispatch;
 mod error;
 mod hive_launcher;
 mod hives;
 mod http;
+mod marked_frames;
 mod placement;
 mod pull_relay;
 mod registry;
+mod retry_budget;
 mod running;
 mod shutdown;
 mod starts;
@@ -37,6 +41,7 @@ use app::App;
 use hive_launcher::{HiveLauncher, LauncherOptions};
 use hives::Hives;
 use registry::Registry;
+use retry_budget::RetryBudget;
 use starts::Starts;
 use tasks::{HiveKeeper, Tasks};
 
@@ -194,6 +199,7 @@ fn build_app(
     Ok(Arc::new(App {
         starts: Starts::new(Arc::clone(&registry), tasks.clone()),
         registry,
+        retries: RetryBudget::new(settings.retry_budget_percent),
         shutdown,
         cut: CancellationToken::new(),
         running: TaskTracker::new(),

@@ -5,9 +5,9 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use input_validation::{ModelRef, NodeName, WorkerId};
+use input_validation::{ModelRef, NodeName, Sha256Hex, WorkerId};
 use rbee_api::error::{ErrorCode, ErrorDetail};
-use rbee_api::model::ModelKind;
+use rbee_api::model::{ModelInfo, ModelKind};
 use rbee_api::worker::{WorkerInfo, WorkerState};
 use tokio::time::Instant;
 
@@ -73,8 +73,14 @@ pub(crate) struct Want {
     asks: ModelKind,
     /// Workers it waits for, because they were starting.
     awaited: Vec<WorkerId>,
+    /// Workers that it was sent to, and since when they ran, in milliseconds since the epoch.
+    tried: Vec<(WorkerId, u64)>,
     /// Workers that failed it, and when.
     broken: Vec<(WorkerId, Instant)>,
+    /// The file that its reply was begun with, which no other can go on with.
+    file: Option<Sha256Hex>,
+    /// Whether a worker may be started for it.
+    may_start: bool,
     /// Machines that refused to start a worker for it.
     refused_by: Vec<NodeName>,
     attempts_failed: usize,
@@ -89,7 +95,10 @@ impl Want {
             model,
             asks,
             awaited: Vec::new(),
+            tried: Vec::new(),
             broken: Vec::new(),
+            file: None,
+            may_start: true,
             refused_by: Vec::new(),
             attempts_failed: 0,
             starts: 0,
@@ -107,6 +116,35 @@ impl Want {
         if !self.awaited.contains(&worker) {
             self.awaited.push(worker);
         }
+    }
+
+    /// Notes that it is sent to `worker`.
+    pub(crate) fn tries(&mut self, worker: &WorkerInfo) {
+        self.tried.retain(|(id, _)| *id != worker.id);
+        self.tried.push((worker.id.clone(), worker.started_at_ms));
+    }
+
+    /// Notes that its reply was begun with this file.
+    pub(crate) fn keeps_to(&mut self, file: Sha256Hex) {
+        self.file = Some(file);
+    }
+
+    /// Notes that its worker was told to stop: others may go on with it, but
+    /// none is started in its place.
+    pub(crate) fn starts_nothing(&mut self) {
+        self.may_start = false;
+    }
+
+    /// Notes that its client got something new, so that failures before it do
+    /// not count any more.
+    pub(crate) fn progressed(&mut self) {
+        self.attempts_failed = 0;
+        self.starts = 0;
+    }
+
+    /// Says whether it failed too often to be tried again.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.attempts_failed > RETRIES_MAX
     }
 
     /// Notes that a start was asked for.
@@ -134,13 +172,26 @@ impl Want {
         });
     }
 
-    /// Says whether `worker` has failed this request.
-    pub(crate) fn is_broken(&self, worker: &WorkerId) -> bool {
-        self.broken.iter().any(|(id, _)| id == worker)
+    /// Says whether `worker` has failed this request. One that was started
+    /// anew since under the same id has not.
+    pub(crate) fn is_broken(&self, worker: &WorkerInfo) -> bool {
+        let is_another =
+            |(id, since): &(WorkerId, u64)| *id == worker.id && *since < worker.started_at_ms;
+        self.broken.iter().any(|(id, _)| *id == worker.id) && !self.tried.iter().any(is_another)
     }
 
     fn can_use(&self, worker: &WorkerInfo) -> bool {
-        worker.state == WorkerState::Ready && !self.is_broken(&worker.id)
+        worker.state == WorkerState::Ready && !self.is_broken(worker)
+    }
+
+    /// Says whether a model of a machine is the one that can answer it.
+    fn suits(&self, model: &ModelInfo) -> bool {
+        self.file.as_ref().is_none_or(|file| model.sha256 == *file)
+    }
+
+    /// As `suits`, for a worker of a machine.
+    fn suits_worker(&self, hive: &HiveView, worker: &WorkerInfo) -> bool {
+        self.file.is_none() || hive.model(&worker.model_ref).is_some_and(|model| self.suits(model))
     }
 }
 
@@ -173,7 +224,7 @@ pub(crate) fn place(cluster: &Cluster, want: &Want, now: Instant) -> Decision {
 }
 
 fn too_many_failures(want: &Want) -> Option<Decision> {
-    (want.attempts_failed > RETRIES_MAX).then(|| Decision::Refuse(last_error(want)))
+    want.is_given_up().then(|| Decision::Refuse(last_error(want)))
 }
 
 fn wrong_kind(cluster: &Cluster, want: &Want) -> Option<Decision> {
@@ -185,7 +236,7 @@ fn wrong_kind(cluster: &Cluster, want: &Want) -> Option<Decision> {
 fn ready_worker(cluster: &Cluster, want: &Want) -> Option<Decision> {
     online(cluster)
         .flat_map(|hive| hive.workers_for(&want.model).map(move |worker| (hive, worker)))
-        .filter(|(_, worker)| want.can_use(worker))
+        .filter(|(hive, worker)| want.can_use(worker) && want.suits_worker(hive, worker))
         .min_by_key(|(_, worker)| {
             (cluster.load_of(&worker.id), worker.started_at_ms, worker.id.as_str())
         })
@@ -199,7 +250,7 @@ fn failed_load(cluster: &Cluster, want: &Want) -> Option<Decision> {
         .iter()
         .flat_map(HiveView::workers)
         .filter(|worker| worker.state == WorkerState::Failed && want.awaited.contains(&worker.id))
-        .find(|worker| !want.is_broken(&worker.id))
+        .find(|worker| !want.is_broken(worker))
         .map(|worker| {
             Decision::Refuse(worker.failure.clone().unwrap_or_else(|| {
                 let message = format!("the worker for {} ended while it was starting", want.model);
@@ -213,10 +264,11 @@ fn failed_load(cluster: &Cluster, want: &Want) -> Option<Decision> {
 fn worker_on_its_way(cluster: &Cluster, want: &Want, now: Instant) -> Option<Decision> {
     let live = || {
         online(cluster)
-            .flat_map(|hive| hive.workers_for(&want.model))
-            .filter(|worker| is_live(worker))
+            .flat_map(|hive| hive.workers_for(&want.model).map(move |worker| (hive, worker)))
+            .filter(|(hive, worker)| is_live(worker) && want.suits_worker(hive, worker))
+            .map(|(_, worker)| worker)
     };
-    if let Some(worker) = live().find(|worker| !want.is_broken(&worker.id)) {
+    if let Some(worker) = live().find(|worker| !want.is_broken(worker)) {
         let until = now + LOOK_AGAIN;
         return Some(Decision::Wait { worker: Some(worker.id.clone()), until });
     }
@@ -229,12 +281,13 @@ fn worker_on_its_way(cluster: &Cluster, want: &Want, now: Instant) -> Option<Dec
 
 /// The machine with the most free memory among those that have the model.
 fn new_worker(cluster: &Cluster, want: &Want) -> Option<Decision> {
-    if want.starts >= STARTS_MAX {
+    if want.starts >= STARTS_MAX || !want.may_start {
         return None;
     }
     online(cluster)
         .filter(|hive| !want.refused_by.contains(&hive.name))
         .filter_map(|hive| Some((hive, hive.snapshot.as_ref()?, hive.model(&want.model)?)))
+        .filter(|(_, _, model)| want.suits(model))
         .min_by_key(|(hive, snapshot, _)| {
             (Reverse(snapshot.resources.memory_available_bytes), hive.name.as_str())
         })
@@ -250,6 +303,7 @@ fn machine_on_its_way(cluster: &Cluster, want: &Want, now: Instant) -> Option<De
         .hives
         .iter()
         .filter(|hive| hive.snapshot.is_none() || hive.knows(&want.model))
+        .filter(|hive| hive.model(&want.model).is_none_or(|model| want.suits(model)))
         .filter_map(|hive| match hive.reach {
             Reach::Awaited { until } if until > now => Some(until.min(now + LOOK_AGAIN)),
             Reach::Awaited { .. } | Reach::Online | Reach::Draining | Reach::Lost(_) => None,

@@ -107,7 +107,7 @@ fn has_usable_worker(cluster: &Cluster, hive: &NodeName, model: &ModelRef, want:
         .iter()
         .filter(|view| view.name == *hive)
         .flat_map(|view| view.workers_for(model))
-        .any(|worker| is_live(worker) && !want.is_broken(&worker.id))
+        .any(|worker| is_live(worker) && !want.is_broken(worker))
 }
 
 async fn start(registry: &Registry, hive: &NodeName, model: &ModelRef) -> Started {

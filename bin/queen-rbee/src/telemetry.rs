@@ -16,8 +16,14 @@ const PLACEMENTS: &str = "rbee_queen_placements_total";
 const REQUESTS_RUNNING: &str = "rbee_queen_requests_running";
 /// Requests for tokens that ended, by model and outcome.
 const REQUESTS: &str = "rbee_queen_requests_total";
-/// Attempts that failed before the first byte of a reply, by code.
+/// Attempts that failed, by code.
 const RETRIES: &str = "rbee_queen_failed_attempts_total";
+/// Failed attempts that were tried again, or not because the budget was spent.
+const RETRY_BUDGET: &str = "rbee_queen_retries_total";
+/// Streams whose worker ended before they did, by what became of them.
+const CONTINUATIONS: &str = "rbee_queen_continuations_total";
+/// From the end of a stream's worker to the next events of the stream.
+const CONTINUATION_GAP: &str = "rbee_queen_continuation_gap_seconds";
 /// From the arrival of a request to the choice of its worker.
 const WAIT: &str = "rbee_queen_wait_seconds";
 /// From the arrival of a request to the first byte of the worker's reply.
@@ -55,6 +61,40 @@ pub(crate) fn decided(decision: &Decision) {
 
 pub(crate) fn attempt_failed(code: &'static str) {
     metrics::counter!(RETRIES, "code" => code).increment(1);
+}
+
+pub(crate) fn retry(is_paid: bool) {
+    let outcome = if is_paid { "tried" } else { "over_budget" };
+    metrics::counter!(RETRY_BUDGET, "outcome" => outcome).increment(1);
+}
+
+/// What became of a stream whose worker ended before it did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Continuation {
+    /// Another worker went on.
+    Continued {
+        /// How long the client heard nothing.
+        gap: Duration,
+    },
+    /// Nobody could go on in time.
+    TimedOut,
+    /// Nobody may go on: no worker or machine with the file is left, or too many failed.
+    Refused,
+    /// The reply was too long to be remembered, or it is switched off.
+    Impossible,
+}
+
+pub(crate) fn continuation(outcome: Continuation) {
+    let label = match outcome {
+        Continuation::Continued { gap } => {
+            metrics::histogram!(CONTINUATION_GAP).record(gap.as_secs_f64());
+            "continued"
+        }
+        Continuation::TimedOut => "timed_out",
+        Continuation::Refused => "refused",
+        Continuation::Impossible => "impossible",
+    };
+    metrics::counter!(CONTINUATIONS, "outcome" => label).increment(1);
 }
 
 pub(crate) fn request_began() {

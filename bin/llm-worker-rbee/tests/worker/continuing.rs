@@ -25,16 +25,26 @@ fn body(path: &str, content: &str, more: &Value) -> Value {
 /// Goes on at `other` after each mark of a reply of `worker`, and returns how many there were.
 async fn goes_on_everywhere(worker: &Worker, other: &Worker, path: &str, body: &Value) -> usize {
     let whole = pieces(worker, path, body, None).await;
-    let expected = Told::of(&whole);
+    let expected = uncached(Told::of(&whole));
     assert_eq!((expected.dones, expected.names.len(), &expected.error), (1, 1, &None), "{body}");
     assert_eq!(expected.usage.len(), 1, "{body}");
     for (at, piece) in (1..).zip(&whole) {
         let Some(delivered) = &piece.delivered else { continue };
         let mut both: Vec<Piece> = whole[..at].to_vec();
         both.extend(pieces(other, path, body, Some(delivered)).await);
-        assert_eq!(Told::of(&both), expected, "after {at} marks of {body}");
+        assert_eq!(uncached(Told::of(&both)), expected, "after {at} marks of {body}");
     }
     whole.len() - 1
+}
+
+/// Where a choice waits for the prompt of another one, the worker that goes on
+/// has not computed what the first one had.
+fn uncached(mut told: Told) -> Told {
+    if told.choices.len() > 1 {
+        let details = |usage: &mut Value| usage["prompt_tokens_details"].take();
+        told.usage.iter_mut().for_each(|usage| drop(details(usage)));
+    }
+    told
 }
 
 /// A call in the form of models that were trained for none.
@@ -78,8 +88,7 @@ async fn what_is_drawn_goes_on_with_the_same_numbers() {
     let (one, other) = tokio::join!(Worker::start(&[]), Worker::start(&[]));
     let content = "[[draw=1 tokens=30 delay_ms=2]] a b c d e f g h i j";
     let xtc = json!({"xtc_probability": 0.5, "xtc_threshold": 0.01, "min_p": 0.0});
-    let penalties = json!({"frequency_penalty": 1.5, "presence_penalty": 0.5});
-    for more in [json!({}), json!({"seed": 7}), json!({"seed": 7, "n": 3}), xtc, penalties] {
+    for more in [json!({}), json!({"seed": 7}), json!({"seed": 7, "n": 3}), xtc] {
         let body = body(CHAT, content, &more);
         assert!(goes_on_everywhere(&one, &other, CHAT, &body).await >= 10, "{more}");
     }
@@ -126,10 +135,9 @@ async fn choices_that_have_ended_are_not_made_again() {
         let body = body(path, "[[delay_ms=2]] one two three four", &json!({"n": 3}));
         assert!(goes_on_everywhere(&one, &other, path, &body).await >= 8);
     }
-    let told = other.metric("rbee_worker_generated_tokens_total").await;
-    // Of 12 tokens each time, about half were there before.
-    let times = other.metric("rbee_worker_prompt_tokens_total").await;
-    assert!(told > 0 && times > 0);
+    // At each of so many marks, what was delivered is not generated again.
+    let one = one.metric("rbee_worker_generated_tokens_total").await;
+    assert_eq!(one, 2 * 12);
 }
 
 #[tokio::test]

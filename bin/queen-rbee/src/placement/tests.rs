@@ -378,7 +378,7 @@ proptest! {
             Decision::Start { hive, model } => {
                 prop_assert!(usable.is_empty());
                 prop_assert_eq!(named(&hive).and_then(|h| h.model(request.model())).map(|m| &m.reference), Some(&model));
-                let unbroken = |w: &WorkerInfo| is_live(w) && !request.is_broken(&w.id);
+                let unbroken = |w: &WorkerInfo| is_live(w) && !request.is_broken(w);
                 prop_assert!(!online(&view).flat_map(|h| h.workers_for(request.model())).any(unbroken));
             }
             Decision::Wait { until, .. } => {
