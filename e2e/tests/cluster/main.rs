@@ -16,6 +16,7 @@ mod faults;
 mod kept;
 mod observe;
 mod streams;
+mod surviving;
 #[expect(clippy::unwrap_used, dead_code, reason = "the worker's tests use all of it")]
 #[path = "../../../bin/llm-worker-rbee/tests/worker/tiny_models.rs"]
 mod tiny_models;

@@ -15,7 +15,9 @@ use deadline_propagation::Deadline;
 use futures_util::{StreamExt as _, stream};
 use http::HeaderMap;
 use input_validation::{ModelRef, NodeName, Sha256Hex, WorkerId};
+use rbee_api::continuation::Delivered;
 use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_api::headers::CLIENT_BYTES;
 use rbee_api::hive::{HeartbeatReply, HiveSnapshot, HiveStatus, Resources};
 use rbee_api::model::{ModelInfo, ModelKind, ModelList};
 use rbee_api::queen::Removed;
@@ -85,6 +87,16 @@ pub(crate) struct Forwarded {
     pub(crate) body: Bytes,
     pub(crate) request_id: String,
     pub(crate) timeout_ms: u64,
+    /// How much of the body is the client's, where a marked stream is asked for.
+    pub(crate) client_bytes: Option<usize>,
+}
+
+impl Forwarded {
+    /// What the client has of the reply already.
+    pub(crate) fn delivered(&self) -> Option<Delivered> {
+        let rest = &self.body[self.client_bytes?..];
+        (!rest.is_empty()).then(|| serde_json::from_slice(rest).unwrap())
+    }
 }
 
 impl FakeHive {
@@ -320,6 +332,9 @@ fn forward(
         body,
         request_id: text("x-request-id"),
         timeout_ms: text("x-request-timeout-ms").parse().unwrap(),
+        client_bytes: headers
+            .contains_key(CLIENT_BYTES)
+            .then(|| text(CLIENT_BYTES).parse().unwrap()),
     });
     match hive.next_reply() {
         Reply::Error(code) => Err(ApiError::new(code, "scripted")),

@@ -11,6 +11,8 @@ mod pair;
 #[cfg(test)]
 mod cold;
 #[cfg(test)]
+mod continuing;
+#[cfg(test)]
 mod forwarding;
 #[cfg(test)]
 mod life;
