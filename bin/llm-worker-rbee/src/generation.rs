@@ -7,6 +7,7 @@ mod choice;
 mod form;
 mod marks;
 mod prompt;
+mod seed;
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -15,11 +16,8 @@ use std::task::{Context, Poll};
 
 use deadline_propagation::Deadline;
 use input_validation::{ModelRef, RequestId};
-use rbee_api::continuation::{ChoiceProgress, ReplyHead};
 use rbee_api::error::{ErrorCode, ErrorDetail};
-use rbee_api::openai::{
-    FinishReason, GenerationOptions, OutputFormat, PromptTokensDetails, Sampling, Usage,
-};
+use rbee_api::openai::{FinishReason, GenerationOptions, OutputFormat, Sampling, Usage};
 use rbee_http::ApiError;
 use rbee_llama::reply::ReplyFormat;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -134,7 +132,7 @@ impl Generation {
             ending,
             expiry: Box::pin(sleep_until(deadline.instant())),
             logprobs_top: options.logprobs,
-            seed: seed_of(&request),
+            seed: seed::of(&request),
             marks: Marks::Unwanted,
             _live: guard,
         };
@@ -196,33 +194,6 @@ impl Generation {
             _permit: permit,
             prompt: Arc::clone(prompt),
         })
-    }
-
-    /// Leaves a choice out whose end a client has, and counts it.
-    fn skip(&mut self, index: u32, ended: &ChoiceProgress, prompt_tokens: usize) {
-        let count = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
-        let (prompt_tokens, completion_tokens) = (count(prompt_tokens), count(ended.tokens.len()));
-        let details = PromptTokensDetails { cached_tokens: ended.cached_tokens };
-        let usage = Usage {
-            prompt_tokens,
-            completion_tokens,
-            total_tokens: prompt_tokens.saturating_add(completion_tokens),
-            prompt_tokens_details: details,
-        };
-        self.choices.push(Choice::ended());
-        self.count(index as usize, usage);
-    }
-
-    /// Whether the stream is to be marked, and what a client has of it.
-    pub(crate) fn marks(&self) -> &Marks {
-        &self.marks
-    }
-
-    /// Returns what another worker has to know of the reply as a whole.
-    pub(crate) fn head(&self, heading: &Heading) -> ReplyHead {
-        let (id, created) = heading.name();
-        let model_sha256 = self.app.model_sha256().cloned();
-        ReplyHead { id: id.to_owned(), created, seed: self.seed, model_sha256 }
     }
 
     /// How many replies there are.
@@ -376,20 +347,4 @@ fn for_each_choice(
 
 fn time_is_over() -> ErrorDetail {
     ErrorDetail::new(ErrorCode::DeadlineExceeded, "the time for this request is over")
-}
-
-/// What a request is drawn with: what it was drawn with elsewhere, what it
-/// names, or a fresh seed.
-fn seed_of(request: &Request) -> u64 {
-    let earlier = request.marks.head().map(|head| head.seed);
-    earlier.or(request.options.sampling.seed).unwrap_or_else(fresh_seed)
-}
-
-/// A seed for a request that names none.
-fn fresh_seed() -> u64 {
-    getrandom::u64().unwrap_or_else(|error| {
-        tracing::warn!(%error, "no randomness for a seed; the clock must do");
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        now.map_or(0, |since| u64::from(since.subsec_nanos()) ^ since.as_secs())
-    })
 }

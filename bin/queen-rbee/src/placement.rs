@@ -120,6 +120,9 @@ impl Want {
 
     /// Notes that it is sent to `worker`.
     pub(crate) fn tries(&mut self, worker: &WorkerInfo) {
+        if !self.is_broken(worker) {
+            self.broken.retain(|(id, _)| *id != worker.id);
+        }
         self.tried.retain(|(id, _)| *id != worker.id);
         self.tried.push((worker.id.clone(), worker.started_at_ms));
     }

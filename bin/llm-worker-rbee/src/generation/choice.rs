@@ -28,11 +28,11 @@ impl Choice {
         Self { job, events, ready: VecDeque::new(), received: Vec::new(), has_ended: false }
     }
 
-    /// One whose end a client has, and of which nothing comes any more.
-    pub(super) fn ended() -> Self {
-        // Jobs are counted from 1.
+    /// One whose end a client has, and of which nothing comes any more. Its job
+    /// is one that the engine never gets.
+    pub(super) fn ended(job: JobId) -> Self {
         let (_, events) = mpsc::channel(1);
-        Self { has_ended: true, ..Self::new(JobId(0), events) }
+        Self { has_ended: true, ..Self::new(job, events) }
     }
 
     /// Whether its end has been returned.

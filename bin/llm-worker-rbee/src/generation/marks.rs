@@ -5,10 +5,13 @@ use input_validation::Sha256Hex;
 use rbee_api::continuation::{ChoiceProgress, Delivered, ReplyHead};
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::headers::CLIENT_BYTES;
-use rbee_api::openai::StreamOptions;
+use rbee_api::openai::{PromptTokensDetails, StreamOptions, Usage};
 use rbee_http::{ApiError, ForwardedBody};
 
+use super::Generation;
+use super::choice::Choice;
 use crate::engine::Earlier;
+use crate::reply::Heading;
 use crate::sampler::Sampler;
 
 /// Random numbers that one token can take: two draws, each again under a constraint.
@@ -104,6 +107,35 @@ impl Marks {
             Self::Unwanted => None,
             Self::Wanted(delivered) => delivered.as_ref(),
         }
+    }
+}
+
+impl Generation {
+    /// Leaves a choice out whose end a client has, and counts it.
+    pub(super) fn skip(&mut self, index: u32, ended: &ChoiceProgress, prompt_tokens: usize) {
+        let count = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
+        let (prompt_tokens, completion_tokens) = (count(prompt_tokens), count(ended.tokens.len()));
+        let details = PromptTokensDetails { cached_tokens: ended.cached_tokens };
+        let usage = Usage {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens.saturating_add(completion_tokens),
+            prompt_tokens_details: details,
+        };
+        self.choices.push(Choice::ended(self.app.engine().next_job()));
+        self.count(index as usize, usage);
+    }
+
+    /// Whether the stream is to be marked, and what a client has of it.
+    pub(crate) fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    /// Returns what another worker has to know of the reply as a whole.
+    pub(crate) fn head(&self, heading: &Heading) -> ReplyHead {
+        let (id, created) = heading.name();
+        let model_sha256 = self.app.model_sha256().cloned();
+        ReplyHead { id: id.to_owned(), created, seed: self.seed, model_sha256 }
     }
 }
 

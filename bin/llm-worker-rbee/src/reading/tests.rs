@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
+use rbee_api::continuation::ReadingProgress;
 use rbee_llama::chat::{ChatMessage, ChatRequest, ChatTemplate, Tool, ToolChoice};
 use serde_json::{Map, Value, json};
 
@@ -86,7 +87,7 @@ fn read(case: &Case, pieces: &[&str]) -> (Message, Message) {
         let message = Message { content: case.text.clone(), ..Message::default() };
         return (message.clone(), message);
     };
-    let mut reader = ReplyReader::new(Arc::clone(format), "r".to_owned());
+    let mut reader = ReplyReader::new(Arc::clone(format), case.name.clone());
     let mut deltas = Vec::new();
     for piece in pieces {
         // As if time had passed, so that every piece is read.
@@ -154,6 +155,44 @@ fn golden_replies_are_read_whole_and_character_by_character() {
             assert_eq!(client, reader, "{}", case.name);
         }
     }
+}
+
+#[test]
+fn another_reader_goes_on_wherever_the_first_one_was() {
+    for case in cases() {
+        let Some(format) = &case.format else { continue };
+        // Read at every character, at every third, and at none but the first.
+        for pace in [1, 3, usize::MAX] {
+            let new = || ReplyReader::new(Arc::clone(format), case.name.clone());
+            let mut reader = new();
+            reader.note_reads();
+            let (mut told, mut deltas) = (ReadingProgress::default(), Vec::new());
+            for (n, (at, character)) in case.text.char_indices().enumerate() {
+                let end = at + character.len_utf8();
+                reader.read_at = (n % pace != 0).then(Instant::now);
+                reader.reading_took = Duration::from_secs(60);
+                reader.push(&case.text[at..end], &mut deltas);
+                let progress = reader.progress();
+                let reads = [told.reads, progress.reads].concat();
+                told = ReadingProgress { reads, ..progress };
+                let (mut other, mut rest) = (new(), deltas.clone());
+                other
+                    .resume(&case.text[..end], &told)
+                    .unwrap_or_else(|e| panic!("{e} at {end}: {}", case.name));
+                other.push(&case.text[end..], &mut rest);
+                other.finish(&mut rest);
+                assert_eq!(golden(&put_together(rest)), expected(&case), "at {end}: {}", case.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_reads_another_reply_says_so() {
+    let format = format(&template("qwen3"), ToolChoice::Auto).unwrap();
+    let mut reader = ReplyReader::new(format, "r".to_owned());
+    let told = ReadingProgress { content_bytes: 3, ..ReadingProgress::default() };
+    assert_eq!(reader.resume("nothing", &told), Err(ReadsDifferently));
 }
 
 #[test]

@@ -24,6 +24,11 @@ fn body(path: &str, content: &str, more: &Value) -> Value {
 
 /// Goes on at `other` after each mark of a reply of `worker`, and returns how many there were.
 async fn goes_on_everywhere(worker: &Worker, other: &Worker, path: &str, body: &Value) -> usize {
+    tokens_at_marks(worker, other, path, body).await.len()
+}
+
+/// As `goes_on_everywhere`; returns how many tokens had been delivered at each mark.
+async fn tokens_at_marks(worker: &Worker, other: &Worker, path: &str, body: &Value) -> Vec<usize> {
     let whole = pieces(worker, path, body, None).await;
     let expected = uncached(Told::of(&whole));
     assert_eq!((expected.dones, expected.names.len(), &expected.error), (1, 1, &None), "{body}");
@@ -34,7 +39,8 @@ async fn goes_on_everywhere(worker: &Worker, other: &Worker, path: &str, body: &
         both.extend(pieces(other, path, body, Some(delivered)).await);
         assert_eq!(uncached(Told::of(&both)), expected, "after {at} marks of {body}");
     }
-    whole.len() - 1
+    let delivered = whole.iter().filter_map(|piece| piece.delivered.as_ref());
+    delivered.map(|delivered| delivered.choices.iter().map(|c| c.tokens.len()).sum()).collect()
 }
 
 /// Where a choice waits for the prompt of another one, the worker that goes on
@@ -131,13 +137,15 @@ async fn arguments_that_are_told_while_they_are_written_go_on() {
 async fn choices_that_have_ended_are_not_made_again() {
     let (one, other) = tokio::join!(Worker::start(&["--slots=1"]), Worker::start(&[]));
     // One slot: the choices come one after the other.
+    let mut left = 0;
     for path in [CHAT, COMPLETIONS] {
         let body = body(path, "[[delay_ms=2]] one two three four", &json!({"n": 3}));
-        assert!(goes_on_everywhere(&one, &other, path, &body).await >= 8);
+        let delivered = tokens_at_marks(&one, &other, path, &body).await;
+        assert!(delivered.len() >= 8, "{delivered:?}");
+        left += delivered.iter().map(|tokens| 3 * 4 - tokens).sum::<usize>();
     }
-    // At each of so many marks, what was delivered is not generated again.
-    let one = one.metric("rbee_worker_generated_tokens_total").await;
-    assert_eq!(one, 2 * 12);
+    let made = other.metric("rbee_worker_generated_tokens_total").await;
+    assert_eq!(made as usize, left, "only what was not delivered is generated");
 }
 
 #[tokio::test]

@@ -95,6 +95,60 @@ fn decide(hives: Vec<HiveView>, want: &Want) -> String {
 }
 
 #[test]
+fn a_reply_goes_on_only_where_its_file_is() {
+    use Reach::Online;
+    use WorkerState::{Ready, Starting};
+    let mut request = want(ALIAS);
+    request.keeps_to(Sha256Hex::from_bytes(&[8; 32]));
+    request.failed(None, error(ErrorCode::WorkerFailed), Instant::now());
+    let other = |workers| hive("a", Online, 9, workers);
+    let same = |workers| {
+        let mut view = hive("b", Online, 1, workers);
+        let mut snapshot = (*view.snapshot.unwrap()).clone();
+        snapshot.models[0].sha256 = Sha256Hex::from_bytes(&[8; 32]);
+        view.snapshot = Some(Arc::new(snapshot));
+        view
+    };
+    for (hives, expected) in [
+        (vec![other(&[("w-1", Ready)]), same(&[("w-2", Ready)])], "use b w-2".to_owned()),
+        (vec![other(&[("w-1", Ready)]), same(&[("w-2", Starting)])], "wait w-2 5".to_owned()),
+        (vec![other(&[("w-1", Starting)]), same(&[])], format!("start b {REFERENCE}")),
+        (vec![other(&[("w-1", Ready)])], "refuse worker_failed".to_owned()),
+    ] {
+        assert_eq!(decide(hives, &request), expected);
+    }
+    request.starts_nothing();
+    assert_eq!(decide(vec![same(&[])], &request), "refuse worker_failed");
+}
+
+#[test]
+fn a_worker_that_was_started_anew_has_not_failed() {
+    let mut request = want(ALIAS);
+    let mut first = worker("w-1", WorkerState::Ready);
+    request.tries(&first);
+    request.failed(Some(id("w-1")), error(ErrorCode::WorkerFailed), Instant::now());
+    assert!(request.is_broken(&first));
+    first.started_at_ms += 1;
+    assert!(!request.is_broken(&first), "it runs since later");
+    request.tries(&first);
+    assert!(!request.is_broken(&first));
+    request.failed(Some(id("w-1")), error(ErrorCode::WorkerFailed), Instant::now());
+    assert!(request.is_broken(&first), "that one failed, too");
+}
+
+#[test]
+fn what_gets_on_has_all_its_attempts_again() {
+    let mut request = want(ALIAS);
+    for _ in 0..3 {
+        assert!(!request.is_given_up());
+        request.failed(None, error(ErrorCode::WorkerFailed), Instant::now());
+    }
+    assert!(request.is_given_up());
+    request.progressed();
+    assert!(!request.is_given_up());
+}
+
+#[test]
 fn the_cluster_decides_what_a_fresh_request_gets() {
     use Reach::{Draining, Online};
     use WorkerState::{Failed, Ready, Starting, Stopping};
