@@ -1,6 +1,7 @@
 //! Streams whose workers are killed: every one ends whole, and says what it
 //! would have said.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -64,7 +65,8 @@ impl Two {
 /// however often its worker was killed.
 fn told(events: &[String]) -> Value {
     assert_eq!(events.last().map(String::as_str), Some("[DONE]"), "{events:?}");
-    let (mut text, mut roles, mut ends, mut usage) = (String::new(), 0, Vec::new(), Vec::new());
+    let (mut texts, mut roles) = (BTreeMap::<u64, String>::new(), 0);
+    let (mut ends, mut usage) = (Vec::new(), Vec::new());
     let (mut names, mut calls) = (Vec::new(), String::new());
     for event in &events[..events.len() - 1] {
         let event: Value = serde_json::from_str(event).expect("JSON");
@@ -77,6 +79,7 @@ fn told(events: &[String]) -> Value {
         for choice in event["choices"].as_array().expect("choices") {
             let delta = &choice["delta"];
             roles += usize::from(delta["role"].is_string());
+            let text = texts.entry(choice["index"].as_u64().expect("an index")).or_default();
             text.push_str(delta["content"].as_str().unwrap_or_default());
             ends.extend(choice["finish_reason"].as_str().map(str::to_owned));
             for call in delta["tool_calls"].as_array().into_iter().flatten() {
@@ -86,7 +89,8 @@ fn told(events: &[String]) -> Value {
         }
     }
     assert_eq!(names.len(), 1, "one id and one time: {names:?}");
-    json!({"text": text, "calls": calls, "roles": roles, "ends": ends, "usage": usage})
+    let texts: Vec<String> = texts.into_values().collect();
+    json!({"texts": texts, "calls": calls, "roles": roles, "ends": ends, "usage": usage})
 }
 
 /// Numbers that are told, so that a run can be repeated.
@@ -244,7 +248,7 @@ fn streams_of_a_real_model_go_on_at_the_other_worker() {
         if body == &bodies[0] {
             assert_eq!(&seen, expected);
         } else {
-            let whole = if body == &bodies[1] { &seen["text"] } else { &seen["calls"] };
+            let whole = if body == &bodies[1] { &seen["texts"][0] } else { &seen["calls"] };
             let json = whole.as_str().expect("a text").trim_start_matches("add");
             let value: Value = serde_json::from_str(json).unwrap_or_else(|e| panic!("{e}: {seen}"));
             let list = if body == &bodies[1] { &value["tags"] } else { &value["numbers"] };
@@ -286,7 +290,8 @@ fn streams_outlive_their_hive() {
     });
     for (n, events) in disturbed.iter().enumerate() {
         let told = told(events);
-        let words: Vec<&str> = told["text"].as_str().expect("a text").split_whitespace().collect();
+        let words: Vec<&str> =
+            told["texts"][0].as_str().expect("a text").split_whitespace().collect();
         let expected: Vec<String> =
             (0..120).map(|word| format!("{}{n}", if word % 2 == 0 { 'n' } else { 'm' })).collect();
         assert_eq!(words, expected, "stream {n}");
