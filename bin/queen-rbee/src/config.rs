@@ -52,6 +52,8 @@ pub struct Settings {
     pub request_timeout_max_seconds: u64,
     /// Seconds that running requests get to finish when the queen stops, 0 to 600. Default 10.
     pub drain_seconds: u64,
+    /// Seconds within which the queen has ended with her hive and its workers, 1 to 600. Default 30.
+    pub shutdown_timeout_seconds: u64,
     /// Threads that serve requests, 1 to 64. Default 2.
     pub threads: usize,
     /// Logging.
@@ -79,6 +81,7 @@ impl Default for Settings {
             request_timeout_seconds: DEADLINE_DEFAULT.as_secs(),
             request_timeout_max_seconds: DEADLINE_CAP.as_secs(),
             drain_seconds: 10,
+            shutdown_timeout_seconds: 30,
             threads: 2,
             log: LogSettings::default(),
         }
@@ -180,6 +183,12 @@ impl Settings {
         Duration::from_secs(self.heartbeat_interval_seconds)
     }
 
+    /// The time within which the queen has ended with her hive and its workers.
+    #[must_use]
+    pub fn shutdown_timeout(&self) -> Duration {
+        Duration::from_secs(self.shutdown_timeout_seconds)
+    }
+
     fn validate(&self) -> Result<(), ConfigError> {
         let ranges = [
             ("heartbeat_interval_seconds", self.heartbeat_interval_seconds, 1, 300),
@@ -191,6 +200,7 @@ impl Settings {
                 self.request_timeout_max_seconds,
             ),
             ("drain_seconds", self.drain_seconds, 0, 600),
+            ("shutdown_timeout_seconds", self.shutdown_timeout_seconds, 1, 600),
             ("threads", self.threads.try_into().unwrap_or(u64::MAX), 1, 64),
         ];
         for (key, value, min, max) in ranges {
@@ -270,6 +280,7 @@ mod tests {
             ("request_timeout_seconds = 3601", "request_timeout_seconds"),
             ("request_timeout_max_seconds = 86401", "request_timeout_max_seconds"),
             ("drain_seconds = 601", "drain_seconds"),
+            ("shutdown_timeout_seconds = 0", "shutdown_timeout_seconds"),
             ("threads = 0", "threads"),
             ("local_hive_url = 'https://127.0.0.1:9200'", "local_hive_url"),
             ("local_hive_url = 'http://127.0.0.1:9200/'", "local_hive_url"),

@@ -77,6 +77,9 @@ pub struct Config {
     /// Seconds a worker has to finish after each of request and signal to stop. Default: 10. Range: 1 to 13, so that
     /// a hive ends within 30 s.
     pub(crate) stop_grace_seconds: u64,
+    /// Seconds within which a hive has ended that is told to; workers that are left shortly before are killed.
+    /// Default: 30. Range: 1 to 600.
+    pub(crate) shutdown_timeout_seconds: u64,
     /// Directories from which `file:` models may be imported. Absent: all of them (`["/"]`) on a hive that only this
     /// machine can reach, none on any other.
     pub(crate) import_roots: Option<Vec<PathBuf>>,
@@ -112,6 +115,7 @@ impl Default for Config {
             load_timeout_seconds: 300,
             heartbeat_interval_seconds: 30,
             stop_grace_seconds: 10,
+            shutdown_timeout_seconds: 30,
             import_roots: None,
             worker: WorkerConfig::default(),
             log: LogConfig::default(),
@@ -247,6 +251,7 @@ impl Config {
         check_range("load_timeout_seconds", self.load_timeout_seconds, 1, 86_400)?;
         check_range("heartbeat_interval_seconds", self.heartbeat_interval_seconds, 1, 3_600)?;
         check_range("stop_grace_seconds", self.stop_grace_seconds, 1, 13)?;
+        check_range("shutdown_timeout_seconds", self.shutdown_timeout_seconds, 1, 600)?;
         self.worker.check()?;
         if let Some(url) = &self.queen_url {
             check_url(url)?;
@@ -280,6 +285,11 @@ impl Config {
     /// Returns the time a worker has to finish after each of request and signal to stop.
     pub(crate) const fn stop_grace(&self) -> Duration {
         Duration::from_secs(self.stop_grace_seconds)
+    }
+
+    /// Returns the time within which a hive has ended that is told to.
+    pub(crate) const fn shutdown_timeout(&self) -> Duration {
+        Duration::from_secs(self.shutdown_timeout_seconds)
     }
 
     /// Returns the whole environment of a worker.

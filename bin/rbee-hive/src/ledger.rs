@@ -2,8 +2,10 @@
 //! gone, so that a hive that takes over after a crash knows every process it has to answer for. Owns its schema and
 //! its rows; starts, signals and decides nothing.
 
+mod tally;
+
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use input_validation::{ModelAlias, ModelRef, WorkerId};
 use rbee_api::worker::Backend;
@@ -14,23 +16,36 @@ use rusqlite_migration::{M, Migrations};
 
 use crate::platform::ProcessIdentity;
 
+pub(crate) use tally::{Ending, Tally};
+
 /// Steps of the schema, one for each released version of it. A step is never changed once released.
-const STEPS: &[M<'_>] = &[M::up(
-    "CREATE TABLE worker (
-         id             TEXT PRIMARY KEY NOT NULL,
-         model_ref      TEXT NOT NULL,
-         alias          TEXT,
-         backend        TEXT NOT NULL CHECK (backend IN ('llama', 'echo')),
-         memory_bytes   INTEGER NOT NULL,
-         started_at_ms  INTEGER NOT NULL,
-         is_stopping    INTEGER NOT NULL DEFAULT 0,
-         url            TEXT,
-         boot_id        TEXT,
-         pid            INTEGER,
-         start_ticks    INTEGER,
-         inode          INTEGER
-     ) STRICT",
-)];
+const STEPS: &[M<'_>] = &[
+    M::up(
+        "CREATE TABLE worker (
+             id             TEXT PRIMARY KEY NOT NULL,
+             model_ref      TEXT NOT NULL,
+             alias          TEXT,
+             backend        TEXT NOT NULL CHECK (backend IN ('llama', 'echo')),
+             memory_bytes   INTEGER NOT NULL,
+             started_at_ms  INTEGER NOT NULL,
+             is_stopping    INTEGER NOT NULL DEFAULT 0,
+             url            TEXT,
+             boot_id        TEXT,
+             pid            INTEGER,
+             start_ticks    INTEGER,
+             inode          INTEGER
+         ) STRICT",
+    ),
+    M::up(
+        "CREATE TABLE tally (
+             id                INTEGER PRIMARY KEY CHECK (id = 0),
+             graceful          INTEGER NOT NULL,
+             forced            INTEGER NOT NULL,
+             last_shutdown_ms  INTEGER
+         ) STRICT;
+         INSERT INTO tally VALUES (0, 0, 0, NULL);",
+    ),
+];
 
 const SCHEMA: Migrations<'_> = Migrations::from_slice(STEPS);
 
@@ -136,21 +151,27 @@ impl Ledger {
         .await
     }
 
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        locked(&self.connection)
+    }
+
     /// Writes on a blocking thread; once begun it goes on even if nobody waits for it.
     async fn write(
         &self,
         change: impl FnOnce(&Connection) -> rusqlite::Result<usize> + Send + 'static,
     ) -> Result<(), DatabaseError> {
         let connection = Arc::clone(&self.connection);
-        let written = tokio::task::spawn_blocking(move || {
-            // Each change is one statement, so a thread that panicked has left the connection usable.
-            change(&connection.lock().unwrap_or_else(PoisonError::into_inner)).map(drop)
-        });
+        let written = tokio::task::spawn_blocking(move || change(&locked(&connection)).map(drop));
         match written.await {
             Ok(outcome) => Ok(outcome?),
             Err(_cancelled) => Err(rusqlite::Error::InvalidQuery.into()),
         }
     }
+}
+
+/// Each change is one statement, so a thread that panicked has left the connection usable.
+fn locked(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn entries(connection: &Connection) -> rusqlite::Result<Vec<Entry>> {

@@ -10,6 +10,7 @@ mod life;
 mod owned;
 mod port;
 mod process;
+mod stop;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,8 @@ use crate::ledger::Ledger;
 use crate::models::Models;
 use crate::platform;
 use crate::registry::{Admitted, Registry, Wanted, WorkerSignals};
+
+use stop::EndingCounts;
 
 pub(crate) use process::Launcher;
 
@@ -71,6 +74,7 @@ pub(crate) struct Supervisor {
     /// The secrets of all workers are made of it, so that the next hive has them too.
     key: Secret,
     lives: TaskTracker,
+    endings: EndingCounts,
     /// Held from measuring the memory to having a task that owns what took it.
     admission: Mutex<()>,
 }
@@ -85,8 +89,9 @@ impl Supervisor {
         key: Secret,
     ) -> Self {
         let lives = TaskTracker::new();
+        let endings = EndingCounts::default();
         let admission = Mutex::new(());
-        Self { registry, models, launcher, rules, ledger, key, lives, admission }
+        Self { registry, models, launcher, rules, ledger, key, lives, endings, admission }
     }
 
     /// Returns the worker of a model that is ready or starting, or starts one. Does not wait until it is ready. Once

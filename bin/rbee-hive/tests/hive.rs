@@ -45,6 +45,9 @@ mod models;
 #[path = "hive/security.rs"]
 mod security;
 #[cfg(test)]
+#[path = "hive/shutdown.rs"]
+mod shutdown;
+#[cfg(test)]
 #[path = "hive/start.rs"]
 mod start;
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod bad_input;
 mod cold_start;
 mod conformance;
 mod embeddings;
+mod endings;
 mod faults;
 mod kept;
 mod observe;

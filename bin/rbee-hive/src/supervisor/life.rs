@@ -5,19 +5,13 @@ use std::future::pending;
 use std::io;
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::time::Duration;
 
-use deadline_propagation::Deadline;
 use input_validation::WorkerId;
 use metrics::counter;
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_http::{ApiError, HopClient};
-use rustix::process::Signal;
-use serde::de::IgnoredAny;
-use serde_json::json;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 
 use super::failure::{self, Phase};
 use super::owned::OwnedProcess;
@@ -25,11 +19,6 @@ use super::process::SpawnError;
 use super::{Order, Supervisor};
 use crate::ledger::Entry;
 use crate::registry::WorkerSignals;
-
-/// A worker answers the request to end at once, or does not answer at all.
-const ASK_LIMIT: Duration = Duration::from_secs(1);
-/// What a worker takes to end after the last of its requests is done or cut off.
-const EXIT_MARGIN: Duration = Duration::from_millis(500);
 
 /// A worker whose process runs, in the hands of its owner.
 pub(super) struct Life {
@@ -166,58 +155,12 @@ impl Supervisor {
             },
             () = signals.stop.cancelled() => {}
             () = too_slow => {
-                process.kill().await;
+                self.kill_at_once(id, process).await;
                 return End::SlowLoad;
             }
         }
-        if let Err(error) = self.ledger.stopping(id).await {
-            tracing::warn!(worker_id = %id, %error, "the ledger of workers cannot be written");
-        }
-        stop(process, &signals.kill, client, self.rules.stop_grace).await;
+        self.force_kill_worker(id, process, signals, client).await;
         End::Stopped
-    }
-}
-
-/// Ends a process: asks it over HTTP, then by signal, and at last without asking. `hasten` cuts the waiting short.
-async fn stop(
-    process: &mut OwnedProcess,
-    hasten: &CancellationToken,
-    client: &HopClient,
-    grace: Duration,
-) {
-    let nothing = json!({});
-    let ask =
-        client.post::<_, IgnoredAny>("/api/v1/shutdown", &nothing, Deadline::after(ASK_LIMIT));
-    let has_agreed = tokio::select! {
-        biased;
-        _ = process.wait() => return,
-        () = hasten.cancelled() => false,
-        answer = ask => answer.is_ok(),
-    };
-    if has_agreed && ends_within(process, hasten, grace + EXIT_MARGIN).await {
-        return;
-    }
-    process.signal(Signal::TERM);
-    // A stopped process cannot end before it goes on.
-    process.signal(Signal::CONT);
-    if ends_within(process, hasten, grace).await {
-        return;
-    }
-    tracing::warn!(pid = process.pid(), "worker does not end when asked and is being killed");
-    process.kill().await;
-}
-
-async fn ends_within(
-    process: &mut OwnedProcess,
-    hasten: &CancellationToken,
-    limit: Duration,
-) -> bool {
-    let end = Instant::now() + limit;
-    tokio::select! {
-        biased;
-        _ = process.wait() => true,
-        () = hasten.cancelled() => false,
-        () = sleep_until(end) => false,
     }
 }
 

@@ -175,9 +175,20 @@ impl Hive {
         self.client.get(path, soon()).await
     }
 
+    /// Gives the home of a hive that has ended back.
+    pub(crate) fn into_place(mut self) -> Place {
+        assert!(self.exit.is_some(), "the hive runs");
+        self.place.take().unwrap()
+    }
+
     /// Imports a tiny model under an alias.
     pub(crate) async fn import(&self, alias: &str) -> ModelInfo {
-        let path = self.place().file(&format!("{alias}.gguf"), &gguf::tiny(alias.as_bytes()[0]));
+        self.import_as(alias, alias.as_bytes()[0]).await
+    }
+
+    /// Imports a tiny model under an alias, one of its own for each `content`.
+    pub(crate) async fn import_as(&self, alias: &str, content: u8) -> ModelInfo {
+        let path = self.place().file(&format!("{alias}.gguf"), &gguf::tiny(content));
         let request = json!({"reference": format!("file:{}", path.display()), "alias": alias});
         match stream::pull(&self.client, &request).await.unwrap().pop() {
             Some(rbee_api::model::PullEvent::Done { model }) => model,
