@@ -16,8 +16,14 @@ use rbee_http::{LogFormat, check_log_filter};
 use serde::Deserialize;
 
 use crate::error::HiveError;
-pub(crate) use worker::KvLayout;
+use crate::reservations::KeptFree;
 use worker::WorkerConfig;
+pub(crate) use worker::{KvLayout, WorkerMemoryLimit};
+
+/// Largest size in mebibytes that can be asked for: 16 TiB.
+const MIB_MAX: u64 = 1 << 24;
+/// A mebibyte is 2 to this many bytes.
+const MIB_SHIFT: u32 = 20;
 
 /// What a worker inherits of the hive's environment: what finding programs and libraries, and choosing devices, needs.
 const WORKER_ENVIRONMENT: [&str; 9] = [
@@ -80,6 +86,14 @@ pub struct Config {
     /// Seconds within which a hive has ended that is told to; workers that are left shortly before are killed.
     /// Default: 30. Range: 1 to 600.
     pub(crate) shutdown_timeout_seconds: u64,
+    /// Mebibytes of main memory that no worker is granted. Default: 256. Range: 0 to 16777216.
+    pub(crate) memory_min_free_mib: u64,
+    /// Mebibytes of the GPUs' memory that no worker is granted. Default: 256. Range: 0 to 16777216.
+    pub(crate) vram_min_free_mib: u64,
+    /// Mebibytes that have to be free on the disk of the models for a worker to start. Default: 64. Range: 0 to 16777216.
+    pub(crate) disk_min_free_mib: u64,
+    /// Files that have to be possible there for a worker to start. Default: 64. Range: 0 to 4294967295.
+    pub(crate) inodes_min_free: u64,
     /// Directories from which `file:` models may be imported. Absent: all of them (`["/"]`) on a hive that only this
     /// machine can reach, none on any other.
     pub(crate) import_roots: Option<Vec<PathBuf>>,
@@ -116,6 +130,10 @@ impl Default for Config {
             heartbeat_interval_seconds: 30,
             stop_grace_seconds: 10,
             shutdown_timeout_seconds: 30,
+            memory_min_free_mib: 256,
+            vram_min_free_mib: 256,
+            disk_min_free_mib: 64,
+            inodes_min_free: 64,
             import_roots: None,
             worker: WorkerConfig::default(),
             log: LogConfig::default(),
@@ -252,6 +270,10 @@ impl Config {
         check_range("heartbeat_interval_seconds", self.heartbeat_interval_seconds, 1, 3_600)?;
         check_range("stop_grace_seconds", self.stop_grace_seconds, 1, 13)?;
         check_range("shutdown_timeout_seconds", self.shutdown_timeout_seconds, 1, 600)?;
+        check_range("memory_min_free_mib", self.memory_min_free_mib, 0, MIB_MAX)?;
+        check_range("vram_min_free_mib", self.vram_min_free_mib, 0, MIB_MAX)?;
+        check_range("disk_min_free_mib", self.disk_min_free_mib, 0, MIB_MAX)?;
+        check_range("inodes_min_free", self.inodes_min_free, 0, u32::MAX.into())?;
         self.worker.check()?;
         if let Some(url) = &self.queen_url {
             check_url(url)?;
@@ -290,6 +312,16 @@ impl Config {
     /// Returns the time within which a hive has ended that is told to.
     pub(crate) const fn shutdown_timeout(&self) -> Duration {
         Duration::from_secs(self.shutdown_timeout_seconds)
+    }
+
+    /// Returns what no worker is granted.
+    pub(crate) const fn kept_free(&self) -> KeptFree {
+        KeptFree {
+            memory_bytes: self.memory_min_free_mib << MIB_SHIFT,
+            vram_bytes: self.vram_min_free_mib << MIB_SHIFT,
+            disk_bytes: self.disk_min_free_mib << MIB_SHIFT,
+            inodes: self.inodes_min_free,
+        }
     }
 
     /// Returns the whole environment of a worker.

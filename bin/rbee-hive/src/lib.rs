@@ -2,19 +2,23 @@
 //! and forwards requests to them. Never chooses between machines, and never opens a model on a device.
 
 mod admission;
+mod cgroup;
 mod clock;
 mod config;
 mod ending;
 mod error;
 mod forward;
+mod gpus;
 mod hive;
 mod http;
 mod idle;
 mod ledger;
+mod machine;
 mod models;
 mod platform;
 mod queen_contact;
 mod registry;
+mod reservations;
 mod shutdown;
 mod supervisor;
 mod tasks;
@@ -39,12 +43,15 @@ pub use error::HiveError;
 pub use shutdown::EndSignals;
 
 use admission::CacheRules;
+use cgroup::Cgroups;
 use config::KvLayout;
 use ending::Running;
 use hive::Hive;
 use ledger::Ledger;
+use machine::ThisMachine;
 use models::Models;
 use registry::Registry;
+use reservations::Reservations;
 use shutdown::Shutdown;
 use supervisor::{Launcher, Rules, Supervisor};
 
@@ -149,6 +156,12 @@ fn assemble(config: Config, home: Home, url: &str, ledger: Ledger) -> Result<Arc
     let metrics = Metrics::install("hive")?;
     let models = Arc::new(Models::open(&home, config.import_roots())?);
     let registry = Arc::new(Registry::new());
+    let reservations = Arc::new(Reservations::new(
+        Arc::clone(&registry),
+        Box::new(ThisMachine::new(home.models_dir())),
+        config.kept_free(),
+        config.worker.needs_vram(),
+    ));
     let rules = Rules {
         workers_max: config.workers_max,
         slots: config.worker.slots,
@@ -173,15 +186,24 @@ fn assemble(config: Config, home: Home, url: &str, ledger: Ledger) -> Result<Arc
         hive_url: url.to_owned(),
         environment: config.environment_of_workers(),
         home: home.clone(),
+        memory_limit: config.worker.memory_limit(),
+        cgroups: Cgroups::open(),
     };
-    let supervisor =
-        Supervisor::new(Arc::clone(&registry), Arc::clone(&models), launcher, rules, ledger, key);
-    let supervisor = Arc::new(supervisor);
+    let supervisor = Arc::new(Supervisor::new(
+        Arc::clone(&registry),
+        Arc::clone(&reservations),
+        Arc::clone(&models),
+        launcher,
+        rules,
+        ledger,
+        key,
+    ));
     Ok(Arc::new(Hive {
         shutdown: Shutdown::new(config.shutdown_timeout()),
         config,
         home,
         registry,
+        reservations,
         models,
         supervisor,
         metrics,

@@ -18,11 +18,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{Admission, CacheRules, Facts, WorkerSize, decide};
+use crate::admission::{Admission, CacheRules, Facts, Room, WorkerSize, decide};
 use crate::clock::wall_clock_ms;
 
 use worker::Worker;
-pub(crate) use worker::WorkerSignals;
+pub(crate) use worker::{Grant, WorkerSignals};
 
 /// Failed workers that are kept to show why: as many as fit on a screen.
 const FAILED_MAX: usize = 16;
@@ -58,7 +58,6 @@ pub(crate) struct Wanted<'a> {
     pub(crate) model: Option<&'a Model>,
     pub(crate) backend: Backend,
     pub(crate) workers_max: u32,
-    pub(crate) memory_available_bytes: Option<u64>,
     pub(crate) slots: u32,
     pub(crate) context_tokens: u32,
     pub(crate) cache: CacheRules,
@@ -139,15 +138,15 @@ impl Registry {
         })
     }
 
-    /// Returns the process, where there is one yet, and the memory granted of each worker alive.
-    pub(crate) fn memory_grants(&self) -> Vec<(Option<u32>, u64)> {
+    /// Returns what each worker alive was granted.
+    pub(crate) fn grants(&self) -> Vec<Grant> {
         let state = self.lock();
         let alive = state.workers.iter().filter(|worker| worker.is_alive());
-        alive.map(|worker| (worker.info.pid, worker.memory_bytes)).collect()
+        alive.map(Worker::grant).collect()
     }
 
     /// Decides about a worker and enters it, in one step, so that two requests at once cannot both take the last room.
-    pub(crate) fn admit(&self, wanted: Wanted<'_>) -> Result<Admitted, ApiError> {
+    pub(crate) fn admit(&self, wanted: Wanted<'_>, room: Room) -> Result<Admitted, ApiError> {
         let mut state = self.lock();
         let reference = wanted.model.map(|model| &model.reference);
         let existing = state
@@ -163,7 +162,7 @@ impl Registry {
             is_draining: state.is_draining,
             workers: u32::try_from(alive).unwrap_or(u32::MAX),
             workers_max: wanted.workers_max,
-            memory_available_bytes: wanted.memory_available_bytes,
+            room,
             slots: wanted.slots,
             context_tokens: wanted.context_tokens,
             cache: wanted.cache,
@@ -375,4 +374,4 @@ pub(crate) fn no_such_worker() -> ApiError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -19,10 +19,11 @@ use auth_min::TokenDigest;
 use input_validation::{ModelRef, WorkerId};
 use model_catalog::Model;
 use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_api::hive::MemoryLimit;
 use rbee_api::worker::WorkerInfo;
 use rbee_http::ApiError;
 use secrets_management::Secret;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -30,8 +31,8 @@ use crate::admission::{CacheRules, WorkerSize};
 use crate::clock::wall_clock_ms;
 use crate::ledger::Ledger;
 use crate::models::Models;
-use crate::platform;
 use crate::registry::{Admitted, Registry, Wanted, WorkerSignals};
+use crate::reservations::Reservations;
 
 use stop::EndingCounts;
 
@@ -75,13 +76,13 @@ pub(crate) struct Supervisor {
     key: Secret,
     lives: TaskTracker,
     endings: EndingCounts,
-    /// Held from measuring the memory to having a task that owns what took it.
-    admission: Mutex<()>,
+    reservations: Arc<Reservations>,
 }
 
 impl Supervisor {
     pub(crate) fn new(
         registry: Arc<Registry>,
+        reservations: Arc<Reservations>,
         models: Arc<Models>,
         launcher: Launcher,
         rules: Rules,
@@ -90,8 +91,7 @@ impl Supervisor {
     ) -> Self {
         let lives = TaskTracker::new();
         let endings = EndingCounts::default();
-        let admission = Mutex::new(());
-        Self { registry, models, launcher, rules, ledger, key, lives, endings, admission }
+        Self { registry, models, launcher, rules, ledger, key, lives, endings, reservations }
     }
 
     /// Returns the worker of a model that is ready or starting, or starts one. Does not wait until it is ready. Once
@@ -107,19 +107,19 @@ impl Supervisor {
         let id = WorkerId::from_u128(Uuid::now_v7().as_u128());
         let (token, callback) = self.secrets_of(&id)?;
         let started_at_ms = wall_clock_ms();
-        let held = self.admission.lock().await;
-        let admitted = self.registry.admit(Wanted {
+        let turn = self.reservations.turn().await;
+        let wanted = Wanted {
             id: id.clone(),
             started_at_ms,
             callback: TokenDigest::of(callback.expose()),
             model: model.as_ref(),
             backend: self.launcher.engine,
             workers_max: self.rules.workers_max,
-            memory_available_bytes: self.memory_available_bytes(),
             slots: self.rules.slots,
             context_tokens: self.rules.context_tokens,
             cache: self.rules.cache,
-        })?;
+        };
+        let admitted = self.reservations.admit(&turn, wanted)?;
         let (size, signals, model) = match (admitted, model) {
             (Admitted::Existing(info), _) => return Ok(*info),
             (Admitted::New(size, signals), Some(model)) => (size, signals, model),
@@ -128,7 +128,7 @@ impl Supervisor {
         let (started, outcome) = oneshot::channel();
         let order = Order { id: id.clone(), model, size, started_at_ms, signals, token, callback };
         self.lives.spawn(Arc::clone(self).live(order, started));
-        drop(held);
+        drop(turn);
         outcome.await.map_err(|_| lost_worker())??;
         self.registry.get(&id).ok_or_else(lost_worker)
     }
@@ -144,22 +144,17 @@ impl Supervisor {
         Ok((derive("worker")?, derive("worker callback")?))
     }
 
+    /// Says what holds workers to the memory they were granted.
+    pub(crate) const fn memory_limit(&self) -> MemoryLimit {
+        self.launcher.cgroups.memory_limit()
+    }
+
     /// Waits until no worker process is left. To be called after the registry has begun to drain.
     pub(crate) async fn all_gone(&self) {
         // Whoever was admitted before has its task by now, and nobody is admitted after.
-        drop(self.admission.lock().await);
+        drop(self.reservations.turn().await);
         self.lives.close();
         self.lives.wait().await;
-    }
-
-    /// Returns what the kernel has to give, less what workers were granted and have not yet taken.
-    pub(crate) fn memory_available_bytes(&self) -> Option<u64> {
-        let available = platform::memory()?.available_bytes;
-        let to_come = self.registry.memory_grants().into_iter().map(|(pid, granted)| {
-            let taken = pid.and_then(platform::anonymous_bytes).unwrap_or(0);
-            granted.saturating_sub(taken)
-        });
-        Some(available.saturating_sub(to_come.fold(0, u64::saturating_add)))
     }
 }
 

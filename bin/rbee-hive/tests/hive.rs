@@ -36,6 +36,9 @@ mod estimate;
 #[path = "hive/faults.rs"]
 mod faults;
 #[cfg(test)]
+#[path = "hive/limits.rs"]
+mod limits;
+#[cfg(test)]
 #[path = "hive/logs.rs"]
 mod logs;
 #[cfg(test)]

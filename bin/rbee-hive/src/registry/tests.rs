@@ -7,7 +7,7 @@ use secrets_management::Secret;
 
 use super::*;
 
-fn model(name: &str) -> Model {
+pub(crate) fn model(name: &str) -> Model {
     Model {
         reference: format!("file:/models/{name}.gguf").parse().unwrap(),
         alias: Some(name.parse().unwrap()),
@@ -38,20 +38,24 @@ fn model(name: &str) -> Model {
     }
 }
 
-fn id(name: &str) -> WorkerId {
+pub(crate) fn id(name: &str) -> WorkerId {
     format!("w-{name}").parse().unwrap()
 }
 
 /// Asks for a worker whose id and secret are made of `name`.
 fn admit(registry: &Registry, name: &str, model: &Model) -> Result<Admitted, ApiError> {
-    registry.admit(Wanted {
+    registry.admit(wanted(name, model), Room::default())
+}
+
+/// A start of a worker as a hive asks for it that runs three at most.
+pub(crate) fn wanted<'a>(name: &str, model: &'a Model) -> Wanted<'a> {
+    Wanted {
         id: id(name),
         started_at_ms: 7,
         callback: TokenDigest::of(name),
         model: Some(model),
         backend: Backend::Echo,
         workers_max: 3,
-        memory_available_bytes: None,
         slots: 4,
         context_tokens: 512,
         cache: CacheRules {
@@ -60,10 +64,10 @@ fn admit(registry: &Registry, name: &str, model: &Model) -> Result<Admitted, Api
             unified: false,
             store_mib: 0,
         },
-    })
+    }
 }
 
-fn client() -> HopClient {
+pub(crate) fn client() -> HopClient {
     HopClient::new("http://127.0.0.1:1", Arc::new(Secret::generate().unwrap())).unwrap()
 }
 

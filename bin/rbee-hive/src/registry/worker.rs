@@ -1,6 +1,7 @@
 //! One worker as the registry holds it. Owns the rules of its states; never a process.
 
 use auth_min::TokenDigest;
+use input_validation::WorkerId;
 use rbee_api::error::ErrorDetail;
 use rbee_api::worker::{WorkerHeartbeat, WorkerInfo, WorkerReady, WorkerState};
 use rbee_http::HopClient;
@@ -18,6 +19,17 @@ pub(crate) struct WorkerSignals {
     pub(crate) kill: CancellationToken,
     /// Its process is gone.
     pub(crate) gone: CancellationToken,
+}
+
+/// What a worker was granted: the row is its reservation, from before its process is started to its end.
+#[derive(Debug, Clone)]
+pub(crate) struct Grant {
+    pub(crate) id: WorkerId,
+    /// Its process, where there is one yet.
+    pub(crate) pid: Option<u32>,
+    pub(crate) memory_bytes: u64,
+    /// Whether it has yet to take what it needs for its model.
+    pub(crate) is_loading: bool,
 }
 
 /// One line of the registry.
@@ -55,6 +67,15 @@ impl Worker {
     /// Whether a process of it lives or is about to.
     pub(super) fn is_alive(&self) -> bool {
         self.info.state != WorkerState::Failed
+    }
+
+    pub(super) fn grant(&self) -> Grant {
+        Grant {
+            id: self.info.id.clone(),
+            pid: self.info.pid,
+            memory_bytes: self.memory_bytes,
+            is_loading: self.info.state == WorkerState::Starting,
+        }
     }
 
     /// Whether it serves its model now or will soon.

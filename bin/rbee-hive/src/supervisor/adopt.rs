@@ -25,6 +25,7 @@ impl Supervisor {
     /// registry when it calls is disowned.
     pub(crate) async fn adopt(self: &Arc<Self>, entries: Vec<Entry>) {
         for entry in entries {
+            let pid = entry.process.as_ref().map(|process| process.identity.pid);
             let found = entry.process.clone().and_then(prove);
             let adopted = found.and_then(|(handle, url)| self.enter(&entry, handle, &url));
             match adopted {
@@ -35,6 +36,7 @@ impl Supervisor {
                 }
                 None => {
                     tracing::warn!(worker_id = %entry.id, "a worker of the former hive is gone, or not proven to be it");
+                    self.launcher.cgroups.clear_remains(&entry.id, pid).await;
                     self.strike_out(&entry.id).await;
                 }
             }
@@ -44,7 +46,8 @@ impl Supervisor {
     fn enter(&self, entry: &Entry, handle: ProcessHandle, url: &str) -> Option<Life> {
         let (token, callback) = self.secrets_of(&entry.id).ok()?;
         let client = HopClient::new(url, Arc::new(token)).ok()?;
-        let process = OwnedProcess::adopt(handle).ok()?;
+        let group = self.launcher.cgroups.of_adopted(&entry.id, handle.identity().pid);
+        let process = OwnedProcess::adopt(handle, group).ok()?;
         let callback = TokenDigest::of(callback.expose());
         let Entry { id, model_ref, alias, backend, started_at_ms, .. } = entry.clone();
         let info = WorkerInfo {

@@ -73,6 +73,19 @@ pub(super) fn of_adopted(id: &WorkerId) -> ErrorDetail {
     ErrorDetail::new(ErrorCode::WorkerFailed, message)
 }
 
+/// Describes the end of a worker that took more memory than its control group allows.
+pub(super) fn of_memory(id: &WorkerId, phase: Phase) -> ErrorDetail {
+    let (code, during) = match phase {
+        Phase::Loading => (ErrorCode::WorkerStartFailed, "while it loaded its model"),
+        Phase::Serving => (ErrorCode::WorkerFailed, "while it was serving"),
+    };
+    let message = format!(
+        "the worker used up the memory it is limited to {during} and was ended by the kernel; raise \
+         worker.memory_limit_mib, or lower worker.context_tokens; `rbee logs {id}` shows its log"
+    );
+    ErrorDetail::new(code, message).with_details(json!({"cause": "oom"}))
+}
+
 /// Describes a worker that did not load in time.
 pub(super) fn of_slow_load(limit: std::time::Duration) -> ErrorDetail {
     let seconds = limit.as_secs();

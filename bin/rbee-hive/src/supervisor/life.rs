@@ -48,7 +48,7 @@ impl Supervisor {
         started: oneshot::Sender<Result<(), ApiError>>,
     ) {
         let spawned = match self.write_down(&order).await {
-            Ok(()) => self.launcher.spawn(&order, &self.ledger).await,
+            Ok(()) => self.spawn_if_there_is_room(&order).await,
             Err(error) => Err(error),
         };
         let (process, client) = match spawned {
@@ -70,6 +70,15 @@ impl Supervisor {
         self.registry.spawned(&id, pid, client.clone());
         started.send(Ok(())).ok();
         self.live_on(Life { id, process, client, signals }).await;
+    }
+
+    /// Starts the process, unless something else has taken meanwhile what the worker was promised.
+    async fn spawn_if_there_is_room(
+        &self,
+        order: &Order,
+    ) -> Result<(OwnedProcess, HopClient), SpawnError> {
+        self.reservations.look_again(&order.id).map_err(SpawnError::NoRoom)?;
+        self.launcher.spawn(order, &self.ledger).await
     }
 
     async fn write_down(&self, order: &Order) -> Result<(), SpawnError> {
@@ -98,10 +107,15 @@ impl Supervisor {
         let Life { id, mut process, client, signals } = life;
         let pid = process.pid();
         let end = self.watch(&id, &mut process, &signals, &client).await;
+        let is_out_of_memory = process.has_run_out_of_memory();
+        process.clear(&id).await;
         let phase = if signals.ready.is_cancelled() { Phase::Serving } else { Phase::Loading };
         let (cause, failure) = match end {
             End::Stopped => ("stopped", None),
             End::SlowLoad => ("load_timeout", Some(failure::of_slow_load(self.rules.load_timeout))),
+            End::Unasked(Ok(_)) if is_out_of_memory => {
+                ("oom", Some(failure::of_memory(&id, phase)))
+            }
             End::Unasked(Ok(None)) => match phase {
                 // It was dying when it was adopted, or has told this hive nothing: who waits for it gets another.
                 Phase::Loading => ("unknown", None),
@@ -169,6 +183,7 @@ fn describe(order: &Order, error: &SpawnError) -> ErrorDetail {
     let cause = std::error::Error::source(error).map(ToString::to_string);
     tracing::error!(worker_id = %order.id, error = %error, cause, "worker could not be started");
     let message = match error {
+        SpawnError::NoRoom(detail) => return (**detail).clone(),
         SpawnError::Run { source, .. } if source.kind() == io::ErrorKind::NotFound => {
             "the worker program is missing; install llm-worker-rbee beside rbee-hive, or set worker_path"
         }

@@ -1,16 +1,16 @@
 //! A hive that is told to end, with workers that obey and workers that do not: how long it takes, what it counts, and
 //! what is left.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rbee_api::error::ErrorCode;
-use rbee_http::collect;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::fake_worker;
 use crate::processes::{eventually, signal, working_in};
-use crate::program::{Hive, LIMIT, Place, code, refused, soon, worker_program};
+use crate::program::{Hive, LIMIT, Place, code, refused, soon, value, worker_program};
 use crate::stream::Chat;
 
 /// Waits that no test reaches unless something is broken.
@@ -44,17 +44,6 @@ async fn hive_with(obedient: usize, hung: usize, config: &str) -> Hive {
     hive
 }
 
-/// The text of the metrics of a hive.
-async fn metrics(hive: &Hive) -> String {
-    let metrics = hive.client.get_stream("/metrics", soon()).await.unwrap();
-    String::from_utf8(collect(metrics, soon()).await.unwrap().to_vec()).unwrap()
-}
-
-fn value(metrics: &str, name: &str) -> f64 {
-    let line = metrics.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
-    line.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
-}
-
 /// Ends a hive by signal, and checks what it and the next hive on its home say of that.
 async fn ends(mut hive: Hive, graceful: u32, forced: u32, within: Duration) {
     let begun = Instant::now();
@@ -67,7 +56,7 @@ async fn ends(mut hive: Hive, graceful: u32, forced: u32, within: Duration) {
     assert!(hive.log().contains(&figures), "no {figures} in {}", hive.log());
     let next = hive.into_place().start().await;
     assert_eq!(next.workers().await.len(), 0);
-    let shown = metrics(&next).await;
+    let shown = next.metrics().await;
     let total = |name: &str| value(&shown, &format!("rbee_hive_workers_{name}_total"));
     assert_eq!(total("graceful_shutdown"), f64::from(graceful), "{shown}");
     assert_eq!(total("force_killed"), f64::from(forced), "{shown}");
@@ -150,7 +139,7 @@ async fn workers_stopped_one_by_one_are_counted_too() {
     for worker in hive.workers().await {
         hive.stop_worker(worker.id.as_str()).await.unwrap();
     }
-    let shown = metrics(&hive).await;
+    let shown = hive.metrics().await;
     assert_eq!(value(&shown, "rbee_hive_workers_graceful_shutdown_total"), 1.0);
     assert_eq!(value(&shown, "rbee_hive_workers_force_killed_total"), 1.0);
 }
