@@ -1,3 +1,5 @@
+//! The decision, case by case.
+
 use super::*;
 
 const GIB: u64 = 1 << 30;

@@ -1,3 +1,5 @@
+//! Groups on trees of plain files that look like the kernel's. What the kernel does with them is tested with real programs.
+
 use super::*;
 
 fn id() -> WorkerId {

@@ -1,3 +1,5 @@
+//! Promises kept on a machine that is made up, and that changes while it is looked at.
+
 use std::collections::HashMap;
 use std::sync::Mutex as StateMutex;
 use std::thread;

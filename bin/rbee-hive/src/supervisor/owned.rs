@@ -61,11 +61,11 @@ impl OwnedProcess {
         }
     }
 
-    /// Sends a signal: to a child and all it has started, or to an adopted process.
+    /// Sends a signal to it and to all of the session that it leads.
     pub(super) fn signal(&self, signal: Signal) {
         let sent = match &self.process {
             Process::Child(child) => child.signal(signal.as_raw()),
-            Process::Adopted { handle, .. } => handle.signal(signal),
+            Process::Adopted { handle, .. } => handle.signal_session(signal),
         };
         if let Err(error) = sent {
             tracing::warn!(pid = self.pid(), error = %error, "cannot signal a worker");
