@@ -146,9 +146,13 @@ impl EndSignals {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    /// Longer than anything here takes; the clock is a paused one.
+    const LIMIT: Duration = Duration::from_secs(3600);
 
     #[test]
     fn the_last_steps_get_two_seconds_or_a_quarter() {
@@ -173,7 +177,7 @@ mod tests {
             for limit in &asked {
                 shutdown.ask(*limit * SECOND);
             }
-            shutdown.patience_is_over().await;
+            timeout(LIMIT, shutdown.patience_is_over()).await.expect("it is over some time");
             assert_eq!(start.elapsed().as_secs(), patience, "{asked:?}");
             assert_eq!(shutdown.is_hastened(), patience == 0, "{asked:?}");
         }
@@ -188,7 +192,8 @@ mod tests {
             sleep(SECOND).await;
             shutdown.ask(4 * SECOND);
         };
-        tokio::join!(shutdown.patience_is_over(), later);
+        let (over, ()) = tokio::join!(timeout(LIMIT, shutdown.patience_is_over()), later);
+        over.expect("it is over some time");
         assert_eq!(start.elapsed().as_secs(), 4);
         let shutdown = Shutdown::new(30 * SECOND);
         shutdown.advance();
@@ -198,7 +203,9 @@ mod tests {
         };
         let start = Instant::now();
         let step = shutdown.wait_for(std::future::pending::<()>(), 30 * SECOND, SECOND);
-        let ((), step, ()) = tokio::join!(shutdown.patience_is_over(), step, later);
+        let over = timeout(LIMIT, shutdown.patience_is_over());
+        let (over, step, ()) = tokio::join!(over, step, later);
+        over.expect("it is over at once");
         assert_eq!((start.elapsed().as_secs(), step), (2, None));
     }
 }

@@ -14,6 +14,9 @@ const MIB: u64 = 1 << 20;
 /// Memory of the machines in these tests.
 const TOTAL: u64 = 1000 * MIB;
 
+/// How often a look at the memory lets other threads go ahead.
+const YIELDS: u32 = 20;
+
 /// A machine of which everything can be said, and which changes as its workers do.
 #[derive(Debug, Default)]
 struct FakeMachine(StateMutex<State>);
@@ -39,6 +42,9 @@ impl Machine for Arc<FakeMachine> {
     fn memory(&self) -> Option<Memory> {
         let state = self.0.lock().unwrap();
         let used = state.taken.values().sum::<u64>() + state.foreign_bytes;
+        drop(state);
+        // Others get their turn between what is seen here and what is made of it.
+        (0..YIELDS).for_each(|_| thread::yield_now());
         Some(Memory { total_bytes: TOTAL, available_bytes: TOTAL - used })
     }
 
