@@ -162,6 +162,7 @@ impl App {
             requests_running: snapshot.requests_running,
             requests_waiting: snapshot.requests_waiting,
             engine_steps: snapshot.engine_steps,
+            is_stepping: snapshot.stepping,
         }
     }
 }

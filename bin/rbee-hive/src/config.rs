@@ -1,6 +1,7 @@
 //! The configuration: every setting with its unit, default and range, and the order in which flag, environment and
 //! file are asked. The only reader of the environment; never acts on a setting.
 
+mod restart;
 mod worker;
 
 use std::ffi::OsString;
@@ -16,6 +17,8 @@ use rbee_http::{LogFormat, check_log_filter};
 use serde::Deserialize;
 
 use crate::error::HiveError;
+use crate::liveness::LivenessLimits;
+use restart::RestartConfig;
 pub(crate) use worker::KvLayout;
 use worker::WorkerConfig;
 
@@ -70,8 +73,13 @@ pub struct Config {
     pub(crate) worker_path: Option<PathBuf>,
     /// Seconds without a request after which a worker is stopped. Default: 300. Range: 0 to 604800. 0: never.
     pub(crate) idle_stop_seconds: u64,
-    /// Seconds a worker may take to load its model. Default: 300. Range: 1 to 86400.
+    /// Seconds a worker may take to load its model, and 1 more for each 64 MiB of it. Default: 300. Range: 1 to 86400.
     pub(crate) load_timeout_seconds: u64,
+    /// Seconds after which a load is given up that no longer comes on, and 1 more for each 64 MiB. Default: 30. Range: 1 to 86400.
+    pub(crate) load_stall_seconds: u64,
+    /// Seconds that one step of a worker's engine may take. Default: 330; a worker itself gives up after 300. Range: 1
+    /// to 86400.
+    pub(crate) hang_timeout_seconds: u64,
     /// Seconds between two contacts, worker to hive and hive to queen. Default: 30. Range: 1 to 3600.
     pub(crate) heartbeat_interval_seconds: u64,
     /// Seconds a worker has to finish after each of request and signal to stop. Default: 10. Range: 1 to 13, so that
@@ -82,6 +90,8 @@ pub struct Config {
     pub(crate) import_roots: Option<Vec<PathBuf>>,
     /// How workers are started.
     pub(crate) worker: WorkerConfig,
+    /// When failed workers are started again.
+    pub(crate) restart: RestartConfig,
     /// What is logged, by hive and workers alike.
     pub(crate) log: LogConfig,
 }
@@ -110,10 +120,13 @@ impl Default for Config {
             worker_path: None,
             idle_stop_seconds: 300,
             load_timeout_seconds: 300,
+            load_stall_seconds: 30,
+            hang_timeout_seconds: 330,
             heartbeat_interval_seconds: 30,
             stop_grace_seconds: 10,
             import_roots: None,
             worker: WorkerConfig::default(),
+            restart: RestartConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -245,9 +258,12 @@ impl Config {
         check_range("workers_max", self.workers_max.into(), 1, 64)?;
         check_range("idle_stop_seconds", self.idle_stop_seconds, 0, 604_800)?;
         check_range("load_timeout_seconds", self.load_timeout_seconds, 1, 86_400)?;
+        check_range("load_stall_seconds", self.load_stall_seconds, 1, 86_400)?;
+        check_range("hang_timeout_seconds", self.hang_timeout_seconds, 1, 86_400)?;
         check_range("heartbeat_interval_seconds", self.heartbeat_interval_seconds, 1, 3_600)?;
         check_range("stop_grace_seconds", self.stop_grace_seconds, 1, 13)?;
         self.worker.check()?;
+        self.restart.check()?;
         if let Some(url) = &self.queen_url {
             check_url(url)?;
         }
@@ -270,6 +286,14 @@ impl Config {
     /// Returns the time a worker may take to load.
     pub(crate) const fn load_timeout(&self) -> Duration {
         Duration::from_secs(self.load_timeout_seconds)
+    }
+
+    /// Returns how long workers may take for what they do.
+    pub(crate) const fn liveness(&self) -> LivenessLimits {
+        LivenessLimits {
+            hang: Duration::from_secs(self.hang_timeout_seconds),
+            load_stall: Duration::from_secs(self.load_stall_seconds),
+        }
     }
 
     /// Returns the time between two contacts.

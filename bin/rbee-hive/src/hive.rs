@@ -5,6 +5,7 @@ use std::sync::Arc;
 use metrics::gauge;
 use rbee_api::hive::{HiveSnapshot, HiveStatus, Resources};
 use rbee_api::worker::WorkerState;
+use rbee_api::worker_exit::Breaker;
 use rbee_home::Home;
 use rbee_http::{ApiError, Metrics};
 use tokio::time::Instant;
@@ -86,6 +87,10 @@ impl Hive {
         ] {
             let count = workers.iter().filter(|worker| worker.state == state).count();
             gauge!("rbee_hive_workers", "state" => label).set(count as f64);
+        }
+        for (breaker, label) in [(Breaker::Open, "open"), (Breaker::HalfOpen, "half_open")] {
+            let count = self.registry.breakers(breaker);
+            gauge!("rbee_hive_breakers", "state" => label).set(count as f64);
         }
         if let Ok(models) = self.models.list().await {
             gauge!("rbee_hive_models").set(models.len() as f64);

@@ -15,8 +15,9 @@ use rusqlite_migration::{M, Migrations};
 use crate::platform::ProcessIdentity;
 
 /// Steps of the schema, one for each released version of it. A step is never changed once released.
-const STEPS: &[M<'_>] = &[M::up(
-    "CREATE TABLE worker (
+const STEPS: &[M<'_>] = &[
+    M::up(
+        "CREATE TABLE worker (
          id             TEXT PRIMARY KEY NOT NULL,
          model_ref      TEXT NOT NULL,
          alias          TEXT,
@@ -30,7 +31,9 @@ const STEPS: &[M<'_>] = &[M::up(
          start_ticks    INTEGER,
          inode          INTEGER
      ) STRICT",
-)];
+    ),
+    M::up("ALTER TABLE worker ADD COLUMN heartbeat_seconds INTEGER NOT NULL DEFAULT 30"),
+];
 
 const SCHEMA: Migrations<'_> = Migrations::from_slice(STEPS);
 
@@ -44,6 +47,8 @@ pub(crate) struct Entry {
     /// Memory it was granted.
     pub(crate) memory_bytes: u64,
     pub(crate) started_at_ms: u64,
+    /// Seconds between its reports, as it was told when it was started.
+    pub(crate) heartbeat_seconds: u64,
     /// Whether it was asked to end.
     pub(crate) is_stopping: bool,
     /// Its process; `None` when the hive ended before it could write it down.
@@ -79,8 +84,8 @@ impl Ledger {
     pub(crate) async fn begin(&self, entry: Entry) -> Result<(), DatabaseError> {
         self.write(move |connection| {
             connection.execute(
-                "INSERT INTO worker (id, model_ref, alias, backend, memory_bytes, started_at_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO worker (id, model_ref, alias, backend, memory_bytes, started_at_ms, heartbeat_seconds)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                 params![
                     entry.id.as_str(),
                     entry.model_ref.as_str(),
@@ -88,6 +93,7 @@ impl Ledger {
                     name_of(entry.backend),
                     signed(entry.memory_bytes),
                     signed(entry.started_at_ms),
+                    signed(entry.heartbeat_seconds),
                 ],
             )
         })
@@ -156,7 +162,7 @@ impl Ledger {
 fn entries(connection: &Connection) -> rusqlite::Result<Vec<Entry>> {
     let mut statement = connection.prepare(
         "SELECT id, model_ref, alias, backend, memory_bytes, started_at_ms, is_stopping, url, boot_id, pid,
-                start_ticks, inode
+                start_ticks, inode, heartbeat_seconds
          FROM worker ORDER BY started_at_ms, id",
     )?;
     let rows = statement.query_map([], entry)?;
@@ -178,6 +184,7 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
         backend: if backend == name_of(Backend::Llama) { Backend::Llama } else { Backend::Echo },
         memory_bytes: row.get::<_, i64>(4)?.cast_unsigned(),
         started_at_ms: row.get::<_, i64>(5)?.cast_unsigned(),
+        heartbeat_seconds: row.get::<_, i64>(12)?.cast_unsigned(),
         is_stopping: row.get(6)?,
         process: process(row)?,
     })
@@ -228,6 +235,7 @@ mod tests {
             backend: Backend::Echo,
             memory_bytes: 1 << 33,
             started_at_ms: 7,
+            heartbeat_seconds: 5,
             is_stopping: false,
             process: None,
         }

@@ -10,13 +10,16 @@ mod hive;
 mod http;
 mod idle;
 mod ledger;
+mod liveness;
 mod models;
 mod platform;
 mod queen_contact;
 mod registry;
+mod restart;
 mod shutdown;
 mod supervisor;
 mod tasks;
+mod watchdog;
 mod worker_logs;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -160,7 +163,7 @@ fn assemble(config: Config, home: Home, url: &str, ledger: Ledger) -> Result<Arc
     let key = load_or_generate(&home.worker_key())?;
     let metrics = Metrics::install("hive")?;
     let models = Arc::new(Models::open(&home, config.import_roots())?);
-    let registry = Arc::new(Registry::new());
+    let registry = Arc::new(Registry::new(config.restart.rules(), config.heartbeat_interval()));
     let rules = Rules {
         workers_max: config.workers_max,
         slots: config.worker.slots,

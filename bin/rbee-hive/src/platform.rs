@@ -33,6 +33,13 @@ pub(crate) fn anonymous_bytes(pid: u32) -> Option<u64> {
     kib_field(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "RssAnon:")
 }
 
+/// Reads how many processes of this machine the kernel has killed because memory was short, in all of it or in a control
+/// group (`oom_kill` in `/proc/vmstat`).
+pub(crate) fn oom_kills() -> Option<u64> {
+    let text = fs::read_to_string("/proc/vmstat").ok()?;
+    text.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
+}
+
 fn kib_field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
@@ -77,6 +84,7 @@ mod tests {
     fn this_machine_and_this_process_have_figures() {
         let memory = memory().unwrap();
         assert!(memory.total_bytes > memory.available_bytes && memory.available_bytes > 0);
+        assert!(oom_kills().is_some());
         assert!(anonymous_bytes(std::process::id()).unwrap() > 0);
         assert!((1..=processors()).contains(&physical_cores()));
     }

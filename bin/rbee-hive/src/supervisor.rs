@@ -5,13 +5,16 @@
 //! signals it, so that a signal can never reach a process that merely got the same number later.
 
 mod adopt;
+mod cause;
 mod failure;
 mod life;
 mod owned;
 mod port;
 mod process;
+mod restarts;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use auth_min::TokenDigest;
@@ -32,6 +35,7 @@ use crate::models::Models;
 use crate::platform;
 use crate::registry::{Admitted, Registry, Wanted, WorkerSignals};
 
+use cause::MemoryWas;
 pub(crate) use process::Launcher;
 
 /// Most workers, largest size, longest times: what every worker of this hive has in common.
@@ -73,6 +77,8 @@ pub(crate) struct Supervisor {
     lives: TaskTracker,
     /// Held from measuring the memory to having a task that owns what took it.
     admission: Mutex<()>,
+    /// Processes that the kernel had killed for want of memory when that was last looked at.
+    oom_kills: AtomicU64,
 }
 
 impl Supervisor {
@@ -86,7 +92,8 @@ impl Supervisor {
     ) -> Self {
         let lives = TaskTracker::new();
         let admission = Mutex::new(());
-        Self { registry, models, launcher, rules, ledger, key, lives, admission }
+        let oom_kills = AtomicU64::new(platform::oom_kills().unwrap_or(0));
+        Self { registry, models, launcher, rules, ledger, key, lives, admission, oom_kills }
     }
 
     /// Returns the worker of a model that is ready or starting, or starts one. Does not wait until it is ready. Once
@@ -99,6 +106,9 @@ impl Supervisor {
         reference: &ModelRef,
     ) -> Result<WorkerInfo, ApiError> {
         let model = self.models.find_usable(reference).await?;
+        if let Some(model) = &model {
+            self.wait_for_turn(&model.reference).await?;
+        }
         let id = WorkerId::from_u128(Uuid::now_v7().as_u128());
         let (token, callback) = self.secrets_of(&id)?;
         let started_at_ms = wall_clock_ms();
@@ -145,6 +155,22 @@ impl Supervisor {
         drop(self.admission.lock().await);
         self.lives.close();
         self.lives.wait().await;
+    }
+
+    /// Takes note of the kernel's want of memory so far, so that what it kills from now on can be told.
+    pub(crate) fn look_at_memory(&self) {
+        self.oom_kills.store(platform::oom_kills().unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Says whether the kernel has killed for want of memory since it was last looked at, which is moments ago. Whom it
+    /// killed it does not tell.
+    fn memory_was(&self) -> MemoryWas {
+        let is_more = |kills| kills > self.oom_kills.load(Ordering::Relaxed);
+        if platform::oom_kills().is_some_and(is_more) {
+            MemoryWas::Short
+        } else {
+            MemoryWas::Enough
+        }
     }
 
     /// Returns what the kernel has to give, less what workers were granted and have not yet taken.

@@ -36,11 +36,17 @@ mod estimate;
 #[path = "hive/faults.rs"]
 mod faults;
 #[cfg(test)]
+#[path = "hive/liveness.rs"]
+mod liveness;
+#[cfg(test)]
 #[path = "hive/logs.rs"]
 mod logs;
 #[cfg(test)]
 #[path = "hive/models.rs"]
 mod models;
+#[cfg(test)]
+#[path = "hive/restarts.rs"]
+mod restarts;
 #[cfg(test)]
 #[path = "hive/security.rs"]
 mod security;

@@ -394,6 +394,9 @@ fn refused_hint(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::WorkerFailed | ErrorCode::WorkerStartFailed => {
             Some("`rbee ps` names the worker, `rbee logs WORKER` says more")
         }
+        ErrorCode::WorkerFailing => Some(
+            "`rbee ps` shows why and when the next try is, `rbee workers reset WORKER` tries at once",
+        ),
         ErrorCode::InsufficientMemory => {
             Some("free memory with `rbee stop`, or take a smaller model")
         }

@@ -70,6 +70,7 @@ error_codes! {
     InsufficientMemory = "insufficient_memory", 503, true, "Not enough memory to load the model.";
     InsufficientDisk = "insufficient_disk", 503, true, "Not enough room on the model disk.";
     WorkerLimitReached = "worker_limit_reached", 503, true, "The machine runs as many workers as it may.";
+    WorkerFailing = "worker_failing", 503, true, "The model's workers keep failing; the next try is not due yet.";
     Loading = "loading", 503, true, "The program or its model is still loading.";
     Draining = "draining", 503, true, "The program is shutting down and takes no new work.";
     DeadlineExceeded = "deadline_exceeded", 504, false, "The time the request had is over.";

@@ -40,10 +40,10 @@ pub struct Resources {
     pub workers_max: u32,
 }
 
-/// The queen's answer to a snapshot.
+/// The queen's answer to a hive's snapshot, and a hive's to what a worker tells.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct HeartbeatReply {
-    /// How long until the next snapshot is due.
+    /// How long until the next snapshot is due; 0 leaves that to the sender.
     pub interval_ms: u64,
 }
 

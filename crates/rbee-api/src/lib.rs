@@ -10,3 +10,4 @@ pub mod model;
 pub mod openai;
 pub mod queen;
 pub mod worker;
+pub mod worker_exit;

@@ -9,8 +9,8 @@ use rbee_api::openai::RequestError;
 
 use crate::request::current_request_id;
 
-/// Seconds a client is told to wait where nothing better is known.
-const RETRY_AFTER_SECONDS: u64 = 1;
+/// Milliseconds a client is told to wait where nothing better is known.
+const RETRY_AFTER_MS: u64 = 1000;
 
 /// An error on its way to the client. The request's id is filled in when it
 /// becomes a response.
@@ -68,6 +68,7 @@ impl IntoResponse for ApiError {
         let status =
             StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let retryable = detail.retryable;
+        let wait_ms = matches!(code.status(), 429 | 503).then(|| retry_after_ms(&detail));
         // Serialising a struct of strings cannot fail; an empty body would still carry the status.
         let body = serde_json::to_vec(&ErrorBody { error: detail }).unwrap_or_default();
         let mut response = (status, body).into_response();
@@ -76,14 +77,47 @@ impl IntoResponse for ApiError {
         if code == ErrorCode::Unauthorized {
             head.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if matches!(code.status(), 429 | 503) {
-            head.insert(RETRY_AFTER, RETRY_AFTER_SECONDS.into());
-            head.insert(headers::RETRY_AFTER_MS, (RETRY_AFTER_SECONDS * 1000).into());
+        if let Some(wait_ms) = wait_ms {
+            head.insert(RETRY_AFTER, wait_ms.div_ceil(1000).into());
+            head.insert(headers::RETRY_AFTER_MS, wait_ms.into());
         }
         if !retryable {
             head.insert(headers::SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         response.extensions_mut().insert(code);
         response
+    }
+}
+
+/// How long a client is told to wait: what the figures of the error say, whichever program made it.
+fn retry_after_ms(detail: &ErrorDetail) -> u64 {
+    let figure = detail.details.as_ref().and_then(|figures| figures.get("retry_after_ms"));
+    figure.and_then(serde_json::Value::as_u64).unwrap_or(RETRY_AFTER_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_client_is_told_to_wait_as_long_as_the_figures_say_and_a_second_without_any() {
+        let busy = || ErrorDetail::new(ErrorCode::WorkerFailing, "later");
+        for (detail, seconds, ms) in [
+            (busy(), "1", "1000"),
+            (busy().with_details(json!({"retry_after_ms": 2500})), "3", "2500"),
+            (busy().with_details(json!({"places": 3})), "1", "1000"),
+        ] {
+            let response = ApiError::from(detail).into_response();
+            let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+            assert_eq!(
+                (header("retry-after").as_str(), header("retry-after-ms").as_str()),
+                (seconds, ms)
+            );
+        }
+        let figures = json!({"retry_after_ms": 2500});
+        let gone = ErrorDetail::new(ErrorCode::WorkerFailed, "gone").with_details(figures);
+        assert!(!ApiError::from(gone).into_response().headers().contains_key("retry-after"));
     }
 }

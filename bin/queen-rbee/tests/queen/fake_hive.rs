@@ -119,6 +119,7 @@ impl FakeHive {
             .get("/api/v1/status", Access::Peer, status)
             .post("/api/v1/workers", Access::Peer, start_worker)
             .delete("/api/v1/workers/{id}", Access::Peer, stop_worker)
+            .post("/api/v1/workers/{id}/reset", Access::Peer, reset_worker)
             .get("/api/v1/workers/{id}/logs", Access::Peer, logs)
             .post("/api/v1/workers/{id}/v1/chat/completions", Access::Peer, chat)
             .post("/api/v1/workers/{id}/v1/completions", Access::Peer, completion)
@@ -224,6 +225,10 @@ fn worker_info(id: &str, model: &ModelInfo, state: WorkerState) -> WorkerInfo {
         started_at_ms: 1,
         last_heartbeat_ms: None,
         failure: None,
+        restart_count: 0,
+        last_exit: None,
+        breaker: rbee_api::worker_exit::Breaker::Closed,
+        next_try_at_ms: None,
     }
 }
 
@@ -272,6 +277,17 @@ async fn stop_worker(State(hive): Hive, Path(id): Path<String>) -> Result<Json<R
     hive.note(format!("stop {id}"));
     hive.workers.lock().unwrap().retain(|worker| worker.id.as_str() != id);
     Ok(Json(Removed { removed: id.parse::<WorkerId>().unwrap().to_string() }))
+}
+
+/// The worker's model has a fresh one in its place.
+async fn reset_worker(
+    State(hive): Hive,
+    Path(id): Path<String>,
+) -> Result<Json<WorkerInfo>, ApiError> {
+    let hive = alive(&hive)?;
+    hive.note(format!("reset {id}"));
+    let model = hive.models.lock().unwrap()[0].clone();
+    Ok(Json(worker_info("w-fresh", &model, WorkerState::Starting)))
 }
 
 async fn logs(

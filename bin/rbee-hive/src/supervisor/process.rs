@@ -11,6 +11,7 @@ use std::sync::Arc;
 use command_fds::{CommandFdExt as _, FdMapping, FdMappingCollision};
 use process_wrap::tokio::{CommandWrap, ProcessSession};
 use rbee_api::worker::{Backend, WorkerSecrets};
+use rbee_api::worker_exit::ExitCause;
 use rbee_home::{Daemon, Home, HomeError};
 use rbee_http::{CallError, HopClient};
 use rbee_sqlite::DatabaseError;
@@ -64,6 +65,25 @@ pub(super) enum SpawnError {
     Secrets(#[from] serde_json::Error),
     #[error("cannot set up the client that calls the worker")]
     Client(#[from] CallError),
+}
+
+impl SpawnError {
+    pub(super) fn cause(&self) -> ExitCause {
+        match self {
+            Self::Run { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+                    ExitCause::ProgramMissing
+                }
+                _ => ExitCause::NotStarted,
+            },
+            Self::Port(_) => ExitCause::PortTaken,
+            Self::Ledger(_)
+            | Self::Log(_)
+            | Self::Listener(_)
+            | Self::Secrets(_)
+            | Self::Client(_) => ExitCause::NotStarted,
+        }
+    }
 }
 
 impl Launcher {
