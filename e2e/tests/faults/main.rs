@@ -1,0 +1,18 @@
+//! What must hold when something breaks: real programs, real faults, one file a
+//! kind of fault. The table of rows is docs/FAULTS.md. `make test` runs the short
+//! form, `make faults` the full one, `make soak` the long run.
+
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that cannot go on has to fail"
+)]
+
+mod agreement;
+mod crash_hive;
+mod crash_points;
+mod ledger;
+mod site;
+mod tracing;
+mod volume;
