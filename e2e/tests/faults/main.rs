@@ -10,9 +10,13 @@
 )]
 
 mod agreement;
+mod crash_catalog;
 mod crash_hive;
 mod crash_points;
+mod crash_queen;
 mod ledger;
+mod pid_reuse;
+mod pid_room;
 mod site;
 mod tracing;
 mod volume;

@@ -83,10 +83,20 @@ impl Site {
     /// Starts a daemon behind `wrapper`, a command that ends in running it as itself.
     /// Does not wait for it.
     pub(crate) fn launch(&self, program: &str, wrapper: &[String]) -> Daemon {
+        self.launch_with(program, &[], wrapper)
+    }
+
+    /// As `launch`, with arguments.
+    pub(crate) fn launch_with(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        wrapper: &[String],
+    ) -> Daemon {
         let directory = self.cluster.home().parent().expect("a parent").to_owned();
         let log = directory.join(format!("{program}.log"));
         let log = File::options().append(true).create(true).open(log).expect("a log");
-        let mut command = behind(wrapper, &self.cluster.command(program, &[]));
+        let mut command = behind(wrapper, &self.cluster.command(program, arguments));
         command.stdout(log.try_clone().expect("a log")).stderr(log).stdin(Stdio::null());
         Daemon { child: command.spawn().expect("a program that starts") }
     }
