@@ -80,6 +80,11 @@ impl Site {
         Self { cluster: Cluster::echo().config("rbee-hive", hive).config("queen-rbee", queen) }
     }
 
+    /// Adds an environment variable for every program.
+    pub(crate) fn env(self, name: &str, value: &str) -> Self {
+        Self { cluster: self.cluster.env(name, value) }
+    }
+
     /// Starts a daemon behind `wrapper`, a command that ends in running it as itself.
     /// Does not wait for it.
     pub(crate) fn launch(&self, program: &str, wrapper: &[String]) -> Daemon {
