@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::request::current_request_id;
+use crate::vanished::notice_in;
 
 /// How long a connection may take to be made; everything here is near.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -229,7 +230,7 @@ impl HopClient {
 
 /// Sets up what makes and keeps connections, the same for every client.
 pub(crate) fn connections() -> Result<reqwest::Client, CallError> {
-    reqwest::Client::builder()
+    notice_in(reqwest::Client::builder())
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_idle_timeout(POOL_IDLE)
         .tcp_nodelay(true)

@@ -18,6 +18,7 @@ mod routes;
 mod server;
 mod sse;
 mod telemetry;
+mod vanished;
 
 pub use auth::{Access, Authenticator, Principal};
 pub use client::{CallError, HopClient, collect};
