@@ -17,7 +17,8 @@ pub(crate) struct Holds {
 impl Holds {
     /// Looks at a process; `None` when it is gone.
     pub(crate) fn of(pid: u32) -> Option<Self> {
-        let count = |folder: &str| Some(fs::read_dir(format!("/proc/{pid}/{folder}")).ok()?.count());
+        let count =
+            |folder: &str| Some(fs::read_dir(format!("/proc/{pid}/{folder}")).ok()?.count());
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         let memory_kib = memory.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use e2e::{holds_within, wait_until};
 use rustix::process::Signal;
 
+use crate::nemesis::pass;
 use crate::network::Loss;
 use crate::site::signal_to;
 use crate::two_machines::Machines;
@@ -97,12 +98,4 @@ fn a_stream_whose_other_end_vanished_ends_with_an_error() {
     let took = start.elapsed().expect("a clock").as_millis();
     assert!(ended && code == Some(1), "{code:?} after {took} ms: {}", machines.queen_log());
     volume::figure("a vanished machine ends its stream, ms", took);
-}
-
-/// Lets time go by: what is waited for here is the network's, not ours.
-fn pass(time: Duration) {
-    let start = SystemTime::now();
-    wait_until("time goes by", time * 2 + Duration::from_secs(1), || {
-        start.elapsed().is_ok_and(|passed| passed >= time)
-    });
 }

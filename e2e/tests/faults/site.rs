@@ -59,6 +59,12 @@ impl Daemon {
     }
 }
 
+impl From<Child> for Daemon {
+    fn from(child: Child) -> Self {
+        Self { child }
+    }
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.kill();
@@ -150,6 +156,14 @@ impl Site {
     pub(crate) fn to_queen(&self) -> Http {
         let token = self.cluster.secret("client.token");
         Http::patient(&self.cluster.url("queen"), Some(&token), REPLY_LIMIT)
+    }
+
+    /// As `to_queen`; `None` while no queen has told her address.
+    pub(crate) fn try_to_queen(&self) -> Option<Http> {
+        let written = std::fs::read(self.cluster.home().join("run/queen.json")).ok()?;
+        let run: Value = serde_json::from_slice(&written).ok()?;
+        let token = self.cluster.secret("client.token");
+        Some(Http::patient(run["url"].as_str()?, Some(&token), REPLY_LIMIT))
     }
 
     /// Has the hive import a tiny model; `salt` makes models differ.

@@ -113,9 +113,9 @@ fn is_traced(pid: u32) -> bool {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
     tasks.flatten().all(|task| {
         let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
-        status.lines().any(|line| {
-            line.strip_prefix("TracerPid:").is_some_and(|tracer| tracer.trim() != "0")
-        })
+        status
+            .lines()
+            .any(|line| line.strip_prefix("TracerPid:").is_some_and(|tracer| tracer.trim() != "0"))
     })
 }
 
@@ -135,7 +135,8 @@ pub(crate) fn points(log: &str) -> Vec<Point> {
         .map(|(thread, _)| *thread)
         .collect();
     let mut counts: BTreeMap<(&str, &str), u32> = BTreeMap::new();
-    for call in calls.iter().filter(|(thread, name)| *name != "execve" && !others.contains(thread)) {
+    for call in calls.iter().filter(|(thread, name)| *name != "execve" && !others.contains(thread))
+    {
         *counts.entry(*call).or_default() += 1;
     }
     let mut most: BTreeMap<&str, u32> = BTreeMap::new();

@@ -52,7 +52,8 @@ impl Machines {
 
     fn add_hive(&self, at: usize, name: &str) -> (Site, Daemon) {
         let queen = format!("http://{}:8080", Network::address(0));
-        let site = Site::with(&format!("name = \"{name}\"\nqueen_url = \"{queen}\"\n{HIVE}"), QUEEN);
+        let site =
+            Site::with(&format!("name = \"{name}\"\nqueen_url = \"{queen}\"\n{HIVE}"), QUEEN);
         share_token(&self.queen_site, &site);
         // What needs no network is done before the hive moves into its own.
         let mut outside = site.hive();
@@ -151,7 +152,8 @@ fn share_token(from: &Site, to: &Site) {
     directory.recursive(true).mode(0o700).create(&secrets).expect("a folder");
     let mut file = fs::File::options();
     let path = secrets.join("hive.token");
-    let mut file = file.write(true).create(true).truncate(true).mode(0o600).open(path).expect("a file");
+    let mut file =
+        file.write(true).create(true).truncate(true).mode(0o600).open(path).expect("a file");
     let token = from.cluster.secret("hive.token");
     std::io::Write::write_all(&mut file, token.as_bytes()).expect("a token");
 }
