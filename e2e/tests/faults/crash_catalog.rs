@@ -50,9 +50,13 @@ impl Stage {
         let Some(tracer) = trace.attach(self.hive.pid()) else { return Attempt::Refused };
         change(self);
         // A hive that is being killed has no more than its last breath.
-        let killed = self.hive.was_killed() || self.site.listed().is_none();
+        let over = self.site.listed().is_none();
         drop(tracer);
-        if killed { Attempt::Killed } else { Attempt::Missed }
+        if (over && holds_within(LIMIT, || self.hive.is_over())) || self.hive.was_killed() {
+            Attempt::Killed
+        } else {
+            Attempt::Missed
+        }
     }
 
     /// Starts the next hive and compares what it lists with what lies on the disk.

@@ -104,7 +104,7 @@ impl Stage {
         }
         let Self { site, hive } = self;
         let hive = hive.as_mut().expect("a hive");
-        let over = holds_within(LIMIT, || hive.ended().is_some() || is_done(site, operation, hive));
+        let over = holds_within(LIMIT, || hive.is_over() || is_done(site, operation, hive));
         assert!(over, "{operation:?} does not end: {}", site.log("rbee-hive"));
         drop(tracer);
         if hive.was_killed() { Attempt::Killed } else { Attempt::Missed }

@@ -99,3 +99,28 @@ fn a_stream_whose_other_end_vanished_ends_with_an_error() {
     assert!(ended && code == Some(1), "{code:?} after {took} ms: {}", machines.queen_log());
     volume::figure("a vanished machine ends its stream, ms", took);
 }
+
+#[test]
+fn a_client_that_vanished_takes_no_slot_for_long() {
+    if !volume::is_root("clients that vanish") {
+        return;
+    }
+    let mut machines = Machines::new();
+    let mut keeper = machines
+        .remote_keeper(1, &["infer", "-m", "attic", "-p", "[[tokens=100000 delay_ms=20]] word"])
+        .spawn()
+        .expect("rbee starts");
+    let mut reply = BufReader::new(keeper.stdout.take().expect("a pipe"));
+    wait_until("the stream runs", Duration::from_secs(10), || {
+        reply.fill_buf().is_ok_and(|bytes| !bytes.is_empty())
+    });
+    assert_eq!(machines.requests_running(), Some(1));
+    machines.cut(1, Loss::Both);
+    keeper.kill().expect("a child to kill");
+    keeper.wait().expect("a child");
+    let start = SystemTime::now();
+    let freed = holds_within(HALF_OPEN, || machines.requests_running() == Some(0));
+    assert!(freed, "{:?} run: {}", machines.requests_running(), machines.queen_log());
+    let took = start.elapsed().expect("a clock").as_millis();
+    volume::figure("a vanished client frees its slot, ms", took);
+}

@@ -7,12 +7,16 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use e2e::{Cluster, Http, Process, TinyKind, tiny_gguf, wait_for};
+use e2e::{Cluster, Http, Process, TinyKind, holds_within, tiny_gguf, wait_for};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::tracing;
+
 /// Far more than any step here takes.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+/// How long a tracer may take to let go of a daemon that was killed.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Replies that take longer are none: who was stopped does not answer.
 const REPLY_LIMIT: Duration = Duration::from_secs(30);
 /// What every hive of this suite is told: contacts that are short enough to wait for,
@@ -48,8 +52,18 @@ impl Daemon {
         self.child.try_wait().expect("a child to wait for")
     }
 
+    /// Says whether it has ended or is about to.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.ended().is_some() || tracing::is_dead(self.pid())
+    }
+
     /// Says whether somebody has killed it.
     pub(crate) fn was_killed(&mut self) -> bool {
+        if tracing::is_dead(self.pid()) && !holds_within(PATIENCE, || self.ended().is_some()) {
+            // A tracer that waits for one of its threads before another keeps it from being reaped.
+            tracing::end_tracers_of(self.pid());
+            self.wait("the daemon is reaped", LIMIT);
+        }
         self.ended().is_some_and(|status| status.signal() == Some(Signal::KILL.as_raw()))
     }
 

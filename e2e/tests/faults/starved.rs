@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use e2e::{Http, wait_until};
-use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use serde_json::json;
 
 use crate::agreement::assert_agreement;
@@ -20,9 +20,12 @@ const SPARE: u64 = 3;
 /// How long it is.
 const SHORTAGE: Duration = Duration::from_secs(2);
 
+/// Sets how many descriptors a process may have, and returns what it was.
 fn limit_descriptors(pid: u32, limit: Option<u64>) -> Rlimit {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
-    let limits = Rlimit { current: limit, maximum: Some(1 << 16) };
+    // Who has lowered the maximum cannot raise it again.
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let limits = Rlimit { current: limit, maximum };
     prlimit(Some(pid), Resource::Nofile, limits).expect("a process of ours")
 }
 
@@ -86,7 +89,10 @@ fn nobody_reads_what_the_daemons_say() {
         drop((child.stdout.take(), child.stderr.take()));
         let mut daemon = Daemon::from(child);
         let name = if program == "rbee-hive" { "hive" } else { "queen" };
-        wait_until("the daemon serves", LIMIT, || site.serves(name, daemon.pid()));
+        wait_until("the daemon serves or ends", LIMIT, || {
+            daemon.ended().is_some() || site.serves(name, daemon.pid())
+        });
+        assert_eq!(daemon.ended(), None, "{program}");
         site.cluster.import_tiny("tiny");
         assert_eq!(site.cluster.rbee(&["infer", "-m", "tiny", "-p", "one"]).ok().trim(), "one");
         // A refusal is logged.

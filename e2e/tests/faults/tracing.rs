@@ -19,6 +19,8 @@ const DURABLE: &str = "fsync,fdatasync,pwrite64,write,writev,sendto,clone,clone3
                        pidfd_send_signal,kill,pipe2,socketpair,shutdown,wait4";
 /// How long a tracer may take to have hold of all threads.
 const ATTACH_LIMIT: Duration = Duration::from_secs(5);
+/// How long one may take to let go: at once, where the daemon is gone.
+const LET_GO: Duration = Duration::from_millis(200);
 
 /// One moment of an operation: a thread is about to make its n-th call of a kind.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,21 +104,43 @@ pub(crate) struct Tracer {
 
 impl Drop for Tracer {
     fn drop(&mut self) {
-        if self.child.try_wait().expect("a child").is_none() {
-            signal_to(self.child.id(), Signal::TERM);
+        for signal in [Signal::TERM, Signal::KILL] {
+            if holds_within(LET_GO, || self.child.try_wait().expect("a child").is_some()) {
+                return;
+            }
+            signal_to(self.child.id(), signal);
         }
         self.child.wait().expect("a child to wait for");
     }
 }
 
 fn is_traced(pid: u32) -> bool {
-    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
-    tasks.flatten().all(|task| {
+    let tracers = tracers(pid);
+    !tracers.is_empty() && tracers.iter().all(Option::is_some)
+}
+
+/// Returns who traces each thread of a process.
+fn tracers(pid: u32) -> Vec<Option<u32>> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let tracer = |task: fs::DirEntry| {
         let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
-        status
-            .lines()
-            .any(|line| line.strip_prefix("TracerPid:").is_some_and(|tracer| tracer.trim() != "0"))
-    })
+        let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?;
+        tracer.trim().parse().ok().filter(|pid| *pid != 0)
+    };
+    tasks.flatten().map(tracer).collect()
+}
+
+/// Says whether a process is dead and not reaped yet.
+pub(crate) fn is_dead(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
+}
+
+/// Ends whoever traces a process.
+pub(crate) fn end_tracers_of(pid: u32) {
+    for tracer in tracers(pid).into_iter().flatten() {
+        signal_to(tracer, Signal::KILL);
+    }
 }
 
 /// Reads the points out of a log of calls.

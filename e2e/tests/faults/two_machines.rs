@@ -73,8 +73,21 @@ impl Machines {
 
     /// A keeper on the queen's machine, not started yet.
     pub(crate) fn keeper(&self, arguments: &[&str]) -> Command {
+        self.keeper_on(0, arguments)
+    }
+
+    /// A keeper on the machine of a hive, not started yet.
+    pub(crate) fn remote_keeper(&self, at: usize, arguments: &[&str]) -> Command {
+        let queen = format!("http://{}:8080", Network::address(0));
+        let token = self.queen_site.cluster.home().join("secrets/client.token");
+        let mut words = arguments.to_vec();
+        words.extend(["--queen", &queen, "--token-file", token.to_str().expect("UTF-8")]);
+        self.keeper_on(at + 1, &words)
+    }
+
+    fn keeper_on(&self, machine: usize, arguments: &[&str]) -> Command {
         let mut command = behind(
-            &self.network.machines[0].wrapper(),
+            &self.network.machines[machine].wrapper(),
             &self.queen_site.cluster.command("rbee", arguments),
         );
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -90,10 +103,18 @@ impl Machines {
         self.rbee(&["infer", "-m", model, "-p", "hello", "--timeout", "5"])
     }
 
+    fn status(&self) -> Value {
+        serde_json::from_str(&self.rbee(&["status", "--json"]).ok()).expect("JSON")
+    }
+
+    /// Returns how many requests the queen is serving.
+    pub(crate) fn requests_running(&self) -> Option<u64> {
+        self.status()["requests_running"].as_u64()
+    }
+
     /// Returns a hive as the queen lists it.
     fn listed(&self, at: usize) -> Value {
-        let status: Value =
-            serde_json::from_str(&self.rbee(&["status", "--json"]).ok()).expect("JSON");
+        let status = self.status();
         let hives = status["hives"].as_array().expect("a list").clone();
         hives.into_iter().find(|hive| hive["name"] == HIVES[at]).unwrap_or_default()
     }
