@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use e2e::{holds_within, wait_until};
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::agreement::{assert_agreement, assert_nothing_left};
 use crate::crash_points::{Attempt, Quota, kill_at_points};
@@ -16,6 +17,8 @@ use crate::volume;
 /// What a hive does when it is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Operation {
+    /// Starts on a home that is not there yet.
+    FirstStart,
     Start,
     Adopt,
     Spawn,
@@ -45,6 +48,10 @@ impl Stage {
     /// Brings about what the operation begins with.
     fn prepare(&mut self, operation: Operation) {
         match operation {
+            Operation::FirstStart => {
+                self.end();
+                std::fs::remove_dir_all(self.site.cluster.home()).expect("a home to remove");
+            }
             Operation::Start => self.end(),
             Operation::Adopt => {
                 self.running();
@@ -79,7 +86,7 @@ impl Stage {
     fn perform(&mut self, operation: Operation, trace: &Trace) -> Attempt {
         let mut tracer = None;
         match operation {
-            Operation::Start | Operation::Adopt => {
+            Operation::FirstStart | Operation::Start | Operation::Adopt => {
                 self.hive = Some(self.site.launch("rbee-hive", &trace.wrapper()));
             }
             _ => {
@@ -91,7 +98,7 @@ impl Stage {
         }
         let worker = self.site.living("llm-worker-rbee").first().map(|worker| worker.pid);
         match operation {
-            Operation::Start | Operation::Adopt => {}
+            Operation::FirstStart | Operation::Start | Operation::Adopt => {}
             Operation::Spawn => drop(self.site.ask_for_worker("tiny")),
             Operation::Stop => {
                 if let Some(worker) = self.site.listed().unwrap_or_default().first() {
@@ -104,7 +111,7 @@ impl Stage {
         }
         let Self { site, hive } = self;
         let hive = hive.as_mut().expect("a hive");
-        let over = holds_within(LIMIT, || hive.is_over() || is_done(site, operation, hive));
+        let over = holds_within(LIMIT, || hive.is_over() || is_done(site, operation, hive, worker));
         assert!(over, "{operation:?} does not end: {}", site.log("rbee-hive"));
         drop(tracer);
         if hive.was_killed() { Attempt::Killed } else { Attempt::Missed }
@@ -121,6 +128,9 @@ impl Stage {
             .filter_map(|row| row.pid.filter(|_| row.is_stopping))
             .collect();
         self.running();
+        if self.site.to_hive().get("/api/v1/models").json()["models"] == json!([]) {
+            self.site.import("tiny", 1);
+        }
         assert_agreement(&self.site, context);
         let living = self.site.living("llm-worker-rbee");
         let revived = living.iter().find(|worker| stopping.contains(&worker.pid));
@@ -128,7 +138,7 @@ impl Stage {
         let worker = self.site.ready_worker("tiny");
         let id = worker["id"].as_str().expect("an id");
         let path = format!("/api/v1/workers/{id}/v1/chat/completions");
-        let body = serde_json::json!({
+        let body = json!({
             "model": "tiny", "messages": [{"role": "user", "content": "still here"}],
         });
         let reply = self.site.to_hive().post(&path, &body);
@@ -137,13 +147,13 @@ impl Stage {
 }
 
 /// Says whether there is nothing more to wait for.
-fn is_done(site: &Site, operation: Operation, hive: &Daemon) -> bool {
-    let rows = || ledger::rows(&site.cluster.home());
+fn is_done(site: &Site, operation: Operation, hive: &Daemon, worker: Option<u32>) -> bool {
+    let has_row = || ledger::rows(&site.cluster.home()).iter().any(|row| row.pid == worker);
     match operation {
-        Operation::Start => site.serves("hive", hive.pid()),
+        Operation::FirstStart | Operation::Start => site.serves("hive", hive.pid()),
         Operation::Adopt => site.serves("hive", hive.pid()) && all_are_ready(site),
         Operation::Spawn => all_are_ready(site),
-        Operation::Stop | Operation::LoseWorker => rows().is_empty(),
+        Operation::Stop | Operation::LoseWorker => !has_row(),
         Operation::Shutdown => false,
     }
 }
@@ -165,18 +175,23 @@ fn run(operation: Operation, quota: Quota) {
 }
 
 #[test]
+fn a_hive_killed_in_its_first_moments_leaves_a_home_that_can_be_used() {
+    run(Operation::FirstStart, Quota { short: 4, full: 80 });
+}
+
+#[test]
 fn a_hive_killed_while_it_starts_leaves_no_orphan() {
-    run(Operation::Start, Quota { short: 5, full: 50 });
+    run(Operation::Start, Quota { short: 5, full: 55 });
 }
 
 #[test]
 fn a_hive_killed_while_it_adopts_leaves_no_orphan() {
-    run(Operation::Adopt, Quota { short: 9, full: 60 });
+    run(Operation::Adopt, Quota { short: 9, full: 65 });
 }
 
 #[test]
 fn a_hive_killed_while_it_starts_a_worker_leaves_no_orphan() {
-    run(Operation::Spawn, Quota { short: 14, full: 20 });
+    run(Operation::Spawn, Quota { short: 14, full: 35 });
 }
 
 #[test]
@@ -191,7 +206,7 @@ fn a_hive_killed_while_it_ends_leaves_no_orphan() {
 
 #[test]
 fn a_hive_killed_while_a_worker_dies_leaves_no_orphan() {
-    run(Operation::LoseWorker, Quota { short: 4, full: 6 });
+    run(Operation::LoseWorker, Quota { short: 3, full: 7 });
 }
 
 #[test]

@@ -152,17 +152,17 @@ fn run(operation: Operation, quota: Quota) {
 
 #[test]
 fn a_queen_killed_while_she_starts_leaves_one_hive_at_most() {
-    run(Operation::Start, Quota { short: 3, full: 40 });
+    run(Operation::Start, Quota { short: 3, full: 30 });
 }
 
 #[test]
 fn a_queen_killed_while_she_finds_her_hive_takes_nobody_with_her() {
-    run(Operation::FindHive, Quota { short: 3, full: 30 });
+    run(Operation::FindHive, Quota { short: 3, full: 28 });
 }
 
 #[test]
 fn a_queen_killed_while_she_serves_leaves_no_orphan() {
-    run(Operation::Serve, Quota { short: 3, full: 12 });
+    run(Operation::Serve, Quota { short: 3, full: 6 });
 }
 
 #[test]

@@ -26,9 +26,12 @@ pub(crate) fn rows(home: &Path) -> Vec<Row> {
     }
     let connection = open(home);
     // A hive that was killed on its first start has a file without a table.
-    let Ok(mut statement) = connection.prepare("SELECT id, pid, is_stopping FROM worker") else {
+    let sql = "SELECT COUNT(*) FROM sqlite_schema WHERE name = 'worker'";
+    if connection.query_row(sql, [], |row| row.get(0)) == Ok(0) {
         return Vec::new();
-    };
+    }
+    let columns = connection.prepare("SELECT id, pid, is_stopping FROM worker");
+    let mut statement = columns.expect("the columns this file knows");
     let row = |row: &rusqlite::Row<'_>| {
         Ok(Row { id: row.get(0)?, pid: row.get(1)?, is_stopping: row.get(2)? })
     };

@@ -23,7 +23,8 @@ const MEMORY_KIB_MAX: u64 = 60 * 1024;
 
 /// A hive with default contacts and so many ready workers.
 fn with_workers(count: u8) -> (Site, Daemon) {
-    let site = Site::with("idle_stop_seconds = 0\nworkers_max = 64\n", QUEEN);
+    let site =
+        Site::with("idle_stop_seconds = 0\nworkers_max = 64\n[worker]\ncache_ram_mib = 0\n", QUEEN);
     let hive = site.hive();
     for model in 0..count {
         site.import(&format!("m{model}"), model);

@@ -20,9 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Replies that take longer are none: who was stopped does not answer.
 const REPLY_LIMIT: Duration = Duration::from_secs(30);
 /// What every hive of this suite is told: contacts that are short enough to wait for,
-/// and no worker that ends by itself.
+/// no worker that ends by itself, and little memory for each.
 pub(crate) const HIVE: &str = "heartbeat_interval_seconds = 1\nidle_stop_seconds = 0\n\
-                               stop_grace_seconds = 2\nworkers_max = 64\n";
+                               stop_grace_seconds = 2\nworkers_max = 64\n[worker]\ncache_ram_mib = 0\n";
 /// What every queen of this suite is told.
 pub(crate) const QUEEN: &str = "heartbeat_interval_seconds = 1\ndrain_seconds = 2\n";
 

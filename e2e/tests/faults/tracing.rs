@@ -16,7 +16,7 @@ use crate::site::signal_to;
 /// two of them cannot be seen from outside.
 const DURABLE: &str = "fsync,fdatasync,pwrite64,write,writev,sendto,clone,clone3,openat,rename,\
                        unlink,linkat,ftruncate,bind,listen,accept4,connect,pidfd_open,\
-                       pidfd_send_signal,kill,pipe2,socketpair,shutdown,wait4";
+                       pidfd_send_signal,kill,pipe2,socketpair,shutdown,wait4,recvfrom";
 /// How long a tracer may take to have hold of all threads.
 const ATTACH_LIMIT: Duration = Duration::from_secs(5);
 /// How long one may take to let go: at once, where the daemon is gone.
