@@ -6,9 +6,10 @@ SHELL := /bin/bash
 PROMPT ?= What is the capital of France? Answer in one sentence.
 MODEL := smollm2:135m
 BIN := target/release
+SOAK_SECONDS ?= 3600
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test build model check unit e2e bench compare clean-home
+.PHONY: help run test build model check unit e2e faults soak bench overload compare clean-home
 
 help: ## Shows this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,12 +45,28 @@ unit: ## Unit and integration tests of all crates, and the repository rules
 e2e: ## Real programs end to end, with echo and with the real model, and the official OpenAI clients
 	@scripts/conformance-clients
 	cargo test --release -p e2e --test cluster
+	cargo test --release -p e2e --test faults
+
+faults: ## Every fault of docs/FAULTS.md in full; as root, or some rows are not run
+	@scripts/system-packages build test
+	@scripts/build
+	RBEE_FAULTS=full cargo test --release -p e2e --test faults
+
+soak: ## Random faults for an hour: make soak SOAK_SECONDS=600
+	@scripts/system-packages build test
+	@scripts/build
+	RBEE_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release -p e2e --test faults soak
 
 bench: ## Every row of docs/BENCHMARKS.md: make bench PEER=/path/to/llama-server
 	@test -n "$(PEER)" || { echo 'usage: make bench PEER=/path/to/llama-server [BATCHED_BENCH=/path/to/llama-batched-bench] [BENCH_OPTIONS="--rows unique --rounds 7"]' >&2; exit 2; }
 	@scripts/build
 	@scripts/starter-model
 	python3 scripts/bench.py --peer "$(PEER)" --bin $(BIN) $(if $(BATCHED_BENCH),--batched-bench "$(BATCHED_BENCH)") $(BENCH_OPTIONS)
+
+overload: ## Goodput and latency at up to five times the load that a cluster can serve
+	@scripts/build
+	@scripts/starter-model
+	python3 scripts/overload.py --bin $(BIN) $(OVERLOAD_OPTIONS)
 
 compare: ## Greedy replies held to llama-server's: make compare PEER=/path/to/llama-server
 	@test -n "$(PEER)" || { echo 'usage: make compare PEER=/path/to/llama-server [COMPARE_OPTIONS="--threads 1"]' >&2; exit 2; }

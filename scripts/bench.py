@@ -85,8 +85,9 @@ ROWS = [
 
 
 @contextlib.contextmanager
-def cluster(options, engine, layout):
-    """Queen, hive and worker, started through the keeper; yields the environment that finds them."""
+def cluster(options, engine, layout, queen=""):
+    """Queen (with these settings), hive and worker, started through the keeper; yields the environment
+    that finds them."""
     with tempfile.TemporaryDirectory() as home:
         environment = {
             "HOME": home, "RBEE_HOME": os.path.join(home, "rbee"), "PATH": os.environ["PATH"],
@@ -96,6 +97,9 @@ def cluster(options, engine, layout):
         os.makedirs(os.path.join(home, ".config/rbee"))
         with open(os.path.join(home, ".config/rbee/rbee-hive.toml"), "w") as file:
             file.write(f"[worker]\nslots = {layout[0]}\ncontext_tokens = {layout[1]}\nthreads = {options.threads}\n")
+
+        with open(os.path.join(home, ".config/rbee/queen-rbee.toml"), "w") as file:
+            file.write(queen)
 
         def rbee(*arguments):
             subprocess.run([os.path.join(options.bin, "rbee"), *arguments], env=environment, check=True,

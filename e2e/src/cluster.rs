@@ -125,6 +125,7 @@ impl Cluster {
     /// Adds an environment variable for every program.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.retain(|(known, _)| known != name);
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
@@ -172,6 +173,15 @@ impl Cluster {
     #[must_use]
     pub fn rbee(&self, arguments: &[&str]) -> Finished {
         finish(self.command("rbee", arguments).spawn().expect("rbee starts"))
+    }
+
+    /// Runs a command to its end.
+    ///
+    /// # Panics
+    /// When it cannot be started or does not end.
+    #[must_use]
+    pub fn finish(&self, mut command: Command) -> Finished {
+        finish(command.spawn().expect("a program that starts"))
     }
 
     /// Runs `rbee` to its end with `input` on its standard input.

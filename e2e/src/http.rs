@@ -51,8 +51,14 @@ impl Http {
     /// Takes a base URL without trailing slash.
     #[must_use]
     pub fn new(base_url: &str, token: Option<&str>) -> Self {
+        Self::patient(base_url, token, TIMEOUT)
+    }
+
+    /// As `new`, with a limit on each reply.
+    #[must_use]
+    pub fn patient(base_url: &str, token: Option<&str>, limit: Duration) -> Self {
         let agent = Agent::config_builder()
-            .timeout_global(Some(TIMEOUT))
+            .timeout_global(Some(limit))
             .http_status_as_error(false)
             .build()
             .new_agent();
@@ -71,7 +77,23 @@ impl Http {
     /// When there is no reply.
     #[must_use]
     pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Reply {
-        read(self.send(method, path, body).expect("a reply"))
+        self.try_call(method, path, body).expect("a reply")
+    }
+
+    /// As `call`, to whom may be gone: `None` when no whole reply comes.
+    #[must_use]
+    pub fn try_call(&self, method: &str, path: &str, body: Option<&Value>) -> Option<Reply> {
+        read(self.send(method, path, body).ok()?)
+    }
+
+    /// As `stream`, to whom may be gone: `None` when no reply comes. The events of one
+    /// that is no stream are none.
+    #[must_use]
+    pub fn try_stream(&self, path: &str, body: &Value) -> Option<(u16, Sse)> {
+        let response = self.send("POST", path, Some(body)).ok()?;
+        let status = response.status().as_u16();
+        let lines = BufReader::new(Box::new(response.into_body().into_reader()) as Box<_>);
+        Some((status, Sse { lines }))
     }
 
     /// Gets a path.
@@ -92,7 +114,8 @@ impl Http {
     /// When there is no reply.
     #[must_use]
     pub fn post_text(&self, path: &str, text: &str) -> Reply {
-        read(self.send_text("POST", path, Some(text.to_owned())).expect("a reply"))
+        let response = self.send_text("POST", path, Some(text.to_owned())).expect("a reply");
+        read(response).expect("a text body")
     }
 
     /// Says whether anything answers at the path.
@@ -141,16 +164,16 @@ impl Http {
     }
 }
 
-/// Reads a reply whole.
-fn read(response: Response<ureq::Body>) -> Reply {
+/// Reads a reply whole; `None` when it breaks off or is no text.
+fn read(response: Response<ureq::Body>) -> Option<Reply> {
     let status = response.status().as_u16();
     let header = |(name, value): (&ureq::http::HeaderName, &ureq::http::HeaderValue)| {
         (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
     };
     let headers = response.headers().iter().map(header).collect();
     let mut body = String::new();
-    response.into_body().into_reader().read_to_string(&mut body).expect("a text body");
-    Reply { status, headers, body }
+    response.into_body().into_reader().read_to_string(&mut body).ok()?;
+    Some(Reply { status, headers, body })
 }
 
 /// A reply read event by event; dropping it closes the connection.

@@ -12,11 +12,13 @@
 mod cluster;
 mod gguf;
 mod http;
+mod machines;
 mod process;
 mod wait;
 
 pub use cluster::{Cluster, Finished, STARTER_MODEL, bin, starter_model_file};
 pub use gguf::{TinyKind, tiny_gguf};
 pub use http::{Http, Reply, Sse};
+pub use machines::{Machine, free_address};
 pub use process::{Process, processes_of};
-pub use wait::{wait_for, wait_until};
+pub use wait::{holds_within, wait_for, wait_until};

@@ -13,6 +13,20 @@ pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bo
     wait_for(what, limit, || condition().then_some(()));
 }
 
+/// Says whether `condition` holds at some moment within `limit`.
+pub fn holds_within(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let start = SystemTime::now();
+    loop {
+        if condition() {
+            return true;
+        }
+        if start.elapsed().is_ok_and(|waited| waited >= limit) {
+            return false;
+        }
+        pause();
+    }
+}
+
 /// Waits until `look` finds something, and returns it.
 ///
 /// # Panics

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use input_validation::{ModelRef, WorkerId};
+use input_validation::{ModelRef, Sha256Hex, WorkerId};
 use rbee_api::model::ModelKind;
 use rbee_api::worker::Backend;
 use rbee_http::LogFormat;
@@ -158,6 +158,8 @@ pub(crate) struct Config {
     pub(crate) engine: EngineConfig,
     /// The names that requests may use; at least one, the first for listings.
     pub(crate) model_names: Vec<ModelRef>,
+    /// SHA-256 of the model file, where the hive told it.
+    pub(crate) model_sha256: Option<Sha256Hex>,
     pub(crate) hive_url: String,
     /// Where a hive on this machine writes down its address.
     pub(crate) hive_run_file: Option<PathBuf>,
@@ -217,6 +219,7 @@ impl Arguments {
         Ok(Config {
             worker_id,
             model_names: self.model_name.clone(),
+            model_sha256: self.cache_disk.model_sha256().cloned(),
             hive_url,
             hive_run_file: self.hive_run_file.clone(),
             cache_shared: self.cache_shared,

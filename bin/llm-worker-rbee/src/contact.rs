@@ -8,10 +8,10 @@ use std::time::Duration;
 use deadline_propagation::Deadline;
 use input_validation::WorkerId;
 use rbee_api::error::ErrorCode;
+use rbee_api::hive::HeartbeatReply;
 use rbee_api::queen::RunFile;
-use rbee_api::worker::{WorkerHeartbeat, WorkerLoading, WorkerReady};
+use rbee_api::worker::{WorkerEnding, WorkerHeartbeat, WorkerLoading, WorkerReady};
 use rbee_http::{CallError, HopClient};
-use serde::de::IgnoredAny;
 use tokio::time::Instant;
 
 /// Time between attempts while the hive cannot be reached.
@@ -19,6 +19,10 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Time the hive has for an answer; it is on the same machine.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 
+/// Time the hive has to take note of an end, which waits for that.
+const FAREWELL_TIME: Duration = Duration::from_secs(1);
+/// Shortest time between two heartbeats, whatever a hive asks for.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Least time between two reports of how far the load is: enough for a bar that
 /// moves.
 const LOADING_INTERVAL: Duration = Duration::from_millis(250);
@@ -33,7 +37,7 @@ pub(crate) enum Orphaned {
 }
 
 /// The worker's side of the contact.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Contact {
     pub(crate) hive: HopClient,
     /// Where a hive on this machine writes down its address.
@@ -107,6 +111,7 @@ impl Contact {
                 Outcome::Answered => {
                     last_answer = Instant::now();
                     sequence += 1;
+                    self.obey(&sent);
                 }
                 Outcome::Failed => self.look_for_hive(),
                 Outcome::Unknown => {}
@@ -115,6 +120,25 @@ impl Contact {
                 Next::Wait(pause) => tokio::time::sleep(pause).await,
                 Next::End(orphaned) => return orphaned,
             }
+        }
+    }
+
+    /// Tells the hive with which code the worker is about to end, if it listens.
+    pub(crate) async fn tell_ending(&mut self, exit_code: u8) {
+        self.look_for_hive();
+        let path = format!("/api/v1/workers/{}/ending", self.worker_id);
+        let (body, limit) = (WorkerEnding { exit_code }, Deadline::after(FAREWELL_TIME));
+        let sent: Result<HeartbeatReply, _> = self.hive.post(&path, &body, limit).await;
+        if let Err(error) = sent {
+            tracing::debug!(%error, "the hive was not told of the end");
+        }
+    }
+
+    /// Takes over the interval that the hive asks for: another one than the
+    /// worker was started with, when the hive is another.
+    fn obey(&mut self, sent: &Result<HeartbeatReply, CallError>) {
+        if let Ok(HeartbeatReply { interval_ms: asked @ 1.. }) = sent {
+            self.interval = Duration::from_millis(*asked).max(INTERVAL_MIN);
         }
     }
 
@@ -142,7 +166,7 @@ impl Contact {
         &self,
         what: &str,
         body: &T,
-    ) -> Result<IgnoredAny, CallError> {
+    ) -> Result<HeartbeatReply, CallError> {
         let path = format!("/api/v1/workers/{}/{what}", self.worker_id);
         self.hive.post(&path, body, Deadline::after(ANSWER_TIME)).await
     }
@@ -150,17 +174,17 @@ impl Contact {
 
 /// Logs when the hive falls silent and when it answers again: a line for each
 /// attempt would fill the log.
-fn log_change(reached: bool, sent: &Result<IgnoredAny, CallError>) {
+fn log_change(reached: bool, sent: &Result<HeartbeatReply, CallError>) {
     match sent {
         Err(error) if reached => tracing::warn!(%error, "the hive is not reached; trying on"),
-        Ok(IgnoredAny) if !reached => tracing::info!("the hive is reached again"),
-        Ok(IgnoredAny) | Err(_) => {}
+        Ok(_) if !reached => tracing::info!("the hive is reached again"),
+        Ok(_) | Err(_) => {}
     }
 }
 
-fn outcome_of(sent: &Result<IgnoredAny, CallError>) -> Outcome {
+fn outcome_of(sent: &Result<HeartbeatReply, CallError>) -> Outcome {
     match sent {
-        Ok(IgnoredAny) => Outcome::Answered,
+        Ok(_) => Outcome::Answered,
         Err(CallError::Refused(detail)) if means_disowned(detail.code) => Outcome::Unknown,
         Err(_) => Outcome::Failed,
     }

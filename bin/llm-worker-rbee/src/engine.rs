@@ -8,6 +8,7 @@ pub(crate) mod disk;
 mod drafts;
 pub(crate) mod echo;
 pub(crate) mod embedder;
+mod event;
 pub(crate) mod llama;
 pub(crate) mod memory;
 mod pace;
@@ -23,13 +24,13 @@ use std::sync::{Arc, OnceLock};
 
 use deadline_propagation::Deadline;
 use rbee_api::error::{ErrorCode, ErrorDetail};
-use rbee_api::openai::{FinishReason, Usage};
 use rbee_http::ApiError;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::engine::backend::{Core, Loaded, Loader, Prompt};
+pub(crate) use crate::engine::event::{Earlier, End, Event, Trace};
 use crate::engine::memory::Scope;
 use crate::engine::request::RequestProgress;
 use crate::engine::runner::{Control, Runner};
@@ -37,7 +38,7 @@ pub(crate) use crate::engine::stats::{Snapshot, Stats};
 use crate::error::{EngineFailure, LoadFailure};
 use crate::sampler::Sampler;
 use crate::scheduler::JobId;
-use crate::text::{PlacedLogprobs, TextStream};
+use crate::text::TextStream;
 
 /// Most requests that one worker decodes together: what llama.cpp's batches of
 /// 512 tokens leave room for beside prompts.
@@ -58,34 +59,14 @@ pub(crate) struct Job {
     pub(crate) tokens_max: u32,
     pub(crate) text: TextStream,
     pub(crate) sampler: Sampler,
+    /// Where the reply began elsewhere, or may go on there.
+    pub(crate) earlier: Option<Earlier>,
     pub(crate) deadline: Deadline,
     pub(crate) events: mpsc::Sender<Event>,
     /// The request that it is a choice of.
     pub(crate) request: Arc<RequestProgress>,
     /// Held until the job has ended, so that the engine is never over-full.
     pub(crate) _permit: OwnedSemaphorePermit,
-}
-
-/// What a job tells its reader.
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// More text, never empty, and its tokens where they were asked for.
-    Text { text: String, logprobs: Vec<PlacedLogprobs> },
-    /// The end; nothing comes after it.
-    End(End),
-}
-
-/// How a job ended.
-#[derive(Debug)]
-pub(crate) enum End {
-    Finished {
-        /// The last text, often empty.
-        text: String,
-        logprobs: Vec<PlacedLogprobs>,
-        reason: FinishReason,
-        usage: Usage,
-    },
-    Failed(Box<ErrorDetail>),
 }
 
 /// What the engine thread is told.

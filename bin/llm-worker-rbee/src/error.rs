@@ -13,6 +13,8 @@ const EXIT_USAGE: u8 = 2;
 const EXIT_SOFTWARE: u8 = 70;
 /// Memory, threads or other means of the system are short: `EX_OSERR`.
 const EXIT_SYSTEM: u8 = 71;
+/// The worker has been without a hive for too long: `EX_TEMPFAIL`.
+const EXIT_LEASE_OVER: u8 = 75;
 /// What the hive handed over cannot be used: `EX_CONFIG`.
 const EXIT_CONFIG: u8 = 78;
 
@@ -64,6 +66,9 @@ pub enum WorkerError {
     /// The model that was asked about does not fit.
     #[error("the model does not fit into the memory that is free")]
     DoesNotFit,
+    /// No hive has answered for the time of the lease.
+    #[error("no hive has answered for as long as the worker goes on without one")]
+    LeaseOver,
     /// The engine ended.
     #[error("the engine failed")]
     Engine(#[from] EngineFailure),
@@ -127,10 +132,16 @@ impl WorkerError {
     /// Returns the exit code that tells the hive what happened.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
-        ExitCode::from(match self {
+        ExitCode::from(self.exit_number())
+    }
+
+    /// Returns the same as a number.
+    pub(crate) const fn exit_number(&self) -> u8 {
+        match self {
             Self::Usage { .. } | Self::NoListener => EXIT_USAGE,
             Self::BadListener { .. } | Self::Secrets { .. } => EXIT_CONFIG,
             Self::Setup { .. } | Self::DoesNotFit => EXIT_SYSTEM,
+            Self::LeaseOver => EXIT_LEASE_OVER,
             Self::Engine(EngineFailure::Load(failure)) => match failure {
                 LoadFailure::Unreadable { .. } => EXIT_NO_INPUT,
                 LoadFailure::Invalid { .. } => EXIT_BAD_MODEL,
@@ -140,7 +151,7 @@ impl WorkerError {
             Self::Engine(
                 EngineFailure::Panicked | EngineFailure::Computation { .. } | EngineFailure::Hung,
             ) => EXIT_SOFTWARE,
-        })
+        }
     }
 
     /// Returns what to do about it.
@@ -151,6 +162,7 @@ impl WorkerError {
             Self::NoListener | Self::BadListener { .. } | Self::Secrets { .. } => {
                 "a worker is started by rbee-hive; use `rbee run -m MODEL`"
             }
+            Self::LeaseOver => "start rbee-hive again; it starts workers as they are needed",
             Self::DoesNotFit => "use fewer slots, a shorter context or a smaller model",
             Self::Setup { .. } => "look at the system's limits on threads, files and memory",
             Self::Engine(EngineFailure::Load(failure)) => match failure {

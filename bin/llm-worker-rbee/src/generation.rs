@@ -5,7 +5,9 @@
 
 mod choice;
 mod form;
+mod marks;
 mod prompt;
+mod seed;
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -15,7 +17,7 @@ use std::task::{Context, Poll};
 use deadline_propagation::Deadline;
 use input_validation::{ModelRef, RequestId};
 use rbee_api::error::{ErrorCode, ErrorDetail};
-use rbee_api::openai::{FinishReason, GenerationOptions, OutputFormat, Usage};
+use rbee_api::openai::{FinishReason, GenerationOptions, OutputFormat, Sampling, Usage};
 use rbee_http::ApiError;
 use rbee_llama::reply::ReplyFormat;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -24,15 +26,16 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::engine::backend::{Prepared, Prompt, PromptError, Tokenizer};
 use crate::engine::memory::Scope;
 use crate::engine::request::RequestProgress;
-use crate::engine::{End, EngineHandle, Event, Job};
+use crate::engine::{End, EngineHandle, Event, Job, Trace};
 use crate::http::App;
 use crate::live::LiveGuard;
 use crate::reading::ReplyReader;
-use crate::reply::LogprobShape;
+use crate::reply::{Heading, LogprobShape};
 use crate::sampler::Sampler;
 use crate::sampler::constraint::{Constraint, ConstraintError};
 use crate::text::{PlacedLogprobs, TextStream};
 use choice::Choice;
+pub(crate) use marks::Marks;
 
 /// A request that has been checked so far as it can be without its prompt.
 #[derive(Debug)]
@@ -46,6 +49,7 @@ pub(crate) struct Request {
     /// The field that the prompt stands in.
     pub(crate) param: &'static str,
     pub(crate) prompt_bytes: usize,
+    pub(crate) marks: Marks,
 }
 
 /// A request that has been accepted: its jobs, and all that can end them.
@@ -64,6 +68,9 @@ pub(crate) struct Generation {
     expiry: Pin<Box<Sleep>>,
     /// Alternatives told beside each token; `None` where nothing is told.
     logprobs_top: Option<u32>,
+    /// What the choices are drawn with.
+    seed: u64,
+    marks: Marks,
     /// Takes the request out of the table of live ones.
     _live: LiveGuard,
 }
@@ -79,6 +86,10 @@ pub(crate) struct Part {
     pub(crate) logprobs: Vec<PlacedLogprobs>,
     /// Why the choice ended, with its last part.
     pub(crate) end: Option<FinishReason>,
+    /// The text that a client has of it, in a part of its own that comes first.
+    pub(crate) replayed: Option<String>,
+    /// What another worker has to know to go on after it.
+    pub(crate) trace: Option<Trace>,
 }
 
 impl Generation {
@@ -100,27 +111,30 @@ impl Generation {
         let tokenizer = loaded.generates(&request.model)?;
         let prepared = prompt::make_prompt(tokenizer, &request, prepare).await?;
         let Prepared { prompt, format, constraint } = prepared;
-        let Request { id, options, deadline, .. } = &request;
+        let Request { id, options, deadline, marks, .. } = &request;
         // A reply in a form is content from its first token on.
         let format = format.filter(|_| options.format == OutputFormat::Text);
         let tokens_max = prompt::room_for_reply(&prompt, loaded.context_tokens, &request)?;
-        let permits = app.engine().try_enter_many(options.choices)?;
+        let live = marks.live(options.choices);
+        let permits = app.engine().try_enter_many(live)?;
         let form = form::make_constraint(tokenizer, options, *deadline).await?;
-        let constraints = for_each_choice(form.or(constraint), options.choices)
-            .map_err(ConstraintError::into_detail)?;
-        let (live, ending) = app.live().enter(id.clone());
+        let constraints =
+            for_each_choice(form.or(constraint), live).map_err(ConstraintError::into_detail)?;
+        let (guard, ending) = app.live().enter(id.clone());
         let mut generation = Self {
             id: id.clone(),
             app: app.clone(),
             tokenizer: Arc::clone(tokenizer),
             format,
-            choices: Vec::with_capacity(permits.len()),
+            choices: Vec::with_capacity(options.choices as usize),
             turn: 0,
             usage: Usage::default(),
             ending,
             expiry: Box::pin(sleep_until(deadline.instant())),
             logprobs_top: options.logprobs,
-            _live: live,
+            seed: seed::of(&request),
+            marks: Marks::Unwanted,
+            _live: guard,
         };
         let common = Common {
             prompt: Arc::new(prompt),
@@ -128,9 +142,15 @@ impl Generation {
             progress: Arc::new(RequestProgress::new(submitted_at, options.choices)),
             request,
         };
-        for (permit, constraint) in permits.into_iter().zip(constraints) {
-            generation.submit(&common, permit, constraint)?;
+        let mut jobs = permits.into_iter().zip(constraints);
+        for index in 0..common.request.options.choices {
+            if let Some(ended) = common.request.marks.ended(index) {
+                generation.skip(index, ended, common.prompt.tokens.len());
+            } else if let Some((permit, constraint)) = jobs.next() {
+                generation.submit(&common, permit, constraint)?;
+            }
         }
+        generation.marks = common.request.marks;
         Ok(generation)
     }
 
@@ -142,11 +162,11 @@ impl Generation {
         constraint: Option<Box<dyn Constraint>>,
     ) -> Result<(), ApiError> {
         let Common { prompt, tokens_max, progress, request } = common;
-        let mut sampling = request.options.sampling.clone();
+        let index = u32::try_from(self.choices.len()).unwrap_or(u32::MAX);
         // Every choice draws on its own, and the first one as it would alone.
-        let seed = sampling.seed.map(|seed| seed.wrapping_add(self.choices.len() as u64));
-        sampling.seed = seed;
-        let mut sampler = Sampler::new(sampling, fresh_seed());
+        let seed = self.seed.wrapping_add(u64::from(index));
+        let sampling = Sampling { seed: Some(seed), ..request.options.sampling.clone() };
+        let mut sampler = Sampler::new(sampling, seed);
         let speller = Arc::clone(&self.tokenizer);
         sampler.spell_with(Box::new(move |token| speller.spelling(token)));
         if let Some(constraint) = constraint {
@@ -156,6 +176,7 @@ impl Generation {
             sampler.tell_logprobs(top);
         }
         sampler.accept(&prompt.tokens);
+        let earlier = request.marks.earlier(index, *tokens_max, &mut sampler)?;
         let stops = [request.options.stop.as_slice(), &prompt.stops].concat();
         let (sender, events) = EngineHandle::events();
         let job = self.app.engine().next_job();
@@ -166,6 +187,7 @@ impl Generation {
             tokens_max: *tokens_max,
             text: TextStream::new(&stops),
             sampler,
+            earlier,
             deadline: request.deadline,
             events: sender,
             request: Arc::clone(progress),
@@ -180,8 +202,9 @@ impl Generation {
     }
 
     /// Makes what reads one of the replies; `None` where all of it is content.
-    pub(crate) fn reader(&self) -> Option<ReplyReader> {
-        self.format.clone().map(ReplyReader::new)
+    pub(crate) fn reader(&self, heading: &Heading, choice: u32) -> Option<ReplyReader> {
+        let name = format!("{}/{choice}", heading.name().0);
+        self.format.clone().map(|format| ReplyReader::new(format, name))
     }
 
     /// How the tokens of the reply are told, where they are asked for.
@@ -239,11 +262,23 @@ impl Generation {
     /// without an end.
     fn part(&mut self, index: usize, event: Option<Event>) -> Result<Part, Box<ErrorDetail>> {
         let choice = u32::try_from(index).unwrap_or(u32::MAX);
+        let part = |text, logprobs, end, trace| Part {
+            choice,
+            text,
+            logprobs,
+            end,
+            replayed: None,
+            trace,
+        };
         match event {
-            Some(Event::Text { text, logprobs }) => Ok(Part { choice, text, logprobs, end: None }),
-            Some(Event::End(End::Finished { text, logprobs, reason, usage })) => {
+            Some(Event::Text { text, logprobs, trace }) => Ok(part(text, logprobs, None, trace)),
+            Some(Event::Replayed(text)) => {
+                let nothing_new = part(String::new(), Vec::new(), None, None);
+                Ok(Part { replayed: Some(text), ..nothing_new })
+            }
+            Some(Event::End(End::Finished { text, logprobs, reason, usage, trace })) => {
                 self.count(index, usage);
-                Ok(Part { choice, text, logprobs, end: Some(reason) })
+                Ok(part(text, logprobs, Some(reason), trace))
             }
             Some(Event::End(End::Failed(detail))) => Err(self.failed(*detail)),
             None => {
@@ -312,13 +347,4 @@ fn for_each_choice(
 
 fn time_is_over() -> ErrorDetail {
     ErrorDetail::new(ErrorCode::DeadlineExceeded, "the time for this request is over")
-}
-
-/// A seed for a request that names none.
-fn fresh_seed() -> u64 {
-    getrandom::u64().unwrap_or_else(|error| {
-        tracing::warn!(%error, "no randomness for a seed; the clock must do");
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        now.map_or(0, |since| u64::from(since.subsec_nanos()) ^ since.as_secs())
-    })
 }

@@ -17,16 +17,20 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use auth_min::TokenDigest;
 use deadline_propagation::{DEADLINE_CAP, DEADLINE_DEFAULT, Deadline};
 use http::HeaderMap;
-use input_validation::{ModelRef, WorkerId};
+use input_validation::{ModelRef, Sha256Hex, WorkerId};
 use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_api::openai::StreamOptions;
 use rbee_api::worker::{Backend, WorkerHeartbeat, WorkerReady};
-use rbee_http::{Access, ApiError, Authenticator, Metrics, Principal, Readiness, RouteTable};
+use rbee_http::{
+    Access, ApiError, Authenticator, ForwardedBody, Metrics, Principal, Readiness, RouteTable,
+};
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::EngineHandle;
 use crate::engine::backend::Loaded;
 use crate::engine::memory::Scope;
+use crate::generation::Marks;
 use crate::live::LiveRequests;
 
 /// The whole route table.
@@ -49,6 +53,15 @@ pub(crate) fn authenticator(token: TokenDigest) -> Authenticator {
     Arc::new(move |shown| shown.matches(&token).then_some(Principal::Peer))
 }
 
+/// Which model is here.
+#[derive(Debug)]
+pub(crate) struct ModelIdentity {
+    /// What clients call it.
+    pub(crate) names: Vec<ModelRef>,
+    /// SHA-256 of its file, where it is known.
+    pub(crate) sha256: Option<Sha256Hex>,
+}
+
 /// What the handlers share.
 #[derive(Debug, Clone)]
 pub(crate) struct App(Arc<Shared>);
@@ -57,7 +70,7 @@ pub(crate) struct App(Arc<Shared>);
 struct Shared {
     worker_id: WorkerId,
     backend: Backend,
-    model_names: Vec<ModelRef>,
+    model: ModelIdentity,
     /// Whether requests of different users may share computed prompts.
     cache_shared: bool,
     /// Seconds since the epoch.
@@ -74,7 +87,7 @@ impl App {
     pub(crate) fn new(
         worker_id: WorkerId,
         backend: Backend,
-        model_names: Vec<ModelRef>,
+        model: ModelIdentity,
         cache_shared: bool,
         engine: EngineHandle,
         shutdown: CancellationToken,
@@ -84,7 +97,7 @@ impl App {
         Self(Arc::new(Shared {
             worker_id,
             backend,
-            model_names,
+            model,
             cache_shared,
             started_at: now.map_or(0, |since| since.as_secs()),
             engine,
@@ -124,11 +137,26 @@ impl App {
 
     /// Checks that a request means the model that is here.
     pub(crate) fn check_model(&self, wanted: &ModelRef) -> Result<(), ApiError> {
-        if self.0.model_names.contains(wanted) {
+        if self.0.model.names.contains(wanted) {
             return Ok(());
         }
         let message = format!("this worker does not hold the model {wanted}");
         Err(ErrorDetail::new(ErrorCode::ModelNotFound, message).with_param("model").into())
+    }
+
+    pub(crate) fn model_sha256(&self) -> Option<&Sha256Hex> {
+        self.0.model.sha256.as_ref()
+    }
+
+    /// Reads whether the stream of a reply with so many choices is to be marked,
+    /// and what a client has of it.
+    fn marks(
+        &self,
+        body: &ForwardedBody,
+        stream: StreamOptions,
+        choices: u32,
+    ) -> Result<Marks, ApiError> {
+        Marks::read(body, stream, choices, self.model_sha256())
     }
 
     /// Whose computed prompts a request may use: those of the user it names.
@@ -139,7 +167,7 @@ impl App {
 
     /// The name of the model for listings.
     fn model_name(&self) -> String {
-        self.0.model_names.first().map(ToString::to_string).unwrap_or_default()
+        self.0.model.names.first().map(ToString::to_string).unwrap_or_default()
     }
 
     /// What the hive is told once the model is loaded.
@@ -162,6 +190,7 @@ impl App {
             requests_running: snapshot.requests_running,
             requests_waiting: snapshot.requests_waiting,
             engine_steps: snapshot.engine_steps,
+            is_stepping: snapshot.stepping,
         }
     }
 }

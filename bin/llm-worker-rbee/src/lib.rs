@@ -21,8 +21,8 @@ mod tasks;
 mod text;
 mod threads;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rbee_api::error::{ErrorCode, ErrorDetail};
@@ -40,13 +40,13 @@ pub use crate::launch::launch;
 
 use crate::config::handover::Secrets;
 use crate::config::{Config, EngineConfig};
-use crate::contact::Contact;
+use crate::contact::{Contact, Orphaned};
 use crate::engine::EngineEnd;
 use crate::engine::backend::Loader;
 use crate::engine::echo::EchoLoader;
 use crate::engine::embedder::echo::EchoEmbedLoader;
 use crate::engine::llama::LlamaLoader;
-use crate::http::App;
+use crate::http::{App, ModelIdentity};
 
 /// Time that the last bytes of ended requests have to reach their readers, and
 /// the engine to end once it has nothing to do.
@@ -88,7 +88,7 @@ async fn run(
     let app = App::new(
         config.worker_id,
         backend,
-        config.model_names,
+        ModelIdentity { names: config.model_names, sha256: config.model_sha256 },
         config.cache_shared,
         engine,
         shutdown.clone(),
@@ -104,7 +104,11 @@ async fn run(
     let server = tokio::spawn(Server::new(listener, router, FLUSH).run(serving.clone()));
     let mut background = JoinSet::new();
     background.spawn(signals);
-    background.spawn(tasks::keep_contact(app.clone(), contact, shutdown.clone()));
+    let mut farewell = contact.clone();
+    let orphaned = Arc::new(OnceLock::new());
+    let contact =
+        tasks::keep_contact(app.clone(), contact, shutdown.clone(), Arc::clone(&orphaned));
+    background.spawn(contact);
 
     let outcome = tokio::select! {
         () = shutdown.cancelled() => drain(&app, config.drain, &mut engine_end).await,
@@ -121,7 +125,15 @@ async fn run(
         tracing::error!(%error, "the server ended badly");
     }
     background.shutdown().await;
-    Ok(outcome?)
+    let ended = match (outcome, orphaned.get()) {
+        (Err(failure), _) => Err(WorkerError::from(failure)),
+        (Ok(()), Some(Orphaned::LeaseOver)) => Err(WorkerError::LeaseOver),
+        (Ok(()), Some(Orphaned::Disowned) | None) => Ok(()),
+    };
+    if let Err(error) = &ended {
+        farewell.tell_ending(error.exit_number()).await;
+    }
+    ended
 }
 
 /// Takes no new requests, lets those inside finish until the time is over, and

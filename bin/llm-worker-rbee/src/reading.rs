@@ -3,16 +3,18 @@
 //! same text gives the same reply in any pieces, and none of it is lost: what
 //! cannot be read as a call is what the model says.
 
+mod resume;
 mod scan;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbee_http::new_request_id;
 use rbee_llama::chat::ToolCall;
 use rbee_llama::reply::{Reply, ReplyError, ReplyFormat, ReplyParser};
+use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
+pub(crate) use resume::ReadsDifferently;
 use scan::{Found, Scan};
 
 /// A call is read again from its beginning when this has passed: more often
@@ -61,6 +63,8 @@ pub(crate) struct Message {
 #[derive(Debug)]
 pub(crate) struct ReplyReader {
     format: Arc<ReplyFormat>,
+    /// Tells the reply from all others.
+    name: String,
     /// Made when it is needed, which most replies never do.
     parser: Option<ReplyParser>,
     /// The reply so far, as the model wrote it.
@@ -71,6 +75,8 @@ pub(crate) struct ReplyReader {
     /// When the parser read it last.
     read_at: Option<Instant>,
     reading_took: Duration,
+    /// Lengths of the text at which it was read, where they are to be told.
+    reads: Option<Vec<u32>>,
 }
 
 #[derive(Debug)]
@@ -86,25 +92,39 @@ enum Phase {
 }
 
 impl ReplyReader {
-    /// Makes the reader of a reply of this format.
-    pub(crate) fn new(format: Arc<ReplyFormat>) -> Self {
+    /// Makes the reader of a reply of this format. The ids of its calls are
+    /// made of `name`, which no other reply has.
+    pub(crate) fn new(format: Arc<ReplyFormat>, name: String) -> Self {
         let phase = match format.call_markers() {
             Some(markers) => Phase::Scan(Scan::new(&format, markers)),
             None => Phase::Parse { from: 0, said: 0 },
         };
         Self {
             format,
+            name,
             parser: None,
             text: String::new(),
             phase,
             told: Message::default(),
             read_at: None,
             reading_took: Duration::ZERO,
+            reads: None,
         }
     }
 
     /// Takes the next part of the text and tells what is new in the reply.
     pub(crate) fn push(&mut self, text: &str, out: &mut Vec<Delta>) {
+        self.grow(text, out);
+        match self.phase {
+            Phase::Scan(_) => {}
+            Phase::Parse { .. } if !self.is_due(text) => {}
+            Phase::Parse { from, said } => self.read(from, said, Extent::Begun, out),
+            Phase::Text { .. } => self.tell_text(out),
+        }
+    }
+
+    /// Takes the next part of the text, and tells what needs no parser.
+    fn grow(&mut self, text: &str, out: &mut Vec<Delta>) {
         self.text.push_str(text);
         if let Phase::Scan(scan) = &mut self.phase {
             let mut found = Vec::new();
@@ -113,12 +133,6 @@ impl ReplyReader {
             if let Some(from) = call_at {
                 self.phase = Phase::Parse { from, said: self.told.content.len() };
             }
-        }
-        match self.phase {
-            Phase::Scan(_) => {}
-            Phase::Parse { .. } if !self.is_due(text) => {}
-            Phase::Parse { from, said } => self.read(from, said, Extent::Begun, out),
-            Phase::Text { .. } => self.tell_text(out),
         }
     }
 
@@ -154,6 +168,9 @@ impl ReplyReader {
     /// Has the parser read the text and tells what it found.
     fn read(&mut self, from: usize, said: usize, extent: Extent, out: &mut Vec<Delta>) {
         let started = Instant::now();
+        if let (Some(reads), Ok(at)) = (&mut self.reads, u32::try_from(self.text.len())) {
+            reads.push(at);
+        }
         let read = self.parse(self.text.len());
         self.reading_took = started.elapsed();
         self.read_at = Some(Instant::now());
@@ -271,7 +288,7 @@ impl ReplyReader {
         let Ok(wire_index) = u32::try_from(index) else { return };
         if self.told.calls.len() == index {
             // Some models write an id after the arguments, too late to tell it before them.
-            let id = fresh_id();
+            let id = id_of_call(&self.name, index);
             self.told.calls.push(ToolCall {
                 id: id.clone(),
                 name: call.name.clone(),
@@ -305,9 +322,11 @@ fn tell(told: &mut String, text: String, delta: impl Fn(String) -> Delta, out: &
     }
 }
 
-/// An id that no other call has.
-fn fresh_id() -> String {
-    format!("call_{}", new_request_id().to_string().replace('-', ""))
+/// An id that no other call has, and that this one has wherever it is read.
+fn id_of_call(reply: &str, index: usize) -> String {
+    let digest = Sha256::digest(format!("{reply}/{index}"));
+    let letters = digest.iter().take(16).map(|byte| format!("{byte:02x}"));
+    format!("call_{}", letters.collect::<String>())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod logprobs;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rbee_api::continuation::ReplyHead;
 use rbee_api::openai::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatReplyMessage,
     CompletionChoice, CompletionReply, FinishReason, FunctionDelta, ReplyFunction, ReplyToolCall,
@@ -50,8 +51,12 @@ pub(crate) struct Heading {
 }
 
 impl Heading {
-    /// Makes the heading of a new reply; `model` as the client named it.
-    pub(crate) fn new(dialect: Dialect, model: String) -> Self {
+    /// Makes the heading of a reply, or that of one that began elsewhere as it
+    /// was; `model` as the client named it.
+    pub(crate) fn new(dialect: Dialect, model: String, earlier: Option<&ReplyHead>) -> Self {
+        if let Some(ReplyHead { id, created, .. }) = earlier {
+            return Self { dialect, id: id.clone(), created: *created, model, shape: None };
+        }
         let kind = match dialect {
             Dialect::Chat => "chatcmpl",
             Dialect::Completion => "cmpl",
@@ -60,6 +65,11 @@ impl Heading {
         let created = now.map_or(0, |since| since.as_secs());
         let id = format!("{kind}-{}", new_request_id());
         Self { dialect, id, created, model, shape: None }
+    }
+
+    /// What tells the reply from others: its id, and when it began in seconds since the epoch.
+    pub(crate) fn name(&self) -> (&str, u64) {
+        (&self.id, self.created)
     }
 
     /// Has the tokens told beside the text.

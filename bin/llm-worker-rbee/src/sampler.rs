@@ -81,6 +81,25 @@ impl Sampler {
         }
     }
 
+    /// Takes in the tokens of a reply that began elsewhere as if it had chosen
+    /// them, for which so many random numbers were drawn there.
+    ///
+    /// # Errors
+    /// The constraint does not allow these tokens.
+    pub(crate) fn resume(&mut self, tokens: &[u32], draws: u64) -> Result<(), ConstraintError> {
+        if let Some(constraint) = &mut self.constraint {
+            tokens.iter().try_for_each(|token| constraint.accept(*token))?;
+        }
+        self.accept(tokens);
+        self.random.skip(draws);
+        Ok(())
+    }
+
+    /// Returns how many random numbers have been drawn.
+    pub(crate) fn draws(&self) -> u64 {
+        self.random.drawn()
+    }
+
     /// Chooses a token and takes it in, so that rows have to come in the order
     /// of their tokens; `None` for an empty row or after [`Self::failure`].
     pub(crate) fn choose(&mut self, logits: &[f32]) -> Option<u32> {

@@ -3,6 +3,8 @@
 //! so that a failure before it still has its own status. A reader that lags
 //! leaves the parts of all choices where they are, which pauses their jobs.
 
+mod marker;
+
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,14 +13,16 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
+use rbee_api::continuation::{Mark, ReadingProgress};
 use rbee_api::error::{ErrorBody, ErrorCode, ErrorDetail};
 use rbee_api::openai::{FinishReason, StreamOptions};
 use rbee_http::{ApiError, event_stream_response};
 
 use crate::generation::{Generation, Part};
-use crate::reading::{Delta, Message, ReplyReader};
+use crate::reading::{Delta, Message, ReadsDifferently, ReplyReader};
 use crate::reply::{Choice, Frames, Heading, UsageFrame, write_event};
 use crate::text::PlacedLogprobs;
+use marker::{Marker, write_mark};
 
 /// Room for the frames of a few events.
 const BUFFER_BYTES: usize = 4096;
@@ -62,7 +66,7 @@ async fn whole(
             choice.text.push_str(&part.text);
             choice.tokens.extend(part.logprobs);
             if let Some(reason) = part.end {
-                let reader = generation.reader();
+                let reader = generation.reader(&heading, part.choice);
                 ended.push(std::mem::take(choice).read(part.choice, reader, reason));
             }
         }
@@ -108,13 +112,20 @@ fn stream(
         tracing::error!(%error, "a frame cannot be written");
         ApiError::new(ErrorCode::InternalError, "the reply could not be written")
     };
-    let frames = Frames::new(heading, usage, generation.choices()).map_err(defect)?;
     let mut buffer = BytesMut::with_capacity(BUFFER_BYTES);
-    frames.begin(&mut buffer).map_err(defect)?;
-    let choices = (0..generation.choices())
-        .map(|index| Telling { index, reader: generation.reader(), untold: Vec::new() })
-        .collect();
-    let mut events = EventStream { generation, choices, frames, buffer, ended: false };
+    let marks = generation.marks();
+    if marks.are_wanted() {
+        let head = Mark::Head(generation.head(&heading));
+        write_mark(&mut buffer, &head).map_err(defect)?;
+    }
+    let count = generation.choices();
+    let choices = (0..count).map(|index| Telling::new(index, &generation, &heading)).collect();
+    let marker = marks.are_wanted().then(|| Marker::new(count));
+    let frames = Frames::new(heading, usage, count).map_err(defect)?;
+    if marks.head().is_none() {
+        frames.begin(&mut buffer).map_err(defect)?;
+    }
+    let mut events = EventStream { generation, choices, marker, frames, buffer, ended: false };
     events.write(Ok(first));
     Ok(event_stream_response(events))
 }
@@ -123,6 +134,8 @@ fn stream(
 struct EventStream {
     generation: Generation,
     choices: Vec<Telling>,
+    /// `None` where nobody wants marks.
+    marker: Option<Marker>,
     frames: Frames,
     /// Frames not yet given to the connection.
     buffer: BytesMut,
@@ -136,11 +149,14 @@ struct Telling {
     reader: Option<ReplyReader>,
     /// Tokens whose text the reader holds, or that no frame has told yet.
     untold: Vec<PlacedLogprobs>,
+    /// How far the reply was read elsewhere.
+    earlier: Option<ReadingProgress>,
 }
 
 impl EventStream {
     fn write(&mut self, part: Result<Part, Box<ErrorDetail>>) {
         let written = match part {
+            Ok(Part { choice, replayed: Some(text), .. }) => self.resume(choice, &text),
             Ok(part) => self.write_part(part),
             Err(detail) => {
                 self.ended = true;
@@ -153,15 +169,39 @@ impl EventStream {
         }
     }
 
-    fn write_part(&mut self, part: Part) -> Result<(), serde_json::Error> {
-        if let Some(choice) = self.choices.get_mut(part.choice as usize) {
+    /// Goes on after a text that the reader of the stream has.
+    fn resume(&mut self, choice: u32, text: &str) -> Result<(), serde_json::Error> {
+        let resumed = self.choices.get_mut(choice as usize).map_or(Ok(()), |c| c.resume(text));
+        resumed.or_else(|error| {
+            self.ended = true;
+            let message = format!("the reply cannot go on here: {error}");
+            self.write_error(ErrorDetail::new(ErrorCode::InternalError, message))
+        })
+    }
+
+    fn write_part(&mut self, mut part: Part) -> Result<(), serde_json::Error> {
+        let (index, has_ended, trace) = (part.choice, part.end.is_some(), part.trace.take());
+        if let Some(choice) = self.choices.get_mut(index as usize) {
             choice.write(part, &self.frames, &mut self.buffer)?;
+        }
+        if let (Some(marker), Some(trace)) = (&mut self.marker, trace) {
+            marker.note(index, trace, has_ended);
         }
         if self.generation.is_complete() {
             self.ended = true;
             self.frames.close(self.generation.usage(), &mut self.buffer)?;
         }
         Ok(())
+    }
+
+    /// Marks the frames that are there. The end of a stream needs no mark.
+    fn mark(&mut self) {
+        let Some(marker) = self.marker.as_mut().filter(|_| !self.ended) else { return };
+        let asks_logprobs = self.generation.logprob_shape().is_some();
+        if let Err(error) = marker.write(&mut self.choices, asks_logprobs, &mut self.buffer) {
+            tracing::error!(%error, "a mark cannot be written");
+            self.ended = true;
+        }
     }
 
     fn write_error(&mut self, mut detail: ErrorDetail) -> Result<(), serde_json::Error> {
@@ -172,6 +212,21 @@ impl EventStream {
 }
 
 impl Telling {
+    fn new(index: u32, generation: &Generation, heading: &Heading) -> Self {
+        let mut reader = generation.reader(heading, index);
+        let marks = generation.marks();
+        if let Some(reader) = reader.as_mut().filter(|_| marks.are_wanted()) {
+            reader.note_reads();
+        }
+        let earlier = marks.choice(index).and_then(|choice| choice.reading.clone());
+        Self { index, reader, untold: Vec::new(), earlier }
+    }
+
+    fn resume(&mut self, text: &str) -> Result<(), ReadsDifferently> {
+        let earlier = self.earlier.take().unwrap_or_default();
+        self.reader.as_mut().map_or(Ok(()), |reader| reader.resume(text, &earlier))
+    }
+
     fn write(
         &mut self,
         part: Part,
@@ -254,6 +309,7 @@ impl Stream for EventStream {
         if this.buffer.is_empty() {
             return Poll::Ready(None);
         }
+        this.mark();
         Poll::Ready(Some(Ok(this.buffer.split().freeze())))
     }
 }

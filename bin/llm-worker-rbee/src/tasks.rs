@@ -3,15 +3,15 @@
 //! dropped; `lib.rs` owns them all.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::contact::Contact;
+use crate::contact::{Contact, Orphaned};
 use crate::engine::Snapshot;
 use crate::http::App;
 
@@ -45,8 +45,13 @@ pub(crate) fn watch_signals(
 }
 
 /// Tells the hive of the load, then keeps contact, and cancels `shutdown` when the
-/// worker has no hive any more.
-pub(crate) async fn keep_contact(app: App, mut contact: Contact, shutdown: CancellationToken) {
+/// worker has no hive any more; `reason` then holds why.
+pub(crate) async fn keep_contact(
+    app: App,
+    mut contact: Contact,
+    shutdown: CancellationToken,
+    reason: Arc<OnceLock<Orphaned>>,
+) {
     let mut watch = ticks(WATCH_INTERVAL);
     let orphaned = loop {
         watch.tick().await;
@@ -59,6 +64,8 @@ pub(crate) async fn keep_contact(app: App, mut contact: Contact, shutdown: Cance
         }
     };
     tracing::warn!(reason = ?orphaned, "no hive owns this worker; stopping");
+    // It is orphaned once.
+    reason.set(orphaned).ok();
     shutdown.cancel();
 }
 

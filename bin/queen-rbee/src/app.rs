@@ -17,14 +17,18 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::config::Settings;
 use crate::registry::Registry;
+use crate::retry_budget::RetryBudget;
 use crate::shutdown::Shutdown;
 use crate::starts::Starts;
+use crate::turns::Turns;
 
 /// The queen, as its handlers see it.
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) registry: Arc<Registry>,
     pub(crate) starts: Starts,
+    pub(crate) turns: Arc<Turns>,
+    pub(crate) retries: RetryBudget,
     pub(crate) shutdown: Shutdown,
     /// Ends the requests that outlast the drain time.
     pub(crate) cut: CancellationToken,
@@ -101,6 +105,7 @@ impl App {
             draining: self.shutdown.is_asked(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             requests_running: u32::try_from(self.running.len()).unwrap_or(u32::MAX),
+            queues: self.turns.infos(),
             hives: self.registry.hive_infos(),
             workers: self.workers(),
         }

@@ -16,6 +16,9 @@ use tokio::time::Instant;
 /// 1 for the same.
 const LIKENESS_MIN: f64 = 0.8;
 
+/// Stands for every model that no machine has.
+pub(crate) const UNKNOWN_MODEL: &str = "unknown";
+
 /// All that placement needs to know.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cluster {
@@ -71,6 +74,22 @@ impl Cluster {
             .filter(|(likeness, _)| *likeness >= LIKENESS_MIN)
             .max_by(|a, b| a.0.total_cmp(&b.0))
             .map(|(_, known)| known)
+    }
+
+    /// Returns the name of the line in which requests for `name` wait: one for
+    /// each model, however it is called; one for all of which nothing is known.
+    pub(crate) fn line_of(&self, name: &ModelRef) -> String {
+        let running = || {
+            let worker = self.hives.iter().find_map(|hive| hive.workers_for(name).next())?;
+            let alias = worker.alias.as_ref().map(ToString::to_string);
+            Some(alias.unwrap_or_else(|| worker.model_ref.to_string()))
+        };
+        self.label(name).or_else(running).unwrap_or_else(|| UNKNOWN_MODEL.to_owned())
+    }
+
+    /// Returns what is known of a worker.
+    pub(crate) fn worker(&self, id: &WorkerId) -> Option<&WorkerInfo> {
+        self.hives.iter().flat_map(HiveView::workers).find(|worker| worker.id == *id)
     }
 
     /// Says whether no machine has reported yet and one is about to.

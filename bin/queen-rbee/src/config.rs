@@ -14,6 +14,7 @@ use rbee_http::{LogFormat, check_log_filter};
 use serde::Deserialize;
 
 use crate::error::QueenError;
+use crate::queue::Limits;
 
 /// The port clients know.
 const PORT: u16 = 8080;
@@ -50,12 +51,34 @@ pub struct Settings {
     pub request_timeout_seconds: u64,
     /// Most seconds a request may ask for, 1 to 86400. Default 3600.
     pub request_timeout_max_seconds: u64,
+    /// Requests tried again before their first byte, to a hundred of the last ten seconds, 0 to 100; ten in ten seconds
+    /// are allowed in any case. Default 20.
+    pub retry_budget_percent: u64,
+    /// Most seconds that a stream whose worker ended waits for another one to go on, 0 to 3600; 0 ends it with an error
+    /// event. Default 120.
+    pub continuation_wait_seconds: u64,
     /// Seconds that running requests get to finish when the queen stops, 0 to 600. Default 10.
     pub drain_seconds: u64,
+    /// Seconds within which the queen has ended with her hive and its workers, 1 to 600. Default 30.
+    pub shutdown_timeout_seconds: u64,
     /// Threads that serve requests, 1 to 64. Default 2.
     pub threads: usize,
+    /// Requests that wait for a worker.
+    pub queue: QueueSettings,
     /// Logging.
     pub log: LogSettings,
+}
+
+/// The keys under `[queue]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueueSettings {
+    /// Most requests that wait for one model, 1 to 65536. Default 512.
+    pub requests_max: usize,
+    /// Most MiB of request bodies that are held for requests that wait and run, 4 to 65536. Default 256.
+    pub bytes_max_mib: u64,
+    /// Longest wait in seconds, by measured pace, that a request is let into, 1 to 86400; its own time bounds it, too. Default 600.
+    pub wait_max_seconds: u64,
 }
 
 /// The keys under `[log]`.
@@ -78,9 +101,29 @@ impl Default for Settings {
             heartbeat_interval_seconds: 30,
             request_timeout_seconds: DEADLINE_DEFAULT.as_secs(),
             request_timeout_max_seconds: DEADLINE_CAP.as_secs(),
+            retry_budget_percent: 20,
+            continuation_wait_seconds: 120,
             drain_seconds: 10,
+            shutdown_timeout_seconds: 30,
             threads: 2,
+            queue: QueueSettings::default(),
             log: LogSettings::default(),
+        }
+    }
+}
+
+impl Default for QueueSettings {
+    fn default() -> Self {
+        Self { requests_max: 512, bytes_max_mib: 256, wait_max_seconds: 600 }
+    }
+}
+
+impl QueueSettings {
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            requests_max: self.requests_max,
+            bytes_max: self.bytes_max_mib.saturating_mul(1024 * 1024),
+            wait_max: Duration::from_secs(self.wait_max_seconds),
         }
     }
 }
@@ -180,6 +223,12 @@ impl Settings {
         Duration::from_secs(self.heartbeat_interval_seconds)
     }
 
+    /// The time within which the queen has ended with her hive and its workers.
+    #[must_use]
+    pub fn shutdown_timeout(&self) -> Duration {
+        Duration::from_secs(self.shutdown_timeout_seconds)
+    }
+
     fn validate(&self) -> Result<(), ConfigError> {
         let ranges = [
             ("heartbeat_interval_seconds", self.heartbeat_interval_seconds, 1, 300),
@@ -190,8 +239,19 @@ impl Settings {
                 1,
                 self.request_timeout_max_seconds,
             ),
+            ("retry_budget_percent", self.retry_budget_percent, 0, 100),
+            ("continuation_wait_seconds", self.continuation_wait_seconds, 0, 3600),
             ("drain_seconds", self.drain_seconds, 0, 600),
+            ("shutdown_timeout_seconds", self.shutdown_timeout_seconds, 1, 600),
             ("threads", self.threads.try_into().unwrap_or(u64::MAX), 1, 64),
+            (
+                "queue.requests_max",
+                self.queue.requests_max.try_into().unwrap_or(u64::MAX),
+                1,
+                65_536,
+            ),
+            ("queue.bytes_max_mib", self.queue.bytes_max_mib, 4, 65_536),
+            ("queue.wait_max_seconds", self.queue.wait_max_seconds, 1, 86_400),
         ];
         for (key, value, min, max) in ranges {
             if value < min || value > max {
@@ -269,8 +329,14 @@ mod tests {
             ("heartbeat_interval_seconds = 301", "heartbeat_interval_seconds"),
             ("request_timeout_seconds = 3601", "request_timeout_seconds"),
             ("request_timeout_max_seconds = 86401", "request_timeout_max_seconds"),
+            ("retry_budget_percent = 101", "retry_budget_percent"),
+            ("continuation_wait_seconds = 3601", "continuation_wait_seconds"),
             ("drain_seconds = 601", "drain_seconds"),
+            ("shutdown_timeout_seconds = 0", "shutdown_timeout_seconds"),
             ("threads = 0", "threads"),
+            ("[queue]\nrequests_max = 0", "queue.requests_max"),
+            ("[queue]\nbytes_max_mib = 3", "queue.bytes_max_mib"),
+            ("[queue]\nwait_max_seconds = 86401", "queue.wait_max_seconds"),
             ("local_hive_url = 'https://127.0.0.1:9200'", "local_hive_url"),
             ("local_hive_url = 'http://127.0.0.1:9200/'", "local_hive_url"),
             ("local_hive_url = 'http://127.0.0.1'", "local_hive_url"),

@@ -1,39 +1,38 @@
 //! Carries out what `placement.rs` decides about a request: forwards it, has a
-//! worker started, waits, or refuses. Chooses nothing. Everything here ends
+//! worker started, waits, tries again within the budget, or refuses. Chooses nothing. Everything here ends
 //! when its future is dropped, which is what happens when a client leaves.
 
-use std::io;
-use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use deadline_propagation::Deadline;
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
-use http::HeaderValue;
-use http::header::CONTENT_TYPE;
-use input_validation::{ModelRef, NodeName, RequestId, WorkerId};
+use input_validation::{ModelRef, NodeName, RequestId};
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::model::ModelKind;
-use rbee_http::{ApiError, CallError, HopClient, Relay, collect, relay_events};
+use rbee_http::{ApiError, HopClient, Relay, relay_events};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::app::{App, draining, out_of_time};
+use crate::attempt::{Answer, BROKE_OFF, Events, Failure, attempt, machine_is_gone};
 use crate::cluster::{Cluster, Reach};
+use crate::continuing;
 use crate::placement::{Decision, Want, may_go_elsewhere, place};
-use crate::registry::Load;
+use crate::queue::{Arrival, Client};
 use crate::running::{Running, Watched};
 use crate::starts::Started;
 use crate::telemetry;
-
-/// What clients are told when a machine breaks off. The end of a worker is told
-/// by its machine, and passed on.
-const BROKE_OFF: &str = "the machine broke off before the reply was complete";
+use crate::turns::{Place, PutBack, Turn};
 
 /// Waiting for the first report ends by time as well as by change.
 const FIRST_REPORT_LOOK: Duration = Duration::from_secs(1);
+
+/// How long a request waits for its turn before it looks whether its workers are
+/// still there: machines fall silent without a change.
+const TURN_LOOK: Duration = Duration::from_secs(5);
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +53,7 @@ impl Operation {
         }
     }
 
-    const fn path(self) -> &'static str {
+    pub(crate) const fn path(self) -> &'static str {
         match self {
             Self::Chat => "v1/chat/completions",
             Self::Completion => "v1/completions",
@@ -85,14 +84,57 @@ pub(crate) struct Call {
     pub(crate) streams: bool,
     /// Slots that it takes at a worker: one for each choice.
     pub(crate) slots: u32,
+    pub(crate) client: Client,
     pub(crate) deadline: Deadline,
 }
 
-/// Why an attempt failed before the first byte of a reply.
-struct Failure {
-    detail: ErrorDetail,
-    /// The worker did not fail; nobody answered at its machine's address.
-    machine_is_gone: bool,
+impl Call {
+    fn arrival(&self) -> Arrival {
+        let Self { client, slots, .. } = *self;
+        let bytes = u64::try_from(self.body.len()).unwrap_or(u64::MAX);
+        Arrival { client, slots, bytes, remaining: self.deadline.remaining() }
+    }
+}
+
+/// A request on its way to a worker.
+#[derive(Debug)]
+pub(crate) struct Search {
+    /// What it needs, and what became of it so far.
+    pub(crate) want: Want,
+    /// Its place in the queue, once it has one. Kept while it is answered, so
+    /// that it comes back to it.
+    place: Option<Place>,
+}
+
+impl Search {
+    fn new(call: &Call) -> Self {
+        Self { want: Want::new(call.model.clone(), call.operation.asks()), place: None }
+    }
+
+    /// Makes room for others once nothing more is to be tried.
+    pub(crate) fn leave_queue(&mut self) {
+        self.place = None;
+    }
+}
+
+/// The reply of a worker, its first byte at hand.
+enum Reply {
+    Whole(Response),
+    Events(Upstream),
+}
+
+/// A stream of events, and the slots of a worker that it takes.
+pub(crate) struct Upstream {
+    pub(crate) turn: Turn,
+    pub(crate) events: Events,
+}
+
+/// Whether trying again counts as load of the cluster's own making.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// Taken out of the budget.
+    Paid,
+    Free,
 }
 
 /// Answers a request with the reply of a worker.
@@ -100,9 +142,11 @@ struct Failure {
 /// # Errors
 /// What placement or the worker refuses it with, `deadline_exceeded`, and
 /// `draining` for one that outlasts the queen.
-pub(crate) async fn forward(app: &App, call: Call) -> Result<Response, ApiError> {
+pub(crate) async fn forward(app: &Arc<App>, call: Call) -> Result<Response, ApiError> {
     let mut running = Running::begin(app.admit()?, call.operation.name(), call.deadline);
-    let work = place_and_forward(app, &call, &mut running);
+    app.retries.request(Instant::now());
+    let mut search = Search::new(&call);
+    let work = place_and_forward(app, &call, &mut search, &mut running);
     let outcome = match app.cut.run_until_cancelled(work).await {
         Some(outcome) => outcome,
         None => Err(draining()),
@@ -112,17 +156,19 @@ pub(crate) async fn forward(app: &App, call: Call) -> Result<Response, ApiError>
             running.completed();
             Ok(response)
         }
-        Ok(Reply::Events { events, load }) => {
+        Ok(Reply::Events(first)) => {
+            let id = call.id.clone();
             let relay = Relay {
-                request_id: call.id.clone(),
+                request_id: id.clone(),
                 broken: ErrorCode::HiveUnreachable,
                 message: BROKE_OFF,
                 deadline: call.deadline,
-                guard: load,
+                guard: (),
             };
+            let events = continuing::events(Arc::clone(app), call, search, first);
             let (head, whole_events) = relay_events(events, relay).into_parts();
             let events = whole_events.into_data_stream();
-            let watched = Watched::new(events, running, call.id, app.cut.clone());
+            let watched = Watched::new(events, running, id, app.cut.clone());
             Ok(Response::from_parts(head, Body::from_stream(watched)))
         }
         Err(error) => {
@@ -132,50 +178,107 @@ pub(crate) async fn forward(app: &App, call: Call) -> Result<Response, ApiError>
     }
 }
 
-/// The reply of a worker, its first byte at hand.
-enum Reply {
-    Whole(Response),
-    Events { events: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>, load: Load },
-}
-
 async fn place_and_forward(
     app: &App,
     call: &Call,
+    search: &mut Search,
     running: &mut Running,
 ) -> Result<Reply, ApiError> {
+    loop {
+        let turn = find_turn(app, call, search).await?;
+        running.placed(app.registry.view().label(&call.model));
+        let failure = match attempt(app, call, &turn, None).await {
+            Ok(answer) => {
+                running.first_byte();
+                return Ok(match answer {
+                    Answer::Whole(response) => Reply::Whole(response),
+                    Answer::Events(events) => Reply::Events(Upstream { turn, events }),
+                });
+            }
+            Err(failure) => failure,
+        };
+        put_back(app, call, search, turn, failure, Retry::Paid)?;
+    }
+}
+
+/// Waits until it is the request's turn at a worker.
+///
+/// # Errors
+/// What placement or the queue refuses it with, and `deadline_exceeded`.
+pub(crate) async fn find_turn(
+    app: &App,
+    call: &Call,
+    search: &mut Search,
+) -> Result<Turn, ApiError> {
     let mut changes = app.registry.subscribe();
-    let mut want = Want::new(call.model.clone(), call.operation.asks());
+    let Search { want, place: place_in_queue } = search;
     loop {
         changes.mark_unchanged();
         let cluster = app.registry.view();
-        let decision = place(&cluster, &want, Instant::now());
-        telemetry::decided(&decision);
-        match decision {
-            Decision::Use { hive, worker } => {
-                running.placed(cluster.label(want.model()));
-                match attempt(app, call, running, &hive, &worker).await {
-                    Ok(reply) => return Ok(reply),
-                    Err(failure) => note_failure(app, &mut want, hive, worker, failure)?,
-                }
+        let decision = place(&cluster, want, Instant::now());
+        if let Decision::Refuse(detail) = decision {
+            telemetry::decided("refuse");
+            if detail.code == ErrorCode::HiveUnreachable {
+                app.registry.ask_for_check();
             }
-            Decision::Start { hive, model } => {
-                want.started();
-                let join = app.starts.join(&hive, &model, &want);
-                let started = timeout_at(call.deadline.instant(), join).await;
-                let started = started.map_err(|_| still_loading(&call.model))?;
-                note_start(app, &mut want, hive, started);
-            }
-            Decision::Wait { worker, until } => {
-                worker.into_iter().for_each(|worker| want.awaits(worker));
-                wait(&mut changes, until, call).await?;
-            }
-            Decision::Refuse(detail) => {
-                if detail.code == ErrorCode::HiveUnreachable {
-                    app.registry.ask_for_check();
-                }
-                return Err(detail.into());
-            }
+            return Err(detail.into());
         }
+        let queued = match &mut *place_in_queue {
+            Some(queued) => queued,
+            none @ None => none.insert(app.turns.enter(want, call.arrival())?),
+        };
+        // Whatever is being waited for, a worker that has room ends the wait.
+        let turn = tokio::select! {
+            biased;
+            turn = queued.turn() => Some(turn?),
+            pursued = pursue(app, call, want, &mut changes, decision) => match pursued {
+                Ok(()) => None,
+                Err(OutOfTime::InQueue) => return Err(queued.out_of_time()),
+                Err(OutOfTime::Loading) => return Err(still_loading(&call.model)),
+            },
+        };
+        let Some(turn) = turn else { continue };
+        telemetry::decided("use");
+        app.registry.view().worker(&turn.worker).into_iter().for_each(|worker| want.tries(worker));
+        return Ok(turn);
+    }
+}
+
+/// What a request was waiting for when its time was over.
+enum OutOfTime {
+    InQueue,
+    Loading,
+}
+
+/// Does what was decided until it is time to decide again.
+async fn pursue(
+    app: &App,
+    call: &Call,
+    want: &mut Want,
+    changes: &mut watch::Receiver<()>,
+    decision: Decision,
+) -> Result<(), OutOfTime> {
+    match decision {
+        Decision::Use { .. } => {
+            let until = Instant::now() + TURN_LOOK;
+            wait(changes, until, call).await.map_err(|_| OutOfTime::InQueue)
+        }
+        Decision::Start { hive, model } => {
+            telemetry::decided("start");
+            want.started();
+            let join = app.starts.join(&hive, &model, want);
+            let started = timeout_at(call.deadline.instant(), join).await;
+            let started = started.map_err(|_| OutOfTime::Loading)?;
+            note_start(app, want, hive, started);
+            Ok(())
+        }
+        Decision::Wait { worker, until } => {
+            telemetry::decided("wait");
+            worker.into_iter().for_each(|worker| want.awaits(worker));
+            wait(changes, until, call).await
+        }
+        // Answered before anything is pursued.
+        Decision::Refuse(_) => Ok(()),
     }
 }
 
@@ -183,11 +286,11 @@ async fn wait(
     changes: &mut watch::Receiver<()>,
     until: Instant,
     call: &Call,
-) -> Result<(), ApiError> {
+) -> Result<(), OutOfTime> {
     // The registry outlives every request, so a change is the only good end of the inner wait.
     let changed = timeout_at(until.min(call.deadline.instant()), changes.changed()).await;
     if changed.is_err() && call.deadline.is_expired() {
-        return Err(still_loading(&call.model));
+        return Err(OutOfTime::Loading);
     }
     Ok(())
 }
@@ -200,25 +303,55 @@ fn still_loading(model: &ModelRef) -> ApiError {
     ApiError::new(ErrorCode::DeadlineExceeded, message)
 }
 
-/// Hands on what another worker would not do better, and notes the rest.
-fn note_failure(
+/// Hands on what another worker would not do better, or not in time; else notes
+/// what failed and puts the request back to its place in the queue.
+///
+/// # Errors
+/// Why it is not tried again.
+pub(crate) fn put_back(
     app: &App,
-    want: &mut Want,
-    hive: NodeName,
-    worker: WorkerId,
+    call: &Call,
+    search: &mut Search,
+    turn: Turn,
     failure: Failure,
+    retry: Retry,
 ) -> Result<(), ApiError> {
+    let Search { want, place } = search;
     let Failure { detail, machine_is_gone } = failure;
-    if !may_go_elsewhere(detail.code) {
+    let is_full = detail.code == ErrorCode::AllSlotsBusy;
+    let goes_on = if is_full { want.found_full() } else { may_go_elsewhere(detail.code) };
+    if !goes_on || call.deadline.is_expired() {
         return Err(detail.into());
     }
     telemetry::attempt_failed(detail.code.as_str());
-    tracing::warn!(%hive, worker_id = %worker, code = %detail.code, "attempt failed; placing again");
-    if machine_is_gone {
-        app.registry.suspect(&hive);
+    if !is_full {
+        let (hive, worker) = (&turn.hive, &turn.worker);
+        tracing::warn!(%hive, worker_id = %worker, code = %detail.code, "attempt failed; placing again");
+        if machine_is_gone {
+            app.registry.suspect(hive);
+        }
+        want.failed((!machine_is_gone).then(|| worker.clone()), detail.clone(), Instant::now());
+        // One that never reached a machine cost nobody anything.
+        if retry == Retry::Paid && !machine_is_gone && !want.is_given_up() {
+            pay_for_retry(app, detail)?;
+        }
     }
-    want.failed((!machine_is_gone).then_some(worker), detail, Instant::now());
+    let why = match (is_full, machine_is_gone) {
+        (true, _) => PutBack::WorkerIsFull,
+        (false, true) => PutBack::MachineIsGone,
+        (false, false) => PutBack::WorkerFailed,
+    };
+    if let Some(place) = place {
+        place.put_back(turn, why, want);
+    }
     Ok(())
+}
+
+/// Takes a retry out of the budget; where that is spent, the failure is the answer.
+fn pay_for_retry(app: &App, failure: ErrorDetail) -> Result<(), ApiError> {
+    let is_paid = app.retries.allows_retry(Instant::now());
+    telemetry::retry(is_paid);
+    if is_paid { Ok(()) } else { Err(failure.into()) }
 }
 
 fn note_start(app: &App, want: &mut Want, hive: NodeName, started: Option<Started>) {
@@ -231,60 +364,6 @@ fn note_start(app: &App, want: &mut Want, hive: NodeName, started: Option<Starte
         }
         None => {}
     }
-}
-
-/// Forwards the request to one worker and waits for the first byte of its reply.
-async fn attempt(
-    app: &App,
-    call: &Call,
-    running: &Running,
-    hive: &NodeName,
-    worker: &WorkerId,
-) -> Result<Reply, Failure> {
-    let client = app.registry.client(hive).ok_or_else(machine_is_gone)?;
-    let load = app.registry.load(worker, call.slots);
-    let path = format!("/api/v1/workers/{worker}/{}", call.operation.path());
-    let sent = client.forward(&path, call.body.clone(), &call.id, call.deadline).await;
-    let mut response = sent.map_err(|error| match error {
-        CallError::Unreachable(_) => machine_is_gone(),
-        error => broke_off(error),
-    })?;
-    if !call.streams {
-        let body = collect(response, call.deadline).await.map_err(broke_off)?;
-        running.first_byte();
-        return Ok(Reply::Whole(json_response(body)));
-    }
-    let first = timeout_at(call.deadline.instant(), response.chunk()).await;
-    let first = first
-        .map_err(|_| CallError::TimedOut)
-        .and_then(|chunk| chunk.map_err(CallError::Unreachable));
-    let first = first.map_err(broke_off)?.ok_or_else(nothing_came)?;
-    running.first_byte();
-    let rest = response.bytes_stream().map_err(io::Error::other);
-    let events = Box::pin(stream::iter([Ok(first)]).chain(rest));
-    Ok(Reply::Events { events, load })
-}
-
-fn machine_is_gone() -> Failure {
-    let message = "the machine that has the model does not answer";
-    let detail = ErrorDetail::new(ErrorCode::HiveUnreachable, message);
-    Failure { detail, machine_is_gone: true }
-}
-
-fn broke_off(error: CallError) -> Failure {
-    let detail = error.into_detail(ErrorCode::HiveUnreachable, BROKE_OFF);
-    Failure { detail, machine_is_gone: false }
-}
-
-fn nothing_came() -> Failure {
-    let detail = ErrorDetail::new(ErrorCode::HiveUnreachable, BROKE_OFF);
-    Failure { detail, machine_is_gone: false }
-}
-
-fn json_response(body: Bytes) -> Response {
-    let mut response = Body::from(body).into_response();
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
 }
 
 /// Returns the client for a machine once it can be given work.

@@ -6,6 +6,7 @@
 mod error;
 mod launches;
 mod log_tail;
+mod stop;
 
 use std::io;
 use std::path::PathBuf;
@@ -21,10 +22,9 @@ use rbee_api::hive::{HiveSnapshot, HiveStatus};
 use rbee_api::model::ModelList;
 use rbee_api::queen::RunFile;
 use rbee_home::{Daemon, Home};
-use rbee_http::{CallError, HopClient};
+use rbee_http::HopClient;
 use secrets_management::Secret;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
 
 use crate::registry::Registry;
 use crate::telemetry;
@@ -45,11 +45,6 @@ const PROBE_LIMIT: Duration = Duration::from_secs(2);
 const LAUNCH_GAP: Duration = Duration::from_secs(1);
 /// A pause up to this is short enough for requests to wait through it.
 const PAUSE_WORTH_WAITING: Duration = Duration::from_secs(5);
-/// How long a hive may take to stop its workers and end.
-const STOP_LIMIT: Duration = Duration::from_secs(30);
-/// How long it has after a further SIGTERM.
-const KILL_AFTER: Duration = Duration::from_secs(10);
-
 const SIGTERM: i32 = 15;
 const SIGKILL: i32 = 9;
 
@@ -287,54 +282,6 @@ impl HiveLauncher {
 
     fn spawn_error(&self, source: io::Error) -> LaunchError {
         LaunchError::Spawn { program: self.options.program.clone(), source }
-    }
-
-    /// Stops the hive if this queen or an earlier one started it, and returns
-    /// when its process is gone: after at most half a minute if it behaves, by
-    /// force if it does not and is our own. `hurried` ends the patience early.
-    pub(crate) async fn stop_local_hive(mut self, hurried: &CancellationToken) {
-        self.reap();
-        let runs = self.child.is_some()
-            || look(&self.options.home).await.is_ok_and(|(is_running, _)| is_running);
-        if !runs || self.options.url.is_some() || !self.is_managed {
-            return;
-        }
-        if let Err(error) = self.ask_to_shut_down().await {
-            tracing::warn!(hive = %self.options.name, error = %error, "the hive was not told to stop");
-            self.signal(SIGTERM);
-        }
-        tokio::select! {
-            () = self.is_gone() => {}
-            () = sleep(STOP_LIMIT) => self.force().await,
-            () = hurried.cancelled() => self.force().await,
-        }
-    }
-
-    async fn ask_to_shut_down(&self) -> Result<(), CallError> {
-        let Some(client) = self.options.registry.client(&self.options.name) else {
-            return Err(CallError::TimedOut);
-        };
-        let deadline = Deadline::after(PROBE_LIMIT);
-        client.post_stream("/api/v1/shutdown", &(), deadline).await.map(drop)
-    }
-
-    async fn force(&mut self) {
-        self.signal(SIGTERM);
-        if timeout(KILL_AFTER, self.is_gone()).await.is_ok() {
-            return;
-        }
-        tracing::error!(hive = %self.options.name, "the hive does not end; its workers end with their lease");
-        self.kill().await;
-    }
-
-    /// Returns when the process of the hive is gone.
-    async fn is_gone(&mut self) {
-        if self.child.is_some() {
-            return self.child_ends().await;
-        }
-        while look(&self.options.home).await.is_ok_and(|(is_running, _)| is_running) {
-            sleep(POLL).await;
-        }
     }
 
     /// Returns when our own process has ended; never, without one.

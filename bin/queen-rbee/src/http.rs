@@ -30,6 +30,7 @@ pub(crate) fn routes(readiness: Readiness) -> RouteTable<Arc<App>> {
         .get("/api/v1/workers", Access::Client, workers::list)
         .get("/api/v1/workers/{id}", Access::Client, workers::show)
         .delete("/api/v1/workers/{id}", Access::Client, workers::stop)
+        .post("/api/v1/workers/{id}/reset", Access::Client, workers::reset)
         .get("/api/v1/workers/{id}/load", Access::Client, workers::load)
         .get("/api/v1/workers/{id}/logs", Access::Client, workers::logs)
         .get("/api/v1/models", Access::Client, models::list)

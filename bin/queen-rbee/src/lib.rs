@@ -3,21 +3,27 @@
 //! process, never parses a model file, never touches a GPU.
 
 mod app;
+mod attempt;
 mod cluster;
 mod config;
+mod continuing;
 mod dispatch;
 mod error;
 mod hive_launcher;
 mod hives;
 mod http;
+mod marked_frames;
 mod placement;
 mod pull_relay;
+mod queue;
 mod registry;
+mod retry_budget;
 mod running;
 mod shutdown;
 mod starts;
 mod tasks;
 mod telemetry;
+mod turns;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -29,7 +35,7 @@ use rbee_home::{Daemon, Home, LockGuard};
 use rbee_http::{HopClient, Metrics, Readiness, Server, init_logs};
 use secrets_management::{Secret, load_or_generate};
 use tokio::net::TcpListener;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -37,10 +43,12 @@ use app::App;
 use hive_launcher::{HiveLauncher, LauncherOptions};
 use hives::Hives;
 use registry::Registry;
+use retry_budget::RetryBudget;
 use starts::Starts;
 use tasks::{HiveKeeper, Tasks};
+use turns::Turns;
 
-pub use config::{Command, Config, LogSettings, Settings};
+pub use config::{Command, Config, LogSettings, QueueSettings, Settings};
 pub use error::QueenError;
 pub use shutdown::Shutdown;
 
@@ -48,6 +56,8 @@ pub use shutdown::Shutdown;
 const BLOCKING_THREADS_MAX: usize = 8;
 /// How long requests that are cut off have to tell their clients.
 const CUT_TIME: Duration = Duration::from_secs(1);
+/// Time that the local hive gets at least, however long the requests took.
+const HIVE_TIME_MIN: Duration = Duration::from_secs(1);
 /// How long connections have to close once all requests have ended.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 
@@ -137,14 +147,18 @@ pub async fn run(
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "queen serves");
 
     app.shutdown.asked().cancelled().await;
-    drain(&app).await;
+    let begun = Instant::now();
+    let end = begun + app.settings.shutdown_timeout();
+    drain(&app, end).await;
     let launcher = keeper.release().await?;
-    launcher.stop_local_hive(app.shutdown.hurried()).await;
+    let left = end.saturating_duration_since(Instant::now()).saturating_sub(CLOSE_TIME);
+    launcher.stop_local_hive(left.max(HIVE_TIME_MIN), app.shutdown.hurried()).await;
     closing.cancel();
     server.await.map_err(QueenError::setup("the end of the server"))?;
     tasks.finish().await;
     drop(run_file);
-    tracing::info!("queen stopped");
+    let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(duration_ms, "queen stopped");
     Ok(())
 }
 
@@ -191,9 +205,13 @@ fn build_app(
             registry.add_remote(hive.name.clone(), client);
         }
     }
+    let turns = Turns::new(settings.queue.limits(), Arc::clone(&registry));
+    tasks.spawn(Arc::clone(&turns).keep_dealing());
     Ok(Arc::new(App {
+        turns,
         starts: Starts::new(Arc::clone(&registry), tasks.clone()),
         registry,
+        retries: RetryBudget::new(settings.retry_budget_percent),
         shutdown,
         cut: CancellationToken::new(),
         running: TaskTracker::new(),
@@ -216,13 +234,14 @@ fn launcher(config: &Config, home: Home, app: &App, credentials: &Credentials) -
     })
 }
 
-/// Lets running requests finish, for as long as the settings allow.
-async fn drain(app: &App) {
+/// Lets running requests finish, for as long as the settings allow and until `end` at most.
+async fn drain(app: &App, end: Instant) {
     app.running.close();
-    let patience = Duration::from_secs(app.settings.drain_seconds);
+    let patience = Instant::now() + Duration::from_secs(app.settings.drain_seconds);
+    tracing::info!(requests = app.running.len(), "running requests finish");
     tokio::select! {
         () = app.running.wait() => return,
-        () = sleep(patience) => {}
+        () = sleep_until(patience.min(end)) => {}
         () = app.shutdown.hurried().cancelled() => {}
     }
     tracing::warn!(requests = app.running.len(), "cutting off requests that still run");

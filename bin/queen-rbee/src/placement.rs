@@ -5,9 +5,9 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use input_validation::{ModelRef, NodeName, WorkerId};
+use input_validation::{ModelRef, NodeName, Sha256Hex, WorkerId};
 use rbee_api::error::{ErrorCode, ErrorDetail};
-use rbee_api::model::ModelKind;
+use rbee_api::model::{ModelInfo, ModelKind};
 use rbee_api::worker::{WorkerInfo, WorkerState};
 use tokio::time::Instant;
 
@@ -17,6 +17,10 @@ use crate::cluster::{Cluster, HiveView, Reach, is_live};
 /// a reply: enough for one lost worker and its replacement, too few to let a
 /// request that kills workers go through a cluster.
 const RETRIES_MAX: usize = 2;
+/// How often a request may find its worker full and wait for another turn. Turns
+/// are given by what the queen knows of the workers, so this is rare; it ends
+/// one that a worker never has the memory for.
+const FOUND_FULL_MAX: usize = 8;
 /// How many workers one request may have started: more means that they vanish.
 const STARTS_MAX: usize = 3;
 /// How long the report of a worker's end may take once a request found it gone.
@@ -27,7 +31,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// What to do with a request now.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Decision {
-    /// Forward it to this worker.
+    /// Forward it to this worker, or to another ready one, once it has its turn.
     Use {
         /// The machine.
         hive: NodeName,
@@ -52,18 +56,6 @@ pub(crate) enum Decision {
     Refuse(ErrorDetail),
 }
 
-impl Decision {
-    /// Returns the name of the kind, for the metrics.
-    pub(crate) const fn kind(&self) -> &'static str {
-        match self {
-            Self::Use { .. } => "use",
-            Self::Start { .. } => "start",
-            Self::Wait { .. } => "wait",
-            Self::Refuse(_) => "refuse",
-        }
-    }
-}
-
 /// One request and what became of it so far.
 #[derive(Debug, Clone)]
 pub(crate) struct Want {
@@ -73,11 +65,18 @@ pub(crate) struct Want {
     asks: ModelKind,
     /// Workers it waits for, because they were starting.
     awaited: Vec<WorkerId>,
+    /// Workers that it was sent to, and since when they ran, in milliseconds since the epoch.
+    tried: Vec<(WorkerId, u64)>,
     /// Workers that failed it, and when.
     broken: Vec<(WorkerId, Instant)>,
+    /// The file that its reply was begun with, which no other can go on with.
+    file: Option<Sha256Hex>,
+    /// Whether a worker may be started for it.
+    may_start: bool,
     /// Machines that refused to start a worker for it.
     refused_by: Vec<NodeName>,
     attempts_failed: usize,
+    found_full: usize,
     starts: usize,
     last_error: Option<ErrorDetail>,
 }
@@ -89,9 +88,13 @@ impl Want {
             model,
             asks,
             awaited: Vec::new(),
+            tried: Vec::new(),
             broken: Vec::new(),
+            file: None,
+            may_start: true,
             refused_by: Vec::new(),
             attempts_failed: 0,
+            found_full: 0,
             starts: 0,
             last_error: None,
         }
@@ -107,6 +110,38 @@ impl Want {
         if !self.awaited.contains(&worker) {
             self.awaited.push(worker);
         }
+    }
+
+    /// Notes that it is sent to `worker`.
+    pub(crate) fn tries(&mut self, worker: &WorkerInfo) {
+        if !self.is_broken(worker) {
+            self.broken.retain(|(id, _)| *id != worker.id);
+        }
+        self.tried.retain(|(id, _)| *id != worker.id);
+        self.tried.push((worker.id.clone(), worker.started_at_ms));
+    }
+
+    /// Notes that its reply was begun with this file.
+    pub(crate) fn keeps_to(&mut self, file: Sha256Hex) {
+        self.file = Some(file);
+    }
+
+    /// Notes that its worker was told to stop: others may go on with it, but
+    /// none is started in its place.
+    pub(crate) fn starts_nothing(&mut self) {
+        self.may_start = false;
+    }
+
+    /// Notes that its client got something new, so that failures before it do
+    /// not count any more.
+    pub(crate) fn progressed(&mut self) {
+        self.attempts_failed = 0;
+        self.starts = 0;
+    }
+
+    /// Says whether it failed too often to be tried again.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.attempts_failed > RETRIES_MAX
     }
 
     /// Notes that a start was asked for.
@@ -134,13 +169,38 @@ impl Want {
         });
     }
 
-    /// Says whether `worker` has failed this request.
-    pub(crate) fn is_broken(&self, worker: &WorkerId) -> bool {
-        self.broken.iter().any(|(id, _)| id == worker)
+    /// Notes that a worker had no room for it; says whether it may wait for
+    /// another turn.
+    pub(crate) fn found_full(&mut self) -> bool {
+        self.found_full += 1;
+        self.found_full <= FOUND_FULL_MAX
+    }
+
+    /// Says whether `worker` has failed this request. One that was started
+    /// anew since under the same id has not.
+    pub(crate) fn is_broken(&self, worker: &WorkerInfo) -> bool {
+        let is_another =
+            |(id, since): &(WorkerId, u64)| *id == worker.id && *since < worker.started_at_ms;
+        self.broken.iter().any(|(id, _)| *id == worker.id) && !self.tried.iter().any(is_another)
     }
 
     fn can_use(&self, worker: &WorkerInfo) -> bool {
-        worker.state == WorkerState::Ready && !self.is_broken(&worker.id)
+        worker.state == WorkerState::Ready && !self.is_broken(worker)
+    }
+
+    /// Says whether a model of a machine is the one that can answer it.
+    fn suits(&self, model: &ModelInfo) -> bool {
+        self.file.as_ref().is_none_or(|file| model.sha256 == *file)
+    }
+
+    /// As `suits`, for a worker of a machine.
+    fn suits_worker(&self, hive: &HiveView, worker: &WorkerInfo) -> bool {
+        self.file.is_none() || hive.model(&worker.model_ref).is_some_and(|model| self.suits(model))
+    }
+
+    /// Says whether every ready worker of its model can be used for it.
+    pub(crate) fn takes_any(&self) -> bool {
+        self.broken.is_empty() && self.file.is_none()
     }
 }
 
@@ -173,7 +233,7 @@ pub(crate) fn place(cluster: &Cluster, want: &Want, now: Instant) -> Decision {
 }
 
 fn too_many_failures(want: &Want) -> Option<Decision> {
-    (want.attempts_failed > RETRIES_MAX).then(|| Decision::Refuse(last_error(want)))
+    want.is_given_up().then(|| Decision::Refuse(last_error(want)))
 }
 
 fn wrong_kind(cluster: &Cluster, want: &Want) -> Option<Decision> {
@@ -181,15 +241,39 @@ fn wrong_kind(cluster: &Cluster, want: &Want) -> Option<Decision> {
     model.kind.refusal(want.asks, &want.model).map(Decision::Refuse)
 }
 
-/// The one with the fewest slots taken by requests of ours, the oldest of those.
 fn ready_worker(cluster: &Cluster, want: &Want) -> Option<Decision> {
-    online(cluster)
-        .flat_map(|hive| hive.workers_for(&want.model).map(move |worker| (hive, worker)))
-        .filter(|(_, worker)| want.can_use(worker))
-        .min_by_key(|(_, worker)| {
-            (cluster.load_of(&worker.id), worker.started_at_ms, worker.id.as_str())
-        })
+    least_loaded(cluster, want, |_| true)
         .map(|(hive, worker)| Decision::Use { hive: hive.name.clone(), worker: worker.id.clone() })
+}
+
+/// Returns the worker with the smallest share of its slots taken by requests of
+/// ours, the oldest of those, among the ready ones that the request can use and
+/// that have `room`.
+pub(crate) fn least_loaded<'a>(
+    cluster: &'a Cluster,
+    want: &Want,
+    room: impl Fn(&WorkerInfo) -> bool,
+) -> Option<(&'a HiveView, &'a WorkerInfo)> {
+    // In millionths: whole numbers order exactly, and no worker has a million slots.
+    let share = |worker: &WorkerInfo| {
+        let load = u64::from(cluster.load_of(&worker.id)) * 1_000_000;
+        load / u64::from(worker.slots_total.max(1))
+    };
+    ready_workers(cluster, &want.model)
+        .filter(|(hive, worker)| {
+            want.can_use(worker) && want.suits_worker(hive, worker) && room(worker)
+        })
+        .min_by_key(|(_, worker)| (share(worker), worker.started_at_ms, worker.id.as_str()))
+}
+
+/// Returns the workers that take requests for `model`.
+pub(crate) fn ready_workers<'a>(
+    cluster: &'a Cluster,
+    model: &ModelRef,
+) -> impl Iterator<Item = (&'a HiveView, &'a WorkerInfo)> {
+    online(cluster)
+        .flat_map(|hive| hive.workers_for(model).map(move |worker| (hive, worker)))
+        .filter(|(_, worker)| worker.state == WorkerState::Ready)
 }
 
 /// A worker this request waited for could not load the model: so could no other.
@@ -199,7 +283,7 @@ fn failed_load(cluster: &Cluster, want: &Want) -> Option<Decision> {
         .iter()
         .flat_map(HiveView::workers)
         .filter(|worker| worker.state == WorkerState::Failed && want.awaited.contains(&worker.id))
-        .find(|worker| !want.is_broken(&worker.id))
+        .find(|worker| !want.is_broken(worker))
         .map(|worker| {
             Decision::Refuse(worker.failure.clone().unwrap_or_else(|| {
                 let message = format!("the worker for {} ended while it was starting", want.model);
@@ -213,10 +297,11 @@ fn failed_load(cluster: &Cluster, want: &Want) -> Option<Decision> {
 fn worker_on_its_way(cluster: &Cluster, want: &Want, now: Instant) -> Option<Decision> {
     let live = || {
         online(cluster)
-            .flat_map(|hive| hive.workers_for(&want.model))
-            .filter(|worker| is_live(worker))
+            .flat_map(|hive| hive.workers_for(&want.model).map(move |worker| (hive, worker)))
+            .filter(|(hive, worker)| is_live(worker) && want.suits_worker(hive, worker))
+            .map(|(_, worker)| worker)
     };
-    if let Some(worker) = live().find(|worker| !want.is_broken(&worker.id)) {
+    if let Some(worker) = live().find(|worker| !want.is_broken(worker)) {
         let until = now + LOOK_AGAIN;
         return Some(Decision::Wait { worker: Some(worker.id.clone()), until });
     }
@@ -229,12 +314,13 @@ fn worker_on_its_way(cluster: &Cluster, want: &Want, now: Instant) -> Option<Dec
 
 /// The machine with the most free memory among those that have the model.
 fn new_worker(cluster: &Cluster, want: &Want) -> Option<Decision> {
-    if want.starts >= STARTS_MAX {
+    if want.starts >= STARTS_MAX || !want.may_start {
         return None;
     }
     online(cluster)
         .filter(|hive| !want.refused_by.contains(&hive.name))
         .filter_map(|hive| Some((hive, hive.snapshot.as_ref()?, hive.model(&want.model)?)))
+        .filter(|(_, _, model)| want.suits(model))
         .min_by_key(|(hive, snapshot, _)| {
             (Reverse(snapshot.resources.memory_available_bytes), hive.name.as_str())
         })
@@ -250,6 +336,7 @@ fn machine_on_its_way(cluster: &Cluster, want: &Want, now: Instant) -> Option<De
         .hives
         .iter()
         .filter(|hive| hive.snapshot.is_none() || hive.knows(&want.model))
+        .filter(|hive| hive.model(&want.model).is_none_or(|model| want.suits(model)))
         .filter_map(|hive| match hive.reach {
             Reach::Awaited { until } if until > now => Some(until.min(now + LOOK_AGAIN)),
             Reach::Awaited { .. } | Reach::Online | Reach::Draining | Reach::Lost(_) => None,
@@ -279,7 +366,7 @@ fn reason_to_refuse(cluster: &Cluster, want: &Want) -> ErrorDetail {
         },
         None => {
             let meant = cluster.likely_meant(model);
-            let meant = meant.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+            let meant = meant.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
             let message = format!(
                 "no machine has the model {model}{meant}; `rbee list` shows the models there are, \
                  and `rbee pull` fetches one"

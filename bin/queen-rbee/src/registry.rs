@@ -36,6 +36,7 @@ pub(crate) struct UnknownHive;
 pub(crate) struct Registry {
     state: Mutex<State>,
     changed: watch::Sender<()>,
+    load_fell: Notify,
     check: Notify,
     interval: Duration,
 }
@@ -88,6 +89,8 @@ impl Drop for Load {
                 state.load.remove(&self.worker);
             }
         }
+        drop(state);
+        self.registry.load_fell.notify_one();
     }
 }
 
@@ -96,7 +99,8 @@ impl Registry {
     pub(crate) fn new(local: NodeName, interval: Duration) -> Self {
         let state = State { hives: BTreeMap::new(), load: BTreeMap::new() };
         let (changed, _) = watch::channel(());
-        let registry = Self { state: Mutex::new(state), changed, check: Notify::new(), interval };
+        let (load_fell, check) = (Notify::new(), Notify::new());
+        let registry = Self { state: Mutex::new(state), changed, load_fell, check, interval };
         registry.insert(local, true, None);
         registry
     }
@@ -258,6 +262,11 @@ impl Registry {
     pub(crate) fn load(self: &Arc<Self>, worker: &WorkerId, slots: u32) -> Load {
         *self.lock().load.entry(worker.clone()).or_insert(0) += slots;
         Load { registry: Arc::clone(self), worker: worker.clone(), slots }
+    }
+
+    /// Waits until a worker has less to do than before; one that waits at a time.
+    pub(crate) async fn load_fell(&self) {
+        self.load_fell.notified().await;
     }
 
     /// Returns the machine that has named `worker`.

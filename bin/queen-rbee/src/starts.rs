@@ -107,7 +107,7 @@ fn has_usable_worker(cluster: &Cluster, hive: &NodeName, model: &ModelRef, want:
         .iter()
         .filter(|view| view.name == *hive)
         .flat_map(|view| view.workers_for(model))
-        .any(|worker| is_live(worker) && !want.is_broken(&worker.id))
+        .any(|worker| is_live(worker) && !want.is_broken(worker))
 }
 
 async fn start(registry: &Registry, hive: &NodeName, model: &ModelRef) -> Started {
@@ -125,7 +125,10 @@ async fn start(registry: &Registry, hive: &NodeName, model: &ModelRef) -> Starte
         Err(error) => {
             tracing::warn!(%hive, %model, error = %error, "no worker was started");
             match error {
-                CallError::Refused(detail) => Started::Refused(detail),
+                // Told to those who wait, each under the id of its own request.
+                CallError::Refused(detail) => {
+                    Started::Refused(Box::new(ErrorDetail { request_id: None, ..*detail }))
+                }
                 CallError::Unreachable(_)
                 | CallError::TimedOut
                 | CallError::Foreign { .. }

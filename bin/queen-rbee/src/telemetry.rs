@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use crate::cluster::{Cluster, Reach};
-use crate::placement::Decision;
+use crate::cluster::{Cluster, Reach, UNKNOWN_MODEL};
 
 /// Starts of the local hive's process.
 const HIVE_STARTS: &str = "rbee_queen_hive_starts_total";
@@ -16,8 +15,14 @@ const PLACEMENTS: &str = "rbee_queen_placements_total";
 const REQUESTS_RUNNING: &str = "rbee_queen_requests_running";
 /// Requests for tokens that ended, by model and outcome.
 const REQUESTS: &str = "rbee_queen_requests_total";
-/// Attempts that failed before the first byte of a reply, by code.
+/// Attempts that failed, by code.
 const RETRIES: &str = "rbee_queen_failed_attempts_total";
+/// Failed attempts that were tried again, or not because the budget was spent.
+const RETRY_BUDGET: &str = "rbee_queen_retries_total";
+/// Streams whose worker ended before they did, by what became of them.
+const CONTINUATIONS: &str = "rbee_queen_continuations_total";
+/// From the end of a stream's worker to the next events of the stream.
+const CONTINUATION_GAP: &str = "rbee_queen_continuation_gap_seconds";
 /// From the arrival of a request to the choice of its worker.
 const WAIT: &str = "rbee_queen_wait_seconds";
 /// From the arrival of a request to the first byte of the worker's reply.
@@ -27,8 +32,14 @@ const FIRST_TOKEN: &str = "gen_ai_server_time_to_first_token_seconds";
 /// From the arrival of a request to its end.
 const DURATION: &str = "gen_ai_server_request_duration_seconds";
 
-/// Stands for every model that no machine has.
-const UNKNOWN_MODEL: &str = "unknown";
+/// Requests that wait for their turn, by model.
+const QUEUE_WAITING: &str = "rbee_queen_queue_waiting";
+/// From the place in the queue to the turn, by model.
+const QUEUE_WAIT: &str = "rbee_queen_queue_wait_seconds";
+/// Bytes of the requests that wait and run.
+const QUEUE_BYTES: &str = "rbee_queen_queue_bytes";
+/// Requests that were not let wait or waited in vain, by reason.
+const QUEUE_REFUSED: &str = "rbee_queen_queue_refused_total";
 
 /// What a finished request is counted under.
 #[derive(Debug, Clone)]
@@ -49,12 +60,46 @@ pub(crate) fn hive_started() {
     metrics::counter!(HIVE_STARTS).increment(1);
 }
 
-pub(crate) fn decided(decision: &Decision) {
-    metrics::counter!(PLACEMENTS, "decision" => decision.kind()).increment(1);
+pub(crate) fn decided(decision: &'static str) {
+    metrics::counter!(PLACEMENTS, "decision" => decision).increment(1);
 }
 
 pub(crate) fn attempt_failed(code: &'static str) {
     metrics::counter!(RETRIES, "code" => code).increment(1);
+}
+
+pub(crate) fn retry(is_paid: bool) {
+    let outcome = if is_paid { "tried" } else { "over_budget" };
+    metrics::counter!(RETRY_BUDGET, "outcome" => outcome).increment(1);
+}
+
+/// What became of a stream whose worker ended before it did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Continuation {
+    /// Another worker went on.
+    Continued {
+        /// How long the client heard nothing.
+        gap: Duration,
+    },
+    /// Nobody could go on in time.
+    TimedOut,
+    /// Nobody may go on: no worker or machine with the file is left, or too many failed.
+    Refused,
+    /// The reply was too long to be remembered, or it is switched off.
+    Impossible,
+}
+
+pub(crate) fn continuation(outcome: Continuation) {
+    let label = match outcome {
+        Continuation::Continued { gap } => {
+            metrics::histogram!(CONTINUATION_GAP).record(gap.as_secs_f64());
+            "continued"
+        }
+        Continuation::TimedOut => "timed_out",
+        Continuation::Refused => "refused",
+        Continuation::Impossible => "impossible",
+    };
+    metrics::counter!(CONTINUATIONS, "outcome" => label).increment(1);
 }
 
 pub(crate) fn request_began() {
@@ -81,8 +126,28 @@ pub(crate) fn request_ended(labels: &RequestLabels, code: &'static str, after: D
         .record(after.as_secs_f64());
 }
 
-/// Sets the gauges that are read off the cluster; to be called at each scrape.
-pub(crate) fn cluster(cluster: &Cluster) {
+/// `model` is the name of a line, of which there is one for each known model.
+pub(crate) fn queue_grew(model: &str) {
+    metrics::gauge!(QUEUE_WAITING, "model" => model.to_owned()).increment(1.0);
+}
+
+pub(crate) fn queue_shrank(model: &str) {
+    metrics::gauge!(QUEUE_WAITING, "model" => model.to_owned()).decrement(1.0);
+}
+
+pub(crate) fn queue_left(model: &str, after: Duration) {
+    metrics::histogram!(QUEUE_WAIT, "model" => model.to_owned()).record(after.as_secs_f64());
+}
+
+pub(crate) fn queue_refused(reason: &'static str) {
+    metrics::counter!(QUEUE_REFUSED, "reason" => reason).increment(1);
+}
+
+/// Sets the gauges that are read off the cluster and the queue; to be called at
+/// each scrape.
+pub(crate) fn scraped(cluster: &Cluster, queue_bytes: u64) {
+    // Exact up to 2^53.
+    metrics::gauge!(QUEUE_BYTES).set(queue_bytes as f64);
     let state = |reach: &Reach| match reach {
         Reach::Online => "online",
         Reach::Draining => "draining",

@@ -1,9 +1,13 @@
 //! Decides whether a worker may start, and how large. Pure: takes what is known, touches nothing.
 
+mod room;
+
 use input_validation::WorkerId;
 use model_catalog::{CacheType, GgufHeader, MemoryParams, Purpose, estimate_memory};
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use serde_json::json;
+
+pub(crate) use room::{DiskRoom, Room};
 
 /// Tokens of a step, as llama.cpp computes them at most together (`n_ubatch`).
 const STEP_TOKENS: u32 = 512;
@@ -30,8 +34,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) workers: u32,
     /// Most workers at once.
     pub(crate) workers_max: u32,
-    /// Memory that no process holds and no worker is yet to take; `None` when it cannot be known.
-    pub(crate) memory_available_bytes: Option<u64>,
+    /// What a new worker could take.
+    pub(crate) room: Room,
     /// Slots wanted.
     pub(crate) slots: u32,
     /// Tokens of context wanted for each slot.
@@ -102,6 +106,9 @@ pub(crate) fn decide(facts: Facts<'_>) -> Admission {
         let figures = json!({"workers": workers, "workers_max": most});
         return refuse(ErrorCode::WorkerLimitReached, message, Some(figures));
     }
+    if let Some(Err(detail)) = facts.room.disk.map(DiskRoom::check) {
+        return Admission::Refuse(*detail);
+    }
     let context_tokens = facts.context_tokens.min(header.context_length).max(1);
     let size = |slots, context_tokens| WorkerSize {
         slots,
@@ -109,8 +116,9 @@ pub(crate) fn decide(facts: Facts<'_>) -> Admission {
         store_mib: 0,
         memory_bytes: memory_bytes(header, slots, context_tokens, facts.cache),
     };
-    let available = facts.memory_available_bytes.unwrap_or(u64::MAX);
-    let fits = |size: &WorkerSize| size.memory_bytes <= available;
+    let available = facts.room.memory_bytes.unwrap_or(u64::MAX);
+    let vram_available = facts.room.vram_bytes.unwrap_or(u64::MAX);
+    let fits = |size: &WorkerSize| size.memory_bytes <= available.min(vram_available);
     let size = match header.purpose {
         Purpose::Generate => {
             halve_until(facts.slots.max(1), 1, |slots| size(slots, context_tokens), fits)
@@ -120,15 +128,33 @@ pub(crate) fn decide(facts: Facts<'_>) -> Admission {
             halve_until(context_tokens, EMBEDDING_CONTEXT_MIN, size, fits)
         }
     };
+    if let Some(vram_bytes) = facts.room.vram_bytes
+        && size.memory_bytes > vram_bytes
+        && size.memory_bytes <= available
+    {
+        return refuse_for_vram(size.memory_bytes, vram_bytes);
+    }
     if size.memory_bytes <= available {
         return Admission::Start(with_store(size, header.purpose, facts.cache, available));
     }
+    let (required, free) = (mebibytes(size.memory_bytes), mebibytes(available));
     let message = format!(
-        "the model needs {} and {} are free; stop a worker with `rbee stop`, or lower worker.context_tokens",
-        mebibytes(size.memory_bytes),
-        mebibytes(available)
+        "the model needs {required} and {free} are free; stop a worker with `rbee stop`, or lower worker.context_tokens"
     );
     let figures = json!({"required_bytes": size.memory_bytes, "available_bytes": available});
+    refuse(ErrorCode::InsufficientMemory, message, Some(figures))
+}
+
+fn refuse_for_vram(required: u64, available: u64) -> Admission {
+    let message = format!(
+        "the model needs {} of the GPUs and {} are free there; stop a worker with `rbee stop`, or set \
+         worker.gpu_layers to auto",
+        mebibytes(required),
+        mebibytes(available)
+    );
+    let figures = json!({
+        "required_bytes": required, "available_bytes": available, "memory": "vram",
+    });
     refuse(ErrorCode::InsufficientMemory, message, Some(figures))
 }
 
@@ -178,7 +204,7 @@ fn memory_bytes(header: &GgufHeader, slots: u32, context_tokens: u32, cache: Cac
     estimate_memory(header, params).total_bytes
 }
 
-fn mebibytes(bytes: u64) -> String {
+pub(crate) fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(MEBIBYTE))
 }
 
@@ -191,184 +217,4 @@ fn refuse(code: ErrorCode, message: String, figures: Option<serde_json::Value>) 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GIB: u64 = 1 << 30;
-
-    /// 1 GiB of weights, 64 KiB of cache a token.
-    fn header() -> GgufHeader {
-        GgufHeader {
-            architecture: "llama".to_owned(),
-            purpose: Purpose::Generate,
-            reads_inputs_whole: false,
-            name: None,
-            quantisation: "Q4_K_M".to_owned(),
-            context_length: 2048,
-            block_count: 16,
-            embedding_length: 2048,
-            feed_forward_length: 8192,
-            head_count: 32,
-            head_count_kv: vec![8],
-            key_length: 128,
-            value_length: 128,
-            vocabulary_size: 32_000,
-            has_chat_template: true,
-            split_count: 1,
-            parameter_count: 1_000_000_000,
-            weights_bytes: GIB,
-        }
-    }
-
-    fn facts(header: &GgufHeader) -> Facts<'_> {
-        Facts {
-            model: Some(header),
-            existing: None,
-            is_being_removed: false,
-            is_draining: false,
-            workers: 0,
-            workers_max: 2,
-            memory_available_bytes: Some(16 * GIB),
-            slots: 8,
-            context_tokens: 4096,
-            cache: CACHE,
-        }
-    }
-
-    const CACHE: CacheRules = CacheRules {
-        type_k: CacheType::F16,
-        type_v: CacheType::F16,
-        unified: false,
-        store_mib: 512,
-    };
-
-    fn started(admission: Admission) -> WorkerSize {
-        match admission {
-            Admission::Start(size) => size,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn each_reason_to_refuse_has_its_code_and_they_are_asked_in_order() {
-        let header = header();
-        let worker: WorkerId = "w-1".parse().unwrap();
-        let good = facts(&header);
-        for (facts, code) in [
-            (Facts { is_draining: true, model: None, ..good }, ErrorCode::Draining),
-            (Facts { model: None, is_being_removed: true, ..good }, ErrorCode::ModelNotFound),
-            (
-                Facts { is_being_removed: true, existing: Some(&worker), ..good },
-                ErrorCode::ModelInUse,
-            ),
-            (
-                Facts { workers: 2, memory_available_bytes: Some(0), ..good },
-                ErrorCode::WorkerLimitReached,
-            ),
-            (Facts { memory_available_bytes: Some(GIB), ..good }, ErrorCode::InsufficientMemory),
-        ] {
-            match decide(facts) {
-                Admission::Refuse(detail) => assert_eq!(detail.code, code),
-                other => panic!("{code}: {other:?}"),
-            }
-        }
-    }
-
-    #[test]
-    fn a_worker_that_is_there_is_used_even_at_the_limit() {
-        let header = header();
-        let worker: WorkerId = "w-1".parse().unwrap();
-        let full = Facts {
-            workers: 2,
-            existing: Some(&worker),
-            memory_available_bytes: Some(0),
-            ..facts(&header)
-        };
-        assert_eq!(decide(full), Admission::Use(worker));
-    }
-
-    #[test]
-    fn context_stops_at_what_the_model_was_trained_for() {
-        let header = header();
-        let size = started(decide(facts(&header)));
-        assert_eq!((size.slots, size.context_tokens), (8, 2048));
-        assert!(size.memory_bytes >= GIB + 8 * 2048 * (64 << 10));
-    }
-
-    #[test]
-    fn conversations_without_a_slot_get_what_is_left_and_hold_no_start_up() {
-        let header = header();
-        let needs = memory_bytes(&header, 8, 2048, CACHE);
-        for (left, store_mib) in [(0, 0), (MEBIBYTE - 1, 0), (200 * MEBIBYTE, 200), (GIB, 512)] {
-            let facts = Facts { memory_available_bytes: Some(needs + left), ..facts(&header) };
-            let size = started(decide(facts));
-            assert_eq!((size.slots, size.store_mib), (8, store_mib), "{left}");
-            assert_eq!(size.memory_bytes, needs + store_mib * MEBIBYTE);
-        }
-        let embedder = GgufHeader { purpose: Purpose::Embed, ..header };
-        assert_eq!(started(decide(facts(&embedder))).store_mib, 0);
-    }
-
-    #[test]
-    fn a_smaller_cache_leaves_room_for_more_slots() {
-        let header = header();
-        let small = CacheRules { type_k: CacheType::Q8, type_v: CacheType::Q8, ..CACHE };
-        let available = memory_bytes(&header, 8, 2048, small);
-        let slots = |cache| {
-            let facts = Facts { memory_available_bytes: Some(available), cache, ..facts(&header) };
-            started(decide(facts)).slots
-        };
-        assert_eq!((slots(CACHE), slots(small)), (4, 8));
-    }
-
-    #[test]
-    fn slots_are_halved_until_they_fit() {
-        let header = header();
-        let needs = |slots| memory_bytes(&header, slots, 2048, CACHE);
-        for (available, slots) in
-            [(needs(8), 8), (needs(8) - 1, 4), (needs(4) - 1, 2), (needs(2) - 1, 1), (needs(1), 1)]
-        {
-            let facts = Facts { memory_available_bytes: Some(available), ..facts(&header) };
-            assert_eq!(started(decide(facts)).slots, slots, "{available}");
-        }
-        let short = Facts { memory_available_bytes: Some(needs(1) - 1), ..facts(&header) };
-        let Admission::Refuse(detail) = decide(short) else { panic!("it cannot fit") };
-        let figures = detail.details.unwrap();
-        assert_eq!(figures["required_bytes"], needs(1));
-        assert_eq!(figures["available_bytes"], needs(1) - 1);
-    }
-
-    #[test]
-    fn an_embedding_model_has_its_own_slots_and_halves_its_context() {
-        let whole = GgufHeader {
-            purpose: Purpose::Embed,
-            reads_inputs_whole: true,
-            context_length: 8192,
-            ..header()
-        };
-        let at_most = |header: &GgufHeader, available| {
-            let facts = Facts {
-                memory_available_bytes: Some(available),
-                context_tokens: 8192,
-                ..facts(header)
-            };
-            let size = started(decide(facts));
-            (size.slots, size.context_tokens)
-        };
-        let needs = |context| memory_bytes(&whole, EMBEDDING_SLOTS, context, CACHE);
-        assert_eq!(at_most(&whole, needs(8192)), (64, 8192));
-        assert_eq!(at_most(&whole, needs(8192) - 1), (64, 4096));
-        assert_eq!(at_most(&whole, needs(512)), (64, 512));
-        let small = GgufHeader { context_length: 256, ..whole.clone() };
-        assert_eq!(at_most(&small, needs(8192)), (64, 256));
-        let in_pieces = GgufHeader { reads_inputs_whole: false, ..whole.clone() };
-        assert!(memory_bytes(&in_pieces, EMBEDDING_SLOTS, 8192, CACHE) < needs(8192) / 2);
-    }
-
-    #[test]
-    fn unknown_memory_refuses_nothing() {
-        let header = header();
-        let size = started(decide(Facts { memory_available_bytes: None, ..facts(&header) }));
-        assert_eq!(size.slots, 8);
-    }
-}
+mod tests;

@@ -1,6 +1,7 @@
 //! The configuration: every setting with its unit, default and range, and the order in which flag, environment and
 //! file are asked. The only reader of the environment; never acts on a setting.
 
+mod restart;
 mod worker;
 
 use std::ffi::OsString;
@@ -16,8 +17,16 @@ use rbee_http::{LogFormat, check_log_filter};
 use serde::Deserialize;
 
 use crate::error::HiveError;
-pub(crate) use worker::KvLayout;
+use crate::liveness::LivenessLimits;
+use crate::reservations::KeptFree;
+use restart::RestartConfig;
 use worker::WorkerConfig;
+pub(crate) use worker::{KvLayout, WorkerMemoryLimit};
+
+/// Largest size in mebibytes that can be asked for: 16 TiB.
+const MIB_MAX: u64 = 1 << 24;
+/// A mebibyte is 2 to this many bytes.
+const MIB_SHIFT: u32 = 20;
 
 /// What a worker inherits of the hive's environment: what finding programs and libraries, and choosing devices, needs.
 const WORKER_ENVIRONMENT: [&str; 9] = [
@@ -70,18 +79,36 @@ pub struct Config {
     pub(crate) worker_path: Option<PathBuf>,
     /// Seconds without a request after which a worker is stopped. Default: 300. Range: 0 to 604800. 0: never.
     pub(crate) idle_stop_seconds: u64,
-    /// Seconds a worker may take to load its model. Default: 300. Range: 1 to 86400.
+    /// Seconds a worker may take to load its model, and 1 more for each 64 MiB of it. Default: 300. Range: 1 to 86400.
     pub(crate) load_timeout_seconds: u64,
+    /// Seconds after which a load is given up that no longer comes on, and 1 more for each 64 MiB. Default: 30. Range: 1 to 86400.
+    pub(crate) load_stall_seconds: u64,
+    /// Seconds that one step of a worker's engine may take. Default: 330; a worker itself gives up after 300. Range: 1
+    /// to 86400.
+    pub(crate) hang_timeout_seconds: u64,
     /// Seconds between two contacts, worker to hive and hive to queen. Default: 30. Range: 1 to 3600.
     pub(crate) heartbeat_interval_seconds: u64,
     /// Seconds a worker has to finish after each of request and signal to stop. Default: 10. Range: 1 to 13, so that
     /// a hive ends within 30 s.
     pub(crate) stop_grace_seconds: u64,
+    /// Seconds within which a hive has ended that is told to; workers that are left shortly before are killed.
+    /// Default: 30. Range: 1 to 600.
+    pub(crate) shutdown_timeout_seconds: u64,
+    /// Mebibytes of main memory that no worker is granted. Default: 256. Range: 0 to 16777216.
+    pub(crate) memory_min_free_mib: u64,
+    /// Mebibytes of the GPUs' memory that no worker is granted. Default: 256. Range: 0 to 16777216.
+    pub(crate) vram_min_free_mib: u64,
+    /// Mebibytes that have to be free on the disk of the models for a worker to start. Default: 64. Range: 0 to 16777216.
+    pub(crate) disk_min_free_mib: u64,
+    /// Files that have to be possible there for a worker to start. Default: 64. Range: 0 to 4294967295.
+    pub(crate) inodes_min_free: u64,
     /// Directories from which `file:` models may be imported. Absent: all of them (`["/"]`) on a hive that only this
     /// machine can reach, none on any other.
     pub(crate) import_roots: Option<Vec<PathBuf>>,
     /// How workers are started.
     pub(crate) worker: WorkerConfig,
+    /// When failed workers are started again.
+    pub(crate) restart: RestartConfig,
     /// What is logged, by hive and workers alike.
     pub(crate) log: LogConfig,
 }
@@ -110,10 +137,18 @@ impl Default for Config {
             worker_path: None,
             idle_stop_seconds: 300,
             load_timeout_seconds: 300,
+            load_stall_seconds: 30,
+            hang_timeout_seconds: 330,
             heartbeat_interval_seconds: 30,
             stop_grace_seconds: 10,
+            shutdown_timeout_seconds: 30,
+            memory_min_free_mib: 256,
+            vram_min_free_mib: 256,
+            disk_min_free_mib: 64,
+            inodes_min_free: 64,
             import_roots: None,
             worker: WorkerConfig::default(),
+            restart: RestartConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -245,9 +280,17 @@ impl Config {
         check_range("workers_max", self.workers_max.into(), 1, 64)?;
         check_range("idle_stop_seconds", self.idle_stop_seconds, 0, 604_800)?;
         check_range("load_timeout_seconds", self.load_timeout_seconds, 1, 86_400)?;
+        check_range("load_stall_seconds", self.load_stall_seconds, 1, 86_400)?;
+        check_range("hang_timeout_seconds", self.hang_timeout_seconds, 1, 86_400)?;
         check_range("heartbeat_interval_seconds", self.heartbeat_interval_seconds, 1, 3_600)?;
         check_range("stop_grace_seconds", self.stop_grace_seconds, 1, 13)?;
+        check_range("shutdown_timeout_seconds", self.shutdown_timeout_seconds, 1, 600)?;
+        check_range("memory_min_free_mib", self.memory_min_free_mib, 0, MIB_MAX)?;
+        check_range("vram_min_free_mib", self.vram_min_free_mib, 0, MIB_MAX)?;
+        check_range("disk_min_free_mib", self.disk_min_free_mib, 0, MIB_MAX)?;
+        check_range("inodes_min_free", self.inodes_min_free, 0, u32::MAX.into())?;
         self.worker.check()?;
+        self.restart.check()?;
         if let Some(url) = &self.queen_url {
             check_url(url)?;
         }
@@ -272,6 +315,14 @@ impl Config {
         Duration::from_secs(self.load_timeout_seconds)
     }
 
+    /// Returns how long workers may take for what they do.
+    pub(crate) const fn liveness(&self) -> LivenessLimits {
+        LivenessLimits {
+            hang: Duration::from_secs(self.hang_timeout_seconds),
+            load_stall: Duration::from_secs(self.load_stall_seconds),
+        }
+    }
+
     /// Returns the time between two contacts.
     pub(crate) const fn heartbeat_interval(&self) -> Duration {
         Duration::from_secs(self.heartbeat_interval_seconds)
@@ -280,6 +331,21 @@ impl Config {
     /// Returns the time a worker has to finish after each of request and signal to stop.
     pub(crate) const fn stop_grace(&self) -> Duration {
         Duration::from_secs(self.stop_grace_seconds)
+    }
+
+    /// Returns the time within which a hive has ended that is told to.
+    pub(crate) const fn shutdown_timeout(&self) -> Duration {
+        Duration::from_secs(self.shutdown_timeout_seconds)
+    }
+
+    /// Returns what no worker is granted.
+    pub(crate) const fn kept_free(&self) -> KeptFree {
+        KeptFree {
+            memory_bytes: self.memory_min_free_mib << MIB_SHIFT,
+            vram_bytes: self.vram_min_free_mib << MIB_SHIFT,
+            disk_bytes: self.disk_min_free_mib << MIB_SHIFT,
+            inodes: self.inodes_min_free,
+        }
     }
 
     /// Returns the whole environment of a worker.

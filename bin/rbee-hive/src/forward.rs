@@ -1,20 +1,20 @@
 //! Passes a client's request on to a worker and its answer back. Checks the request as every hop does, and sends on
-//! the bytes as they came.
+//! the bytes as they came, with what the queen adds for a stream that can go on elsewhere.
 
 use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use deadline_propagation::Deadline;
-use http::HeaderValue;
 use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue};
 use input_validation::WorkerId;
 use metrics::counter;
 use rbee_api::error::ErrorCode;
 use rbee_api::openai::{
     ChatRequest, CompletionRequest, EmbeddingRequest, RequestError, RerankRequest,
 };
-use rbee_http::{ApiError, CallError, Relay, RequestContext, collect, relay_events};
+use rbee_http::{ApiError, CallError, ForwardedBody, Relay, RequestContext, collect, relay_events};
 
 use crate::registry::Registry;
 
@@ -60,15 +60,22 @@ pub(crate) async fn forward(
     worker: &WorkerId,
     endpoint: Endpoint,
     body: Bytes,
+    headers: &HeaderMap,
     context: RequestContext,
     deadline: Deadline,
 ) -> Result<Response, ApiError> {
-    let wants_stream = endpoint.wants_stream(&body)?;
+    let parts = ForwardedBody::split(headers, body.clone())?;
+    let wants_stream = endpoint.wants_stream(&parts.client)?;
     let (client, guard) = registry.enter(worker)?;
     counter!("rbee_hive_requests_forwarded_total").increment(1);
     let broken = |error: CallError| error.into_detail(ErrorCode::WorkerFailed, BROKEN);
-    let reply =
-        client.forward(endpoint.path(), body, &context.id, deadline).await.map_err(broken)?;
+    let (path, id) = (endpoint.path(), &context.id);
+    let reply = if parts.is_marked {
+        client.forward_marked(path, body, parts.client.len(), id, deadline).await
+    } else {
+        client.forward(path, body, id, deadline).await
+    };
+    let reply = reply.map_err(broken)?;
     if wants_stream {
         let relay = Relay {
             request_id: context.id,

@@ -5,15 +5,18 @@ use std::sync::Arc;
 use metrics::gauge;
 use rbee_api::hive::{HiveSnapshot, HiveStatus, Resources};
 use rbee_api::worker::WorkerState;
+use rbee_api::worker_exit::Breaker;
 use rbee_home::Home;
 use rbee_http::{ApiError, Metrics};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::machine::Gpu;
 use crate::models::Models;
 use crate::platform;
 use crate::registry::Registry;
+use crate::reservations::Reservations;
 use crate::shutdown::Shutdown;
 use crate::supervisor::Supervisor;
 
@@ -23,6 +26,7 @@ pub(crate) struct Hive {
     pub(crate) config: Config,
     pub(crate) home: Home,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) reservations: Arc<Reservations>,
     pub(crate) models: Arc<Models>,
     pub(crate) supervisor: Arc<Supervisor>,
     pub(crate) shutdown: Shutdown,
@@ -63,9 +67,20 @@ impl Hive {
     }
 
     fn resources(&self) -> Resources {
+        let figures = self.reservations.figures();
+        let vram = |of: fn(&Gpu) -> u64| {
+            let sum = figures.gpus.iter().map(of).fold(0, u64::saturating_add);
+            (!figures.gpus.is_empty()).then_some(sum)
+        };
         Resources {
-            memory_total_bytes: platform::memory().map_or(0, |memory| memory.total_bytes),
-            memory_available_bytes: self.supervisor.memory_available_bytes().unwrap_or(0),
+            memory_total_bytes: figures.memory.map_or(0, |memory| memory.total_bytes),
+            memory_available_bytes: figures.memory_for_workers_bytes.unwrap_or(0),
+            memory_reserved_bytes: figures.memory_reserved_bytes,
+            memory_limit: self.supervisor.memory_limit(),
+            disk_total_bytes: figures.disk.map(|disk| disk.total_bytes),
+            disk_available_bytes: figures.disk.map(|disk| disk.available_bytes),
+            vram_total_bytes: vram(|gpu| gpu.total_bytes),
+            vram_available_bytes: vram(|gpu| gpu.available_bytes),
             cores: platform::processors(),
             workers_max: self.config.workers_max,
         }
@@ -87,11 +102,53 @@ impl Hive {
             let count = workers.iter().filter(|worker| worker.state == state).count();
             gauge!("rbee_hive_workers", "state" => label).set(count as f64);
         }
+        for (breaker, label) in [(Breaker::Open, "open"), (Breaker::HalfOpen, "half_open")] {
+            let count = self.registry.breakers(breaker);
+            gauge!("rbee_hive_breakers", "state" => label).set(count as f64);
+        }
         if let Ok(models) = self.models.list().await {
             gauge!("rbee_hive_models").set(models.len() as f64);
         }
-        gauge!("rbee_hive_memory_available_bytes")
-            .set(self.resources().memory_available_bytes as f64);
+        self.gauge_resources();
         self.metrics.render()
+    }
+
+    /// Sets the gauges of what the machine has. What is not known has none.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a gauge is a float, and 53 bits of bytes are enough"
+    )]
+    fn gauge_resources(&self) {
+        let figures = self.reservations.figures();
+        let set = |name: &'static str, value: u64| gauge!(name).set(value as f64);
+        set("rbee_hive_workers_max", self.config.workers_max.into());
+        set("rbee_hive_memory_reserved_bytes", figures.memory_reserved_bytes);
+        if let Some(memory) = figures.memory {
+            set("rbee_hive_memory_total_bytes", memory.total_bytes);
+            let used = memory.total_bytes.saturating_sub(memory.available_bytes);
+            set("rbee_hive_memory_used_bytes", used);
+        }
+        if let Some(available) = figures.memory_for_workers_bytes {
+            set("rbee_hive_memory_available_bytes", available);
+        }
+        if let Some(disk) = figures.disk {
+            set("rbee_hive_disk_total_bytes", disk.total_bytes);
+            set("rbee_hive_disk_available_bytes", disk.available_bytes);
+            set("rbee_hive_disk_used_bytes", disk.used_bytes);
+            if let (Some(total), Some(available)) = (disk.inodes_total, disk.inodes_available) {
+                set("rbee_hive_disk_inodes_total", total);
+                set("rbee_hive_disk_inodes_available", available);
+            }
+        }
+        for gpu in figures.gpus {
+            let used = gpu.total_bytes.saturating_sub(gpu.available_bytes);
+            for (name, value) in [
+                ("rbee_hive_vram_total_bytes", gpu.total_bytes),
+                ("rbee_hive_vram_available_bytes", gpu.available_bytes),
+                ("rbee_hive_vram_used_bytes", used),
+            ] {
+                gauge!(name, "gpu" => gpu.name.clone()).set(value as f64);
+            }
+        }
     }
 }

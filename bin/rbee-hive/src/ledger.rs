@@ -2,8 +2,10 @@
 //! gone, so that a hive that takes over after a crash knows every process it has to answer for. Owns its schema and
 //! its rows; starts, signals and decides nothing.
 
+mod tally;
+
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use input_validation::{ModelAlias, ModelRef, WorkerId};
 use rbee_api::worker::Backend;
@@ -14,23 +16,37 @@ use rusqlite_migration::{M, Migrations};
 
 use crate::platform::ProcessIdentity;
 
+pub(crate) use tally::{Ending, Tally};
+
 /// Steps of the schema, one for each released version of it. A step is never changed once released.
-const STEPS: &[M<'_>] = &[M::up(
-    "CREATE TABLE worker (
-         id             TEXT PRIMARY KEY NOT NULL,
-         model_ref      TEXT NOT NULL,
-         alias          TEXT,
-         backend        TEXT NOT NULL CHECK (backend IN ('llama', 'echo')),
-         memory_bytes   INTEGER NOT NULL,
-         started_at_ms  INTEGER NOT NULL,
-         is_stopping    INTEGER NOT NULL DEFAULT 0,
-         url            TEXT,
-         boot_id        TEXT,
-         pid            INTEGER,
-         start_ticks    INTEGER,
-         inode          INTEGER
-     ) STRICT",
-)];
+const STEPS: &[M<'_>] = &[
+    M::up(
+        "CREATE TABLE worker (
+             id             TEXT PRIMARY KEY NOT NULL,
+             model_ref      TEXT NOT NULL,
+             alias          TEXT,
+             backend        TEXT NOT NULL CHECK (backend IN ('llama', 'echo')),
+             memory_bytes   INTEGER NOT NULL,
+             started_at_ms  INTEGER NOT NULL,
+             is_stopping    INTEGER NOT NULL DEFAULT 0,
+             url            TEXT,
+             boot_id        TEXT,
+             pid            INTEGER,
+             start_ticks    INTEGER,
+             inode          INTEGER
+         ) STRICT",
+    ),
+    M::up(
+        "CREATE TABLE tally (
+             id                INTEGER PRIMARY KEY CHECK (id = 0),
+             graceful          INTEGER NOT NULL,
+             forced            INTEGER NOT NULL,
+             last_shutdown_ms  INTEGER
+         ) STRICT;
+         INSERT INTO tally VALUES (0, 0, 0, NULL);",
+    ),
+    M::up("ALTER TABLE worker ADD COLUMN heartbeat_seconds INTEGER NOT NULL DEFAULT 30"),
+];
 
 const SCHEMA: Migrations<'_> = Migrations::from_slice(STEPS);
 
@@ -44,6 +60,8 @@ pub(crate) struct Entry {
     /// Memory it was granted.
     pub(crate) memory_bytes: u64,
     pub(crate) started_at_ms: u64,
+    /// Seconds between its reports, as it was told when it was started.
+    pub(crate) heartbeat_seconds: u64,
     /// Whether it was asked to end.
     pub(crate) is_stopping: bool,
     /// Its process; `None` when the hive ended before it could write it down.
@@ -79,8 +97,8 @@ impl Ledger {
     pub(crate) async fn begin(&self, entry: Entry) -> Result<(), DatabaseError> {
         self.write(move |connection| {
             connection.execute(
-                "INSERT INTO worker (id, model_ref, alias, backend, memory_bytes, started_at_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO worker (id, model_ref, alias, backend, memory_bytes, started_at_ms, heartbeat_seconds)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                 params![
                     entry.id.as_str(),
                     entry.model_ref.as_str(),
@@ -88,6 +106,7 @@ impl Ledger {
                     name_of(entry.backend),
                     signed(entry.memory_bytes),
                     signed(entry.started_at_ms),
+                    signed(entry.heartbeat_seconds),
                 ],
             )
         })
@@ -136,16 +155,17 @@ impl Ledger {
         .await
     }
 
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        locked(&self.connection)
+    }
+
     /// Writes on a blocking thread; once begun it goes on even if nobody waits for it.
     async fn write(
         &self,
         change: impl FnOnce(&Connection) -> rusqlite::Result<usize> + Send + 'static,
     ) -> Result<(), DatabaseError> {
         let connection = Arc::clone(&self.connection);
-        let written = tokio::task::spawn_blocking(move || {
-            // Each change is one statement, so a thread that panicked has left the connection usable.
-            change(&connection.lock().unwrap_or_else(PoisonError::into_inner)).map(drop)
-        });
+        let written = tokio::task::spawn_blocking(move || change(&locked(&connection)).map(drop));
         match written.await {
             Ok(outcome) => Ok(outcome?),
             Err(_cancelled) => Err(rusqlite::Error::InvalidQuery.into()),
@@ -153,10 +173,15 @@ impl Ledger {
     }
 }
 
+/// Each change is one statement, so a thread that panicked has left the connection usable.
+fn locked(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn entries(connection: &Connection) -> rusqlite::Result<Vec<Entry>> {
     let mut statement = connection.prepare(
         "SELECT id, model_ref, alias, backend, memory_bytes, started_at_ms, is_stopping, url, boot_id, pid,
-                start_ticks, inode
+                start_ticks, inode, heartbeat_seconds
          FROM worker ORDER BY started_at_ms, id",
     )?;
     let rows = statement.query_map([], entry)?;
@@ -178,6 +203,7 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
         backend: if backend == name_of(Backend::Llama) { Backend::Llama } else { Backend::Echo },
         memory_bytes: row.get::<_, i64>(4)?.cast_unsigned(),
         started_at_ms: row.get::<_, i64>(5)?.cast_unsigned(),
+        heartbeat_seconds: row.get::<_, i64>(12)?.cast_unsigned(),
         is_stopping: row.get(6)?,
         process: process(row)?,
     })
@@ -228,6 +254,7 @@ mod tests {
             backend: Backend::Echo,
             memory_bytes: 1 << 33,
             started_at_ms: 7,
+            heartbeat_seconds: 5,
             is_stopping: false,
             process: None,
         }

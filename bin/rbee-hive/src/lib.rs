@@ -2,26 +2,33 @@
 //! and forwards requests to them. Never chooses between machines, and never opens a model on a device.
 
 mod admission;
+mod cgroup;
 mod clock;
 mod config;
+mod ending;
 mod error;
 mod forward;
+mod gpus;
 mod hive;
 mod http;
 mod idle;
 mod ledger;
+mod liveness;
+mod machine;
 mod models;
 mod platform;
 mod queen_contact;
 mod registry;
+mod reservations;
+mod restart;
 mod shutdown;
 mod supervisor;
 mod tasks;
+mod watchdog;
 mod worker_logs;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use auth_min::TokenDigest;
 use rbee_api::error::ErrorCode;
@@ -30,7 +37,7 @@ use rbee_home::{Daemon, Home, LockGuard};
 use rbee_http::{Authenticator, Metrics, Principal, Readiness, Server, bind};
 use secrets_management::{Secret, load_or_generate};
 use tokio::net::TcpListener;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -39,18 +46,17 @@ pub use error::HiveError;
 pub use shutdown::EndSignals;
 
 use admission::CacheRules;
+use cgroup::Cgroups;
 use config::KvLayout;
+use ending::Running;
 use hive::Hive;
 use ledger::Ledger;
+use machine::ThisMachine;
 use models::Models;
 use registry::Registry;
+use reservations::Reservations;
 use shutdown::Shutdown;
 use supervisor::{Launcher, Rules, Supervisor};
-
-/// Time that all workers together have to end, before those that are left are killed.
-const STOP_LIMIT: Duration = Duration::from_secs(28);
-/// Time that killed workers have to be gone, and answers that are being sent to be out.
-const LAST_LIMIT: Duration = Duration::from_secs(1);
 
 /// The home directory, held against a second hive.
 #[derive(Debug)]
@@ -112,7 +118,9 @@ pub async fn run(
     }
     let url = url_for_neighbours(address);
     let (ledger, left) = Ledger::open(&home.workers_db())?;
+    let tally = ledger.tally()?;
     let hive = assemble(config, home, &url, ledger)?;
+    ending::show_tally(tally);
     hive.supervisor.adopt(left).await;
     let living =
         hive.registry.snapshot().into_iter().map(|worker| hive.home.worker_log(&worker.id));
@@ -134,25 +142,15 @@ pub async fn run(
         hive.metrics.clone(),
     );
     let stop_serving = CancellationToken::new();
-    let server = tokio::spawn(Server::new(listener, router, LAST_LIMIT).run(stop_serving.clone()));
+    let server =
+        tokio::spawn(Server::new(listener, router, ending::LAST_LIMIT).run(stop_serving.clone()));
     let stop_tasks = CancellationToken::new();
     tasks::start(&hive, token, signals, &stop_tasks);
     tracing::info!(url, name = %hive.config.name, managed = hive.config.managed, "hive serves");
 
     hive.shutdown.stop.cancelled().await;
-    tracing::info!("hive stops its workers");
-    end_workers(&hive).await;
-    stop_serving.cancel();
-    if let Err(error) = server.await {
-        tracing::error!(error = %error, "the server ended badly");
-    }
-    stop_tasks.cancel();
-    hive.tasks.close();
-    if timeout(LAST_LIMIT, hive.tasks.wait()).await.is_err() {
-        tracing::warn!("background tasks were cut off");
-    }
+    ending::end(&hive, Running { server, stop_serving, stop_tasks }).await;
     drop(run_file);
-    tracing::info!("hive ended");
     Ok(())
 }
 
@@ -160,7 +158,13 @@ fn assemble(config: Config, home: Home, url: &str, ledger: Ledger) -> Result<Arc
     let key = load_or_generate(&home.worker_key())?;
     let metrics = Metrics::install("hive")?;
     let models = Arc::new(Models::open(&home, config.import_roots())?);
-    let registry = Arc::new(Registry::new());
+    let registry = Arc::new(Registry::new(config.restart.rules(), config.heartbeat_interval()));
+    let reservations = Arc::new(Reservations::new(
+        Arc::clone(&registry),
+        Box::new(ThisMachine::new(home.models_dir())),
+        config.kept_free(),
+        config.worker.needs_vram(),
+    ));
     let rules = Rules {
         workers_max: config.workers_max,
         slots: config.worker.slots,
@@ -185,17 +189,26 @@ fn assemble(config: Config, home: Home, url: &str, ledger: Ledger) -> Result<Arc
         hive_url: url.to_owned(),
         environment: config.environment_of_workers(),
         home: home.clone(),
+        memory_limit: config.worker.memory_limit(),
+        cgroups: Cgroups::open(),
     };
-    let supervisor =
-        Supervisor::new(Arc::clone(&registry), Arc::clone(&models), launcher, rules, ledger, key);
-    let supervisor = Arc::new(supervisor);
+    let supervisor = Arc::new(Supervisor::new(
+        Arc::clone(&registry),
+        Arc::clone(&reservations),
+        Arc::clone(&models),
+        launcher,
+        rules,
+        ledger,
+        key,
+    ));
     Ok(Arc::new(Hive {
+        shutdown: Shutdown::new(config.shutdown_timeout()),
         config,
         home,
         registry,
+        reservations,
         models,
         supervisor,
-        shutdown: Shutdown::default(),
         metrics,
         tasks: TaskTracker::new(),
         started: Instant::now(),
@@ -210,22 +223,6 @@ fn authenticator(token: &Secret, registry: Arc<Registry>) -> Authenticator {
         let worker = registry.caller(digest).map(Principal::Worker);
         if peer.matches(digest) { Some(Principal::Peer) } else { worker }
     })
-}
-
-/// Ends all workers in parallel: in peace, then, when that takes too long or is hastened, by force.
-async fn end_workers(hive: &Hive) {
-    hive.registry.begin_draining();
-    let is_over = tokio::select! {
-        () = hive.supervisor.all_gone() => true,
-        () = tokio::time::sleep(STOP_LIMIT) => false,
-        () = hive.shutdown.hasten.cancelled() => false,
-    };
-    if !is_over {
-        hive.registry.hasten();
-        if timeout(LAST_LIMIT, hive.supervisor.all_gone()).await.is_err() {
-            tracing::error!("a worker cannot be killed and is left behind");
-        }
-    }
 }
 
 /// Returns the URL at which programs of this machine reach a listener.

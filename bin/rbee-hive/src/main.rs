@@ -24,11 +24,15 @@ fn serve(config: Config) -> Result<(), HiveError> {
     rbee_hive::init_logs(&config)?;
     let held = HeldHome::take(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(HiveError::Setup)?.block_on(async {
+    let runtime = runtime.map_err(HiveError::Setup)?;
+    let outcome = runtime.block_on(async {
         let signals = EndSignals::install().map_err(HiveError::Setup)?;
         let listener = rbee_hive::listen(&config).await?;
         rbee_hive::run(config, held, listener, signals).await
-    })
+    });
+    // What still reads a file must not hold up the end; whatever had to be written was waited for.
+    runtime.shutdown_background();
+    outcome
 }
 
 fn print(text: &str) -> ExitCode {

@@ -5,9 +5,16 @@ mod process;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::thread::available_parallelism;
 
 pub(crate) use process::{ProcessHandle, ProcessIdentity};
+
+/// How much sooner a worker is ended than its hive, in thousandths of the machine's memory: a daemon would have to hold
+/// half of it more than the worker to be ended first.
+const OOM_SCORE_ABOVE: i32 = 500;
+/// The largest score there is.
+const OOM_SCORE_MAX: i32 = 1000;
 
 /// The machine's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +38,26 @@ pub(crate) fn memory() -> Option<Memory> {
 /// model file is not in it, because the kernel counts that as available.
 pub(crate) fn anonymous_bytes(pid: u32) -> Option<u64> {
     kib_field(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "RssAnon:")
+}
+
+/// Has the kernel end a process of this user before this one when the machine's memory runs out. A process that has
+/// started others since keeps them as they were.
+///
+/// # Errors
+/// The operating system's.
+pub(crate) fn end_sooner_than_this(pid: u32) -> io::Result<()> {
+    let own = fs::read_to_string("/proc/self/oom_score_adj")?;
+    // The text is a number from -1000 to 1000.
+    let own: i32 = own.trim().parse().unwrap_or(0);
+    let score = own.saturating_add(OOM_SCORE_ABOVE).min(OOM_SCORE_MAX);
+    fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
+}
+
+/// Reads how many processes of this machine the kernel has killed because memory was short, in all of it or in a control
+/// group (`oom_kill` in `/proc/vmstat`).
+pub(crate) fn oom_kills() -> Option<u64> {
+    let text = fs::read_to_string("/proc/vmstat").ok()?;
+    text.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
 }
 
 fn kib_field(text: &str, name: &str) -> Option<u64> {
@@ -77,6 +104,7 @@ mod tests {
     fn this_machine_and_this_process_have_figures() {
         let memory = memory().unwrap();
         assert!(memory.total_bytes > memory.available_bytes && memory.available_bytes > 0);
+        assert!(oom_kills().is_some());
         assert!(anonymous_bytes(std::process::id()).unwrap() > 0);
         assert!((1..=processors()).contains(&physical_cores()));
     }

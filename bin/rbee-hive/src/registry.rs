@@ -1,31 +1,40 @@
 //! The workers of this machine: one state behind one lock, snapshots out. Owns what is known about them; decides
 //! nothing, starts nothing, and holds the lock across no await.
 
+mod liveness;
 mod removal;
 mod requests;
+mod restarts;
 mod worker;
 
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use auth_min::TokenDigest;
 use input_validation::{ModelAlias, ModelRef, WorkerId};
 use model_catalog::Model;
-use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_api::error::ErrorCode;
 use rbee_api::worker::{Backend, WorkerHeartbeat, WorkerInfo, WorkerReady, WorkerState};
+use rbee_api::worker_exit::Breaker;
 use rbee_http::{ApiError, HopClient};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{Admission, CacheRules, Facts, WorkerSize, decide};
+use crate::admission::{Admission, CacheRules, Facts, Room, WorkerSize, decide};
 use crate::clock::wall_clock_ms;
+use crate::liveness::{Watched, load_allowance};
+use crate::restart::RestartRules;
 
+pub(crate) use liveness::Silent;
+use restarts::Lineage;
+pub(crate) use restarts::{Failure, Planned, Turn};
 use worker::Worker;
-pub(crate) use worker::WorkerSignals;
+pub(crate) use worker::{Grant, WorkerSignals};
 
-/// Failed workers that are kept to show why: as many as fit on a screen.
-const FAILED_MAX: usize = 16;
+/// Failed workers that are kept to show why: as many as may run at once.
+const FAILED_MAX: usize = 64;
 
 /// How long the answer to a change waits for the queen to hear of it; a snapshot takes milliseconds.
 const TELL_LIMIT: Duration = Duration::from_millis(500);
@@ -37,12 +46,17 @@ pub(crate) struct Registry {
     changes: watch::Sender<u64>,
     /// The count of changes that the queen has acknowledged.
     told: watch::Sender<u64>,
+    restart_rules: RestartRules,
+    /// How often workers of this hive are told to report.
+    heartbeat_interval: Duration,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// Oldest first.
     workers: Vec<Worker>,
+    /// The past of models whose workers have failed.
+    lineages: HashMap<ModelRef, Lineage>,
     removing: Vec<ModelRef>,
     is_draining: bool,
 }
@@ -58,7 +72,6 @@ pub(crate) struct Wanted<'a> {
     pub(crate) model: Option<&'a Model>,
     pub(crate) backend: Backend,
     pub(crate) workers_max: u32,
-    pub(crate) memory_available_bytes: Option<u64>,
     pub(crate) slots: u32,
     pub(crate) context_tokens: u32,
     pub(crate) cache: CacheRules,
@@ -74,11 +87,13 @@ pub(crate) enum Admitted {
 }
 
 impl Registry {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(restart_rules: RestartRules, heartbeat_interval: Duration) -> Self {
         Self {
             state: Mutex::default(),
             changes: watch::Sender::new(0),
             told: watch::Sender::new(0),
+            restart_rules,
+            heartbeat_interval,
         }
     }
 
@@ -113,7 +128,9 @@ impl Registry {
 
     /// Returns all workers, oldest first.
     pub(crate) fn snapshot(&self) -> Vec<WorkerInfo> {
-        self.lock().workers.iter().map(|worker| worker.info.clone()).collect()
+        let mut state = self.lock();
+        state.forgive(&self.restart_rules, Instant::now());
+        state.workers.iter().map(|worker| worker.info.clone()).collect()
     }
 
     pub(crate) fn get(&self, id: &WorkerId) -> Option<WorkerInfo> {
@@ -139,15 +156,15 @@ impl Registry {
         })
     }
 
-    /// Returns the process, where there is one yet, and the memory granted of each worker alive.
-    pub(crate) fn memory_grants(&self) -> Vec<(Option<u32>, u64)> {
+    /// Returns what each worker alive was granted.
+    pub(crate) fn grants(&self) -> Vec<Grant> {
         let state = self.lock();
         let alive = state.workers.iter().filter(|worker| worker.is_alive());
-        alive.map(|worker| (worker.info.pid, worker.memory_bytes)).collect()
+        alive.map(Worker::grant).collect()
     }
 
     /// Decides about a worker and enters it, in one step, so that two requests at once cannot both take the last room.
-    pub(crate) fn admit(&self, wanted: Wanted<'_>) -> Result<Admitted, ApiError> {
+    pub(crate) fn admit(&self, wanted: Wanted<'_>, room: Room) -> Result<Admitted, ApiError> {
         let mut state = self.lock();
         let reference = wanted.model.map(|model| &model.reference);
         let existing = state
@@ -163,7 +180,7 @@ impl Registry {
             is_draining: state.is_draining,
             workers: u32::try_from(alive).unwrap_or(u32::MAX),
             workers_max: wanted.workers_max,
-            memory_available_bytes: wanted.memory_available_bytes,
+            room,
             slots: wanted.slots,
             context_tokens: wanted.context_tokens,
             cache: wanted.cache,
@@ -174,7 +191,10 @@ impl Registry {
                 let (reference, alias) = (model.reference.clone(), model.alias.clone());
                 let info =
                     starting(wanted.id, reference, alias, wanted.backend, wanted.started_at_ms);
-                let worker = Worker::new(info, size.memory_bytes, wanted.callback);
+                let allowance = load_allowance(model.size_bytes);
+                let watched = Watched::new(Instant::now(), self.heartbeat_interval, allowance);
+                let mut worker = Worker::new(info, size.memory_bytes, wanted.callback, watched);
+                state.succeed(&mut worker);
                 let signals = worker.signals.clone();
                 state.workers.push(worker);
                 drop(state);
@@ -195,8 +215,9 @@ impl Registry {
         memory_bytes: u64,
         callback: TokenDigest,
         client: HopClient,
+        watched: Watched,
     ) -> WorkerSignals {
-        let mut worker = Worker::new(info, memory_bytes, callback);
+        let mut worker = Worker::new(info, memory_bytes, callback, watched);
         worker.client = Some(client);
         let signals = worker.signals.clone();
         self.lock().workers.push(worker);
@@ -215,8 +236,15 @@ impl Registry {
 
     /// Takes note of a worker's report that its model is loaded.
     pub(crate) fn ready(&self, id: &WorkerId, report: &WorkerReady) -> Result<(), ApiError> {
-        let known = self.change(id, |worker| worker.ready(report, wall_clock_ms()));
-        if known { Ok(()) } else { Err(no_such_worker()) }
+        let mut state = self.lock();
+        let worker = state.find(id).ok_or_else(no_such_worker)?;
+        if worker.ready(report, wall_clock_ms()) {
+            let model = worker.info.model_ref.clone();
+            state.is_ready(&model, Instant::now());
+        }
+        drop(state);
+        self.touch();
+        Ok(())
     }
 
     /// Takes note of how far a worker's load is.
@@ -239,6 +267,8 @@ impl Registry {
     ) -> Result<(), ApiError> {
         let mut state = self.lock();
         let worker = state.find(id).ok_or_else(no_such_worker)?;
+        // The answer tells the worker the interval of this hive.
+        worker.watched.interval = self.heartbeat_interval;
         let has_changed = worker.heartbeat(report, wall_clock_ms());
         drop(state);
         if has_changed {
@@ -254,7 +284,9 @@ impl Registry {
         worker.stop();
         let gone = worker.signals.gone.clone();
         if !worker.is_alive() {
+            let model = worker.info.model_ref.clone();
             state.workers.retain(|worker| worker.info.id != *id);
+            state.lineages.remove(&model);
         }
         drop(state);
         self.touch();
@@ -298,21 +330,30 @@ impl Registry {
         next
     }
 
-    /// Takes note that a worker's process is gone, or never came to be: the row goes with it, unless it failed.
-    pub(crate) fn ended(&self, id: &WorkerId, failure: Option<ErrorDetail>) {
+    /// Takes note that a worker's process is gone, or never came to be: the row goes with it, unless it failed. Returns
+    /// what is planned in its place.
+    pub(crate) fn ended(&self, id: &WorkerId, failure: Option<Failure>) -> Option<Planned> {
+        let now = Instant::now();
         let mut state = self.lock();
-        let Some(worker) = state.find(id) else { return };
+        let worker = state.find(id)?;
         let gone = worker.signals.gone.clone();
-        match failure {
+        let model = worker.info.model_ref.clone();
+        let planned = match failure {
             Some(failure) => {
-                worker.failed(failure);
+                let planned = state.failed(id, failure, &self.restart_rules, now);
                 state.forget_old_failures();
+                planned
             }
-            None => state.workers.retain(|worker| worker.info.id != *id),
-        }
+            None => {
+                state.workers.retain(|worker| worker.info.id != *id);
+                state.stopped(&model, &self.restart_rules, now);
+                None
+            }
+        };
         drop(state);
         gone.cancel();
         self.touch();
+        planned
     }
 
     fn change(&self, id: &WorkerId, change: impl FnOnce(&mut Worker)) -> bool {
@@ -364,6 +405,10 @@ pub(crate) fn starting(
         started_at_ms,
         last_heartbeat_ms: None,
         failure: None,
+        restart_count: 0,
+        last_exit: None,
+        breaker: Breaker::Closed,
+        next_try_at_ms: None,
     }
 }
 
@@ -375,4 +420,4 @@ pub(crate) fn no_such_worker() -> ApiError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,23 +5,28 @@
 //! signals it, so that a signal can never reach a process that merely got the same number later.
 
 mod adopt;
+mod cause;
 mod failure;
 mod life;
 mod owned;
 mod port;
 mod process;
+mod restarts;
+mod stop;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use auth_min::TokenDigest;
 use input_validation::{ModelRef, WorkerId};
 use model_catalog::Model;
 use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_api::hive::MemoryLimit;
 use rbee_api::worker::WorkerInfo;
 use rbee_http::ApiError;
 use secrets_management::Secret;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -31,7 +36,11 @@ use crate::ledger::Ledger;
 use crate::models::Models;
 use crate::platform;
 use crate::registry::{Admitted, Registry, Wanted, WorkerSignals};
+use crate::reservations::Reservations;
 
+use stop::EndingCounts;
+
+use cause::MemoryWas;
 pub(crate) use process::Launcher;
 
 /// Most workers, largest size, longest times: what every worker of this hive has in common.
@@ -71,13 +80,16 @@ pub(crate) struct Supervisor {
     /// The secrets of all workers are made of it, so that the next hive has them too.
     key: Secret,
     lives: TaskTracker,
-    /// Held from measuring the memory to having a task that owns what took it.
-    admission: Mutex<()>,
+    endings: EndingCounts,
+    reservations: Arc<Reservations>,
+    /// Processes that the kernel had killed for want of memory when that was last looked at.
+    oom_kills: AtomicU64,
 }
 
 impl Supervisor {
     pub(crate) fn new(
         registry: Arc<Registry>,
+        reservations: Arc<Reservations>,
         models: Arc<Models>,
         launcher: Launcher,
         rules: Rules,
@@ -85,8 +97,20 @@ impl Supervisor {
         key: Secret,
     ) -> Self {
         let lives = TaskTracker::new();
-        let admission = Mutex::new(());
-        Self { registry, models, launcher, rules, ledger, key, lives, admission }
+        let endings = EndingCounts::default();
+        let oom_kills = AtomicU64::new(platform::oom_kills().unwrap_or(0));
+        Self {
+            registry,
+            models,
+            launcher,
+            rules,
+            ledger,
+            key,
+            lives,
+            endings,
+            reservations,
+            oom_kills,
+        }
     }
 
     /// Returns the worker of a model that is ready or starting, or starts one. Does not wait until it is ready. Once
@@ -99,22 +123,25 @@ impl Supervisor {
         reference: &ModelRef,
     ) -> Result<WorkerInfo, ApiError> {
         let model = self.models.find_usable(reference).await?;
+        if let Some(model) = &model {
+            self.wait_for_turn(&model.reference).await?;
+        }
         let id = WorkerId::from_u128(Uuid::now_v7().as_u128());
         let (token, callback) = self.secrets_of(&id)?;
         let started_at_ms = wall_clock_ms();
-        let held = self.admission.lock().await;
-        let admitted = self.registry.admit(Wanted {
+        let turn = self.reservations.turn().await;
+        let wanted = Wanted {
             id: id.clone(),
             started_at_ms,
             callback: TokenDigest::of(callback.expose()),
             model: model.as_ref(),
             backend: self.launcher.engine,
             workers_max: self.rules.workers_max,
-            memory_available_bytes: self.memory_available_bytes(),
             slots: self.rules.slots,
             context_tokens: self.rules.context_tokens,
             cache: self.rules.cache,
-        })?;
+        };
+        let admitted = self.reservations.admit(&turn, wanted)?;
         let (size, signals, model) = match (admitted, model) {
             (Admitted::Existing(info), _) => return Ok(*info),
             (Admitted::New(size, signals), Some(model)) => (size, signals, model),
@@ -123,7 +150,7 @@ impl Supervisor {
         let (started, outcome) = oneshot::channel();
         let order = Order { id: id.clone(), model, size, started_at_ms, signals, token, callback };
         self.lives.spawn(Arc::clone(self).live(order, started));
-        drop(held);
+        drop(turn);
         outcome.await.map_err(|_| lost_worker())??;
         self.registry.get(&id).ok_or_else(lost_worker)
     }
@@ -139,22 +166,33 @@ impl Supervisor {
         Ok((derive("worker")?, derive("worker callback")?))
     }
 
+    /// Says what holds workers to the memory they were granted.
+    pub(crate) const fn memory_limit(&self) -> MemoryLimit {
+        self.launcher.cgroups.memory_limit()
+    }
+
     /// Waits until no worker process is left. To be called after the registry has begun to drain.
     pub(crate) async fn all_gone(&self) {
         // Whoever was admitted before has its task by now, and nobody is admitted after.
-        drop(self.admission.lock().await);
+        drop(self.reservations.turn().await);
         self.lives.close();
         self.lives.wait().await;
     }
 
-    /// Returns what the kernel has to give, less what workers were granted and have not yet taken.
-    pub(crate) fn memory_available_bytes(&self) -> Option<u64> {
-        let available = platform::memory()?.available_bytes;
-        let to_come = self.registry.memory_grants().into_iter().map(|(pid, granted)| {
-            let taken = pid.and_then(platform::anonymous_bytes).unwrap_or(0);
-            granted.saturating_sub(taken)
-        });
-        Some(available.saturating_sub(to_come.fold(0, u64::saturating_add)))
+    /// Takes note of the kernel's want of memory so far, so that what it kills from now on can be told.
+    pub(crate) fn look_at_memory(&self) {
+        self.oom_kills.store(platform::oom_kills().unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Says whether the kernel has killed for want of memory since it was last looked at, which is moments ago. Whom it
+    /// killed it does not tell.
+    fn memory_was(&self) -> MemoryWas {
+        let is_more = |kills| kills > self.oom_kills.load(Ordering::Relaxed);
+        if platform::oom_kills().is_some_and(is_more) {
+            MemoryWas::Short
+        } else {
+            MemoryWas::Enough
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::hive::Hive;
 use crate::shutdown::EndSignals;
-use crate::{idle, queen_contact};
+use crate::{idle, queen_contact, watchdog};
 
 /// Starts all of them, owned by the hive's tracker.
 pub(crate) fn start(
@@ -23,6 +23,8 @@ pub(crate) fn start(
     if let Some(idle) = hive.config.idle_stop() {
         tasks.spawn(idle::keep(Arc::clone(&hive.registry), idle, stop.clone()));
     }
+    tasks.spawn(watchdog::keep(Arc::clone(hive), hive.config.liveness(), stop.clone()));
+    tasks.spawn(Arc::clone(&hive.supervisor).keep_restarting(stop.clone()));
     tasks.spawn(rebuild_catalog(Arc::clone(hive), stop.clone()));
 }
 

@@ -36,14 +36,26 @@ mod estimate;
 #[path = "hive/faults.rs"]
 mod faults;
 #[cfg(test)]
+#[path = "hive/limits.rs"]
+mod limits;
+#[cfg(test)]
+#[path = "hive/liveness.rs"]
+mod liveness;
+#[cfg(test)]
 #[path = "hive/logs.rs"]
 mod logs;
 #[cfg(test)]
 #[path = "hive/models.rs"]
 mod models;
 #[cfg(test)]
+#[path = "hive/restarts.rs"]
+mod restarts;
+#[cfg(test)]
 #[path = "hive/security.rs"]
 mod security;
+#[cfg(test)]
+#[path = "hive/shutdown.rs"]
+mod shutdown;
 #[cfg(test)]
 #[path = "hive/start.rs"]
 mod start;

@@ -150,6 +150,8 @@ pub(crate) enum Command {
     /// List the workers, which are the models in memory
     #[command(after_help = "With --json: what the queen answers to GET /api/v1/workers")]
     Ps,
+    /// Look after workers
+    Workers(WorkersArgs),
     /// Stop workers and free their memory
     #[command(after_help = "With --json: {\"stopped\":[WORKER,…]}")]
     Stop(StopArgs),
@@ -248,6 +250,35 @@ pub(crate) struct PullArgs {
     /// The SHA-256 the file must have
     #[arg(long, value_name = "HEX")]
     pub(crate) sha256: Option<String>,
+}
+
+/// `rbee workers`.
+#[derive(Debug, Args)]
+pub(crate) struct WorkersArgs {
+    /// What to do with them.
+    #[command(subcommand)]
+    pub(crate) action: WorkersAction,
+}
+
+/// What to do with workers.
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkersAction {
+    /// Forget that workers have failed, and start them again at once
+    #[command(
+        after_help = "With --json: {\"reset\":[WORKER,…]}, the workers that start or run, as in `rbee ps --json`"
+    )]
+    Reset(ResetArgs),
+}
+
+/// `rbee workers reset`.
+#[derive(Debug, Args)]
+pub(crate) struct ResetArgs {
+    /// A worker's id from `rbee ps`, or a model, which means its worker that failed
+    #[arg(value_name = "WORKER|MODEL", required_unless_present = "all")]
+    pub(crate) target: Option<String>,
+    /// Reset every worker that failed
+    #[arg(long, conflicts_with = "target")]
+    pub(crate) all: bool,
 }
 
 /// `rbee stop`.

@@ -15,6 +15,7 @@ mod rm;
 mod run;
 mod status;
 mod stop;
+mod workers;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -48,6 +49,7 @@ async fn dispatch(keeper: &Keeper, command: Command) -> Result<ExitStatus, Keepe
         Command::Pull(args) => pull::pull(keeper, args).await,
         Command::List => list::list(keeper).await,
         Command::Ps => ps::ps(keeper).await,
+        Command::Workers(args) => workers::workers(keeper, args.action).await,
         Command::Stop(args) => stop::stop(keeper, args).await,
         Command::Rm(args) => rm::rm(keeper, args).await,
         Command::Logs(args) => logs::logs(keeper, args).await,

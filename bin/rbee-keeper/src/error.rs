@@ -395,6 +395,9 @@ fn refused_hint(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::WorkerFailed | ErrorCode::WorkerStartFailed => {
             Some("`rbee ps` names the worker, `rbee logs WORKER` says more")
         }
+        ErrorCode::WorkerFailing => Some(
+            "`rbee ps` shows why and when the next try is, `rbee workers reset WORKER` tries at once",
+        ),
         ErrorCode::InsufficientMemory => {
             Some("free memory with `rbee stop`, or take a smaller model")
         }
@@ -402,6 +405,7 @@ fn refused_hint(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::WorkerLimitReached => Some("stop a worker with `rbee stop`"),
         ErrorCode::NoWorkerAvailable
         | ErrorCode::AllSlotsBusy
+        | ErrorCode::QueueFull
         | ErrorCode::Loading
         | ErrorCode::Draining => Some("try again in a moment; `rbee ps` shows what runs"),
         ErrorCode::WorkerNotFound => Some("`rbee ps` lists the workers"),

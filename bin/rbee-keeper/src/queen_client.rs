@@ -9,10 +9,10 @@ use futures_util::{Stream, StreamExt as _};
 use input_validation::{ModelRef, RequestId, WorkerId};
 use rbee_api::model::PullRequest;
 use rbee_api::openai::{ChatCompletion, EmbeddingList};
-use rbee_api::queen::{PlacedModelList, PlacedWorkerList, QueenStatus, Removed};
+use rbee_api::queen::{PlacedModelList, PlacedWorker, PlacedWorkerList, QueenStatus, Removed};
 use rbee_http::{CallError, HopClient, collect};
 use secrets_management::Secret;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::KeeperError;
 use crate::event_stream::EventReader;
@@ -83,6 +83,15 @@ impl QueenClient {
     /// Stops a worker and waits until it is gone.
     pub(crate) async fn stop_worker(&self, id: &WorkerId) -> Result<Removed, KeeperError> {
         self.delete(&format!("/api/v1/workers/{id}")).await
+    }
+
+    /// Has the failures of a worker's model forgotten, and one started at once.
+    pub(crate) async fn reset_worker(&self, id: &WorkerId) -> Result<PlacedWorker, KeeperError> {
+        let budget = Budget::new(STOPPING);
+        let path = format!("/api/v1/workers/{id}/reset");
+        let nothing = json!({});
+        let call = self.http.post(&path, &nothing, budget.deadline);
+        call.await.map_err(self.failed(budget))
     }
 
     /// Removes a model and its file.

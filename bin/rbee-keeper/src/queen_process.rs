@@ -145,7 +145,8 @@ pub(crate) fn absence(home: &Home) -> Result<&'static str, KeeperError> {
         "no queen runs on this computer, but a hive does, with its workers; `rbee queen start` takes them over, and \
          `rbee queen stop` then stops them"
     } else {
-        "no queen runs on this computer, so no worker does; `rbee run` starts them"
+        "no queen runs on this computer; `rbee run` starts one. Workers that a killed hive left behind end by \
+         themselves; `rbee queen start` and `rbee queen stop` end them at once"
     })
 }
 

@@ -71,6 +71,11 @@ impl Catalog {
             return Err(CatalogError::FileTaken { reference: other });
         }
         transaction.execute(
+            "INSERT OR IGNORE INTO moving SELECT path FROM models WHERE reference = ?1 AND path <> ?2",
+            [reference, path],
+        )?;
+        transaction.execute("DELETE FROM moving WHERE path = ?1", [path])?;
+        transaction.execute(
             "INSERT INTO models (reference, alias, path, size_bytes, sha256, header, added_at_ms)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
              ON CONFLICT (reference) DO UPDATE SET
@@ -104,16 +109,58 @@ impl Catalog {
     /// Errors of SQLite, and [`CatalogError::BadRow`].
     pub fn get(&self, reference: &ModelRef) -> Result<Option<Model>, CatalogError> {
         let column = key_column(reference);
-        self.one(&format!("SELECT {COLUMNS} FROM models WHERE {column} = ?1"), reference)
+        one(&self.lock(), &format!("SELECT {COLUMNS} FROM models WHERE {column} = ?1"), reference)
     }
 
-    /// Removes the model that a reference or an alias names, and returns what was removed. Its file stays.
+    /// Removes the model that a reference or an alias names, and returns what was removed. Its file stays, on its way
+    /// out.
     ///
     /// # Errors
     /// Errors of SQLite, and [`CatalogError::BadRow`].
     pub(crate) fn remove(&self, reference: &ModelRef) -> Result<Option<Model>, CatalogError> {
         let column = key_column(reference);
-        self.one(&format!("DELETE FROM models WHERE {column} = ?1 RETURNING {COLUMNS}"), reference)
+        let mut connection = self.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute(
+            &format!("INSERT OR IGNORE INTO moving SELECT path FROM models WHERE {column} = ?1"),
+            [reference.as_str()],
+        )?;
+        let sql = format!("DELETE FROM models WHERE {column} = ?1 RETURNING {COLUMNS}");
+        let model = one(&transaction, &sql, reference)?;
+        transaction.commit()?;
+        Ok(model)
+    }
+
+    /// Writes down that a file is about to be put into the directory, so that it is removed if nothing comes of it.
+    ///
+    /// # Errors
+    /// [`CatalogError::PathNotUtf8`], and errors of SQLite.
+    pub(crate) fn moving(&self, path: &Path) -> Result<(), CatalogError> {
+        let path = path.to_str().ok_or(CatalogError::PathNotUtf8)?;
+        self.lock().execute("INSERT OR IGNORE INTO moving VALUES (?1)", [path])?;
+        Ok(())
+    }
+
+    /// Strikes out a file that was on its way and is gone.
+    ///
+    /// # Errors
+    /// [`CatalogError::PathNotUtf8`], and errors of SQLite.
+    pub(crate) fn moved(&self, path: &Path) -> Result<(), CatalogError> {
+        let path = path.to_str().ok_or(CatalogError::PathNotUtf8)?;
+        self.lock().execute("DELETE FROM moving WHERE path = ?1", [path])?;
+        Ok(())
+    }
+
+    /// Returns the files that were on their way when a process ended, and that no model has.
+    ///
+    /// # Errors
+    /// Errors of SQLite.
+    pub(crate) fn stranded(&self) -> Result<Vec<PathBuf>, CatalogError> {
+        let connection = self.lock();
+        let sql = "SELECT path FROM moving WHERE path NOT IN (SELECT path FROM models)";
+        let mut statement = connection.prepare(sql)?;
+        let paths = statement.query_map([], |row| row.get::<_, String>(0))?;
+        Ok(paths.map(|path| path.map(PathBuf::from)).collect::<Result<_, _>>()?)
     }
 
     /// Says which other model has the alias.
@@ -135,20 +182,23 @@ impl Catalog {
         other_owner(&self.lock(), "path", path, reference.as_str())
     }
 
-    fn one(&self, sql: &str, reference: &ModelRef) -> Result<Option<Model>, CatalogError> {
-        let connection = self.lock();
-        let mut statement = connection.prepare_cached(sql)?;
-        let mut rows = statement.query([reference.as_str()])?;
-        let model = rows.next()?.map(read_model).transpose()?;
-        // A DELETE takes effect only when it has been stepped to its end.
-        while rows.next()?.is_some() {}
-        Ok(model)
-    }
-
     /// A thread that panicked has left its transaction rolled back, so the connection stays usable.
     fn lock(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn one(
+    connection: &Connection,
+    sql: &str,
+    reference: &ModelRef,
+) -> Result<Option<Model>, CatalogError> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([reference.as_str()])?;
+    let model = rows.next()?.map(read_model).transpose()?;
+    // A DELETE takes effect only when it has been stepped to its end.
+    while rows.next()?.is_some() {}
+    Ok(model)
 }
 
 fn key_column(reference: &ModelRef) -> &'static str {

@@ -147,6 +147,7 @@ impl ModelStore {
         // What counts is the copy; the original may have been rewritten since its header was read.
         let header = GgufHeader::read(partial.file(), source.size_bytes)?;
         let path = self.directory.join(file_name(&source.path, &sha256, &request.reference));
+        self.catalog.moving(&path)?;
         partial.place(&path).map_err(|error| self.explain_full_disk(error, source.size_bytes))?;
         self.register(request, path, source.size_bytes, sha256, header, Placement::Copied)
     }
@@ -180,8 +181,7 @@ impl ModelStore {
         if let Some(previous) = previous
             && previous.path != model.path
         {
-            // A file that cannot be removed costs room and harms nothing; the model itself is registered.
-            self.remove_files(&previous.path).ok();
+            self.clear_away(&previous.path);
         }
         Ok(model)
     }
@@ -195,9 +195,11 @@ impl ModelStore {
         if !is_named {
             // The error that led here is the one to tell.
             match placement {
-                Placement::Copied => self.remove_files(&model.path).ok(),
-                Placement::InPlace => durable::remove_file(&sidecar::path_of(&model.path)).ok(),
-            };
+                Placement::Copied => self.clear_away(&model.path),
+                Placement::InPlace => {
+                    durable::remove_file(&sidecar::path_of(&model.path)).ok();
+                }
+            }
         }
     }
 

@@ -21,10 +21,10 @@ pub struct ModelStore {
 }
 
 impl ModelStore {
-    /// Opens the directory, creating it (mode 0700) if need be, and clears away what a killed import left.
+    /// Opens the directory, creating it (mode 0700) if need be, and clears away what a killed import or removal left.
     ///
     /// # Errors
-    /// [`StoreError::Io`].
+    /// [`StoreError::Io`] and [`StoreError::Catalog`].
     pub fn open(directory: &Path, catalog: Catalog) -> Result<Self, StoreError> {
         let open = || -> io::Result<PathBuf> {
             DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
@@ -34,7 +34,11 @@ impl ModelStore {
         };
         let directory = open()
             .map_err(|source| StoreError::Io { action: "open the model directory", source })?;
-        Ok(Self { directory, catalog, free_bytes })
+        let store = Self { directory, catalog, free_bytes };
+        for path in store.catalog.stranded()? {
+            store.clear_away(&path);
+        }
+        Ok(store)
     }
 
     /// Returns the catalog.
@@ -78,7 +82,17 @@ impl ModelStore {
             .remove(reference)?
             .ok_or_else(|| StoreError::NotFound { reference: reference.clone() })?;
         self.remove_files(&model.path)?;
+        // The next start finds nothing to remove.
+        self.catalog.moved(&model.path).ok();
         Ok(model)
+    }
+
+    /// Removes the file that no model has any more. One that stays costs room and harms nothing; the next start
+    /// tries again.
+    pub(crate) fn clear_away(&self, path: &Path) {
+        if self.remove_files(path).is_ok() {
+            self.catalog.moved(path).ok();
+        }
     }
 
     /// Removes a model file and its note, if they lie in the directory.
@@ -114,6 +128,28 @@ fn free_bytes(directory: &Path) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_was_on_its_way_is_cleared_away_and_nobody_elses() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = dir.path().join("models.db");
+        let models = dir.path().join("models");
+        let open = || ModelStore::open(&models, Catalog::open(&database).unwrap().catalog).unwrap();
+        let store = open();
+        let paths = ["left.gguf", "foreign.gguf"].map(|name| store.directory().join(name));
+        for path in &paths {
+            std::fs::write(path, b"model").unwrap();
+        }
+        store.catalog.moving(&paths[0]).unwrap();
+        let outside = dir.path().join("outside.gguf");
+        std::fs::write(&outside, b"model").unwrap();
+        store.catalog.moving(&outside).unwrap();
+        drop(store);
+        let store = open();
+        assert_eq!(paths.map(|path| path.exists()), [false, true]);
+        assert!(outside.exists(), "what does not lie in the directory is never removed");
+        assert_eq!(store.catalog.stranded().unwrap(), Vec::<PathBuf>::new());
+    }
 
     #[test]
     fn free_space_is_that_of_the_directory() {

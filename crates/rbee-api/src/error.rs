@@ -61,6 +61,7 @@ error_codes! {
     RequestCancelled = "request_cancelled", 409, false, "Somebody cancelled the request.";
     PayloadTooLarge = "payload_too_large", 413, false, "The body is larger than the limit.";
     UnsupportedMediaType = "unsupported_media_type", 415, false, "The body is not application/json.";
+    QueueFull = "queue_full", 429, true, "As many requests wait for the model as may.";
     InternalError = "internal_error", 500, false, "A defect in rbee.";
     HiveUnreachable = "hive_unreachable", 502, true, "The machine that should answer does not.";
     WorkerFailed = "worker_failed", 502, true, "The worker died or broke off.";
@@ -70,6 +71,7 @@ error_codes! {
     InsufficientMemory = "insufficient_memory", 503, true, "Not enough memory to load the model.";
     InsufficientDisk = "insufficient_disk", 503, true, "Not enough room on the model disk.";
     WorkerLimitReached = "worker_limit_reached", 503, true, "The machine runs as many workers as it may.";
+    WorkerFailing = "worker_failing", 503, true, "The model's workers keep failing; the next try is not due yet.";
     Loading = "loading", 503, true, "The program or its model is still loading.";
     Draining = "draining", 503, true, "The program is shutting down and takes no new work.";
     DeadlineExceeded = "deadline_exceeded", 504, false, "The time the request had is over.";

@@ -9,3 +9,7 @@ pub const REQUEST_TIMEOUT_MS: &str = "x-request-timeout-ms";
 pub const SHOULD_RETRY: &str = "x-should-retry";
 /// Milliseconds to wait before trying again; finer than `retry-after`.
 pub const RETRY_AFTER_MS: &str = "retry-after-ms";
+/// Between the programs alone, never taken from a client: asks for a marked
+/// stream, and says how many bytes of the body are the client's own. What
+/// follows them is what the client has of the reply already.
+pub const CLIENT_BYTES: &str = "x-rbee-client-bytes";

@@ -34,16 +34,47 @@ pub struct Resources {
     pub memory_total_bytes: u64,
     /// Memory that a new worker could take.
     pub memory_available_bytes: u64,
+    /// Memory that workers were granted and have not taken yet.
+    #[serde(default)]
+    pub memory_reserved_bytes: u64,
+    /// What holds a worker to the memory it was granted.
+    #[serde(default)]
+    pub memory_limit: MemoryLimit,
+    /// Size of the file system that holds the models; null where it cannot be read.
+    #[serde(default)]
+    pub disk_total_bytes: Option<u64>,
+    /// What can still be written there.
+    #[serde(default)]
+    pub disk_available_bytes: Option<u64>,
+    /// Memory of all GPUs together; null where there is none, or where it is not known.
+    #[serde(default)]
+    pub vram_total_bytes: Option<u64>,
+    /// What of that is free.
+    #[serde(default)]
+    pub vram_available_bytes: Option<u64>,
     /// Processor cores.
     pub cores: u32,
     /// Workers it may run at once.
     pub workers_max: u32,
 }
 
-/// The queen's answer to a snapshot.
+/// What holds a worker to the memory it was granted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryLimit {
+    /// A control group of version 2.
+    CgroupV2,
+    /// A control group of version 1.
+    CgroupV1,
+    /// Nothing: a worker that takes more than it was granted takes it from others.
+    #[default]
+    Unenforced,
+}
+
+/// The queen's answer to a hive's snapshot, and a hive's to what a worker tells.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct HeartbeatReply {
-    /// How long until the next snapshot is due.
+    /// How long until the next snapshot is due; 0 leaves that to the sender.
     pub interval_ms: u64,
 }
 

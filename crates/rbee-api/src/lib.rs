@@ -2,6 +2,7 @@
 //! requests, replies, error codes. Holds no I/O, no clock and no policy, so
 //! that a conversation between two programs can be read in one file.
 
+pub mod continuation;
 pub mod error;
 pub mod headers;
 pub mod hive;
@@ -10,3 +11,4 @@ pub mod model;
 pub mod openai;
 pub mod queen;
 pub mod worker;
+pub mod worker_exit;

@@ -60,3 +60,7 @@ pub const SCHEMA_BYTES_MAX: usize = 64 * 1024;
 pub const GRAMMAR_BYTES_MAX: usize = 64 * 1024;
 /// Longest name of a JSON schema; the number OpenAI allows.
 pub const SCHEMA_NAME_BYTES_MAX: usize = 64;
+/// Most tokens that are remembered of one streamed reply, over all choices, so
+/// that it can go on at another worker: a megabyte of memory, and twice as
+/// much in the request to go on. A longer reply ends where its worker does.
+pub const CONTINUABLE_TOKENS_MAX: usize = 256 * 1024;

@@ -20,10 +20,35 @@ pub struct QueenStatus {
     pub uptime_ms: u64,
     /// Requests being forwarded now.
     pub requests_running: u32,
+    /// The models for which requests wait or run, in order of name.
+    #[serde(default)]
+    pub queues: Vec<QueueInfo>,
     /// The machines.
     pub hives: Vec<HiveInfo>,
     /// Workers on all machines.
     pub workers: Vec<PlacedWorker>,
+}
+
+/// The requests for one model, those that wait and those that run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueInfo {
+    /// The model's name for clients.
+    pub model: String,
+    /// Requests that wait for their turn.
+    pub requests_waiting: u32,
+    /// Clients that these are of, by key and `user`.
+    pub clients_waiting: u32,
+    /// Slots that they will take.
+    pub slots_wanted: u32,
+    /// Slots that running requests have taken, those that wait at their worker included.
+    pub slots_taken: u32,
+    /// How long the oldest has waited; null where none waits.
+    pub oldest_wait_ms: Option<u64>,
+    /// How long a request takes by the mean of the last ones; null until one has ended.
+    pub service_ms: Option<u64>,
+    /// How long it takes by that until all who wait have had their turn; null
+    /// while it is not known.
+    pub drain_ms: Option<u64>,
 }
 
 /// A worker and the machine it runs on.

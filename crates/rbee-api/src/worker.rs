@@ -5,6 +5,7 @@ use input_validation::{ModelAlias, ModelRef, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ErrorCode, ErrorDetail};
+use crate::worker_exit::{Breaker, WorkerExit};
 
 /// Where a worker is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +63,18 @@ pub struct WorkerInfo {
     pub last_heartbeat_ms: Option<u64>,
     /// Why it failed.
     pub failure: Option<ErrorDetail>,
+    /// How often a worker of its model was started again since one was last healthy for long.
+    #[serde(default)]
+    pub restart_count: u32,
+    /// How its own process ended, or, while that runs, how the one before it did.
+    #[serde(default)]
+    pub last_exit: Option<WorkerExit>,
+    /// Whether it may be started again.
+    #[serde(default)]
+    pub breaker: Breaker,
+    /// When a failed one is started again, milliseconds since the epoch; `None` when nothing is planned.
+    #[serde(default)]
+    pub next_try_at_ms: Option<u64>,
 }
 
 /// `POST /api/v1/workers`, queen → hive: have a worker for this model.
@@ -198,6 +211,18 @@ pub struct WorkerHeartbeat {
     pub requests_waiting: u32,
     /// Engine steps since the start: stands still when nothing is to do or the engine hangs.
     pub engine_steps: u64,
+    /// Whether a step is being computed now. One that still is at the next heartbeats hangs.
+    #[serde(default)]
+    pub is_stepping: bool,
+}
+
+/// `POST /api/v1/workers/{id}/ending`, worker → hive, when it ends because something failed: a hive that has not
+/// started the worker itself is told its exit code by nobody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerEnding {
+    /// The code it ends with.
+    pub exit_code: u8,
 }
 
 /// `GET /api/v1/status` on a worker.

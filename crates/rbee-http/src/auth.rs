@@ -62,7 +62,8 @@ impl Access {
 /// Answers whose credential a token is.
 pub type Authenticator = Arc<dyn Fn(&TokenDigest) -> Option<Principal> + Send + Sync>;
 
-/// The layer that asks for the credential.
+/// The layer that asks for the credential, and leaves behind whose it is and
+/// its fingerprint.
 pub(crate) async fn authenticate(
     State(authenticator): State<Authenticator>,
     mut request: Request,
@@ -81,6 +82,7 @@ pub(crate) async fn authenticate(
     match authenticator(&digest) {
         Some(principal) => {
             request.extensions_mut().insert(principal);
+            request.extensions_mut().insert(digest.fingerprint());
             next.run(request).await
         }
         None => {

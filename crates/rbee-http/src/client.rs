@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::request::current_request_id;
+use crate::vanished::notice_in;
 
 /// How long a connection may take to be made; everything here is near.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -143,11 +144,37 @@ impl HopClient {
         id: &RequestId,
         deadline: Deadline,
     ) -> Result<Response, CallError> {
-        let request = self
-            .request_for(Some(id), Method::POST, path, deadline)
+        self.open(self.forwarding(path, body, id, deadline), deadline).await
+    }
+
+    /// As [`Self::forward`], and asks that the reply's stream be marked. The
+    /// first `client_bytes` of the body are the client's; what follows them is
+    /// what the client has of the reply already.
+    ///
+    /// # Errors
+    /// See [`CallError`]; a reply that is not a success is one.
+    pub async fn forward_marked(
+        &self,
+        path: &str,
+        body: Bytes,
+        client_bytes: usize,
+        id: &RequestId,
+        deadline: Deadline,
+    ) -> Result<Response, CallError> {
+        let request = self.forwarding(path, body, id, deadline);
+        self.open(request.header(headers::CLIENT_BYTES, client_bytes), deadline).await
+    }
+
+    fn forwarding(
+        &self,
+        path: &str,
+        body: Bytes,
+        id: &RequestId,
+        deadline: Deadline,
+    ) -> RequestBuilder {
+        self.request_for(Some(id), Method::POST, path, deadline)
             .header(CONTENT_TYPE, "application/json")
-            .body(body);
-        self.open(request, deadline).await
+            .body(body)
     }
 
     /// Gets `path` and returns the successful reply with its body unread.
@@ -229,7 +256,7 @@ impl HopClient {
 
 /// Sets up what makes and keeps connections, the same for every client.
 pub(crate) fn connections() -> Result<reqwest::Client, CallError> {
-    reqwest::Client::builder()
+    notice_in(reqwest::Client::builder())
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_idle_timeout(POOL_IDLE)
         .tcp_nodelay(true)

@@ -1,7 +1,9 @@
 //! The one way from an error to an HTTP response.
 
+use std::time::Duration;
+
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{self, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use rbee_api::error::{ErrorBody, ErrorCode, ErrorDetail};
 use rbee_api::headers;
@@ -9,8 +11,8 @@ use rbee_api::openai::RequestError;
 
 use crate::request::current_request_id;
 
-/// Seconds a client is told to wait where nothing better is known.
-const RETRY_AFTER_SECONDS: u64 = 1;
+/// How long a client is told to wait where nothing better is known.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// An error on its way to the client. The request's id is filled in when it
 /// becomes a response.
@@ -18,6 +20,7 @@ const RETRY_AFTER_SECONDS: u64 = 1;
 #[error("{detail}")]
 pub struct ApiError {
     detail: Box<ErrorDetail>,
+    retry_after: Duration,
 }
 
 impl ApiError {
@@ -25,6 +28,13 @@ impl ApiError {
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         ErrorDetail::new(code, message).into()
+    }
+
+    /// Says how long the client should wait before it tries again, instead of what
+    /// the figures of the error say, or a second; told with statuses 429 and 503 only.
+    #[must_use]
+    pub fn with_retry_after(self, retry_after: Duration) -> Self {
+        Self { retry_after, ..self }
     }
 
     /// Returns the code.
@@ -48,7 +58,8 @@ impl ApiError {
 
 impl From<ErrorDetail> for ApiError {
     fn from(detail: ErrorDetail) -> Self {
-        Self { detail: Box::new(detail) }
+        let retry_after = figure_of_wait(&detail);
+        Self { detail: Box::new(detail), retry_after }
     }
 }
 
@@ -77,13 +88,47 @@ impl IntoResponse for ApiError {
             head.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if matches!(code.status(), 429 | 503) {
-            head.insert(RETRY_AFTER, RETRY_AFTER_SECONDS.into());
-            head.insert(headers::RETRY_AFTER_MS, (RETRY_AFTER_SECONDS * 1000).into());
+            let ms = u64::try_from(self.retry_after.as_millis()).unwrap_or(u64::MAX);
+            head.insert(header::RETRY_AFTER, ms.div_ceil(1000).into());
+            head.insert(headers::RETRY_AFTER_MS, ms.into());
         }
         if !retryable {
             head.insert(headers::SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         response.extensions_mut().insert(code);
         response
+    }
+}
+
+/// How long a client has to wait by the figures of an error, whichever program made it.
+fn figure_of_wait(detail: &ErrorDetail) -> Duration {
+    let figure = detail.details.as_ref().and_then(|figures| figures.get("retry_after_ms"));
+    figure.and_then(serde_json::Value::as_u64).map_or(RETRY_AFTER, Duration::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_client_is_told_to_wait_as_long_as_the_figures_say_and_a_second_without_any() {
+        let busy = || ErrorDetail::new(ErrorCode::WorkerFailing, "later");
+        for (detail, seconds, ms) in [
+            (busy(), "1", "1000"),
+            (busy().with_details(json!({"retry_after_ms": 2500})), "3", "2500"),
+            (busy().with_details(json!({"places": 3})), "1", "1000"),
+        ] {
+            let response = ApiError::from(detail).into_response();
+            let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+            assert_eq!(
+                (header("retry-after").as_str(), header("retry-after-ms").as_str()),
+                (seconds, ms)
+            );
+        }
+        let figures = json!({"retry_after_ms": 2500});
+        let gone = ErrorDetail::new(ErrorCode::WorkerFailed, "gone").with_details(figures);
+        assert!(!ApiError::from(gone).into_response().headers().contains_key("retry-after"));
     }
 }

@@ -16,6 +16,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::vanished::notice;
+
 /// A client has this long to send its request line and headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest request line and headers together.
@@ -94,6 +96,9 @@ async fn accept(
             // Without this a stream of tokens stalls about 40 ms at each hop.
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(error = %error, "cannot set TCP_NODELAY");
+            }
+            if let Err(error) = notice(&stream) {
+                tracing::debug!(error = %error, "cannot watch over a connection");
             }
             Some((stream, permit))
         }

@@ -73,8 +73,9 @@ fn kill_9_of_any_program_leaves_no_zombie_and_the_next_command_recovers() {
 }
 
 #[test]
-fn a_worker_that_dies_ends_its_stream_with_an_error_event_and_says_why() {
-    let cluster = Cluster::echo();
+fn a_request_that_ends_its_workers_ends_with_an_error_event_that_says_why() {
+    let patient = "[restart]\nfailures_max = 100\ndelay_ms = 10\n";
+    let cluster = Cluster::echo().config("rbee-hive", patient);
     running(&cluster);
     let body = json!({
         "model": "tiny", "stream": true,

@@ -12,10 +12,13 @@ mod bad_input;
 mod cold_start;
 mod conformance;
 mod embeddings;
+mod endings;
 mod faults;
 mod kept;
 mod observe;
+mod overload;
 mod streams;
+mod surviving;
 #[expect(clippy::unwrap_used, dead_code, reason = "the worker's tests use all of it")]
 #[path = "../../../bin/llm-worker-rbee/tests/worker/tiny_models.rs"]
 mod tiny_models;

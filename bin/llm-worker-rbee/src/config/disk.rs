@@ -22,6 +22,11 @@ pub(super) struct DiskArguments {
 }
 
 impl DiskArguments {
+    /// The digest of the model's file, where it is told.
+    pub(super) fn model_sha256(&self) -> Option<&Sha256Hex> {
+        self.model_sha256.as_ref()
+    }
+
     /// Checks what the parser cannot.
     pub(super) fn check(self, shared: bool) -> Result<Option<DiskConfig>, WorkerError> {
         if self.cache_disk == 0 {

@@ -5,6 +5,7 @@
 mod active;
 mod inbox;
 mod keeping;
+mod replay;
 mod slots;
 
 use std::collections::HashMap;

@@ -180,6 +180,7 @@ impl Running {
             tokens_max,
             text: TextStream::new(&[]),
             sampler: Sampler::new(Sampling::default(), 1),
+            earlier: None,
             deadline: Deadline::after(budget),
             events,
             request: Arc::new(RequestProgress::new(Instant::now(), 1)),
@@ -196,6 +197,7 @@ async fn outcome(mut events: mpsc::Receiver<Event>) -> Result<String, Option<Err
     loop {
         match tokio::time::timeout(PATIENCE, events.recv()).await.expect("no end came") {
             Some(Event::Text { text, .. }) => reply.push_str(&text),
+            Some(Event::Replayed(text)) => panic!("nothing was said before: {text}"),
             Some(Event::End(End::Finished { text, .. })) => return Ok(reply + &text),
             Some(Event::End(End::Failed(detail))) => return Err(Some(detail.code)),
             None => return Err(None),

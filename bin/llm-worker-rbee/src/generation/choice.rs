@@ -28,6 +28,13 @@ impl Choice {
         Self { job, events, ready: VecDeque::new(), received: Vec::new(), has_ended: false }
     }
 
+    /// One whose end a client has, and of which nothing comes any more. Its job
+    /// is one that the engine never gets.
+    pub(super) fn ended(job: JobId) -> Self {
+        let (_, events) = mpsc::channel(1);
+        Self { has_ended: true, ..Self::new(job, events) }
+    }
+
     /// Whether its end has been returned.
     pub(super) fn has_ended(&self) -> bool {
         self.has_ended
@@ -47,7 +54,7 @@ impl Choice {
         }
         let event = self.ready.pop_front();
         self.has_ended = match &event {
-            Some(Event::Text { .. }) => false,
+            Some(Event::Text { .. } | Event::Replayed(_)) => false,
             Some(Event::End(End::Finished { .. } | End::Failed(_))) | None => true,
         };
         Poll::Ready(event)

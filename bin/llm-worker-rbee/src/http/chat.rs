@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use http::HeaderMap;
 use rbee_api::openai::ChatRequest;
-use rbee_http::{ApiError, RawJson, RequestContext};
+use rbee_http::{ApiError, ForwardedBody, RawJson, RequestContext};
 
 use super::{App, deadline};
 use crate::engine::backend::Conversation;
@@ -19,15 +19,18 @@ pub(super) async fn complete(
     RawJson(body): RawJson,
 ) -> Result<Response, ApiError> {
     let deadline = deadline(&headers)?;
+    let forwarded = ForwardedBody::split(&headers, body)?;
     let ChatRequest { model, messages, tools, thinking, generation: options, stream } =
-        ChatRequest::parse(&body)?;
-    let heading = Heading::new(Dialect::Chat, model.to_string());
+        ChatRequest::parse(&forwarded.client)?;
+    let marks = app.marks(&forwarded, stream, options.choices)?;
+    let heading = Heading::new(Dialect::Chat, model.to_string(), marks.head());
     let request = Request {
         id: context.id,
         scope: app.scope(options.user.as_deref()),
         model,
         options,
         deadline,
+        marks,
         param: "messages",
         // A grammar is made of the tools, which takes longer than any short prompt.
         prompt_bytes: if tools.tools.is_empty() {

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use http::HeaderMap;
 use rbee_api::openai::{CompletionPrompt, CompletionRequest};
-use rbee_http::{ApiError, RawJson, RequestContext};
+use rbee_http::{ApiError, ForwardedBody, RawJson, RequestContext};
 
 use super::{App, deadline};
 use crate::generation::{Generation, Request};
@@ -18,15 +18,18 @@ pub(super) async fn complete(
     RawJson(body): RawJson,
 ) -> Result<Response, ApiError> {
     let deadline = deadline(&headers)?;
+    let forwarded = ForwardedBody::split(&headers, body)?;
     let CompletionRequest { model, prompt, generation: options, stream } =
-        CompletionRequest::parse(&body)?;
-    let heading = Heading::new(Dialect::Completion, model.to_string());
+        CompletionRequest::parse(&forwarded.client)?;
+    let marks = app.marks(&forwarded, stream, options.choices)?;
+    let heading = Heading::new(Dialect::Completion, model.to_string(), marks.head());
     let request = Request {
         id: context.id,
         scope: app.scope(options.user.as_deref()),
         model,
         options,
         deadline,
+        marks,
         param: "prompt",
         prompt_bytes: match &prompt {
             CompletionPrompt::Text(text) => text.len(),

@@ -20,6 +20,6 @@ pub(super) async fn list(State(app): State<App>) -> Json<ModelCardList> {
     };
     Json(ModelCardList {
         object: "list".to_owned(),
-        data: app.0.model_names.iter().map(card).collect(),
+        data: app.0.model.names.iter().map(card).collect(),
     })
 }

@@ -18,7 +18,8 @@ pub(super) async fn rank(
     RawJson(body): RawJson,
 ) -> Result<Json<RerankReply>, ApiError> {
     let deadline = deadline(&headers)?;
-    let RerankRequest { model, query, documents, top_n, return_documents } =
+    // Nothing is kept of an input, so that nothing could be shared between users.
+    let RerankRequest { model, query, documents, top_n, return_documents, user: _ } =
         RerankRequest::parse(&body)?;
     let name = model.to_string();
     let bytes = documents.iter().map(|document| document.len() + query.len()).sum();

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
+use rbee_api::continuation::ReadingProgress;
 use rbee_llama::chat::{ChatMessage, ChatRequest, ChatTemplate, Tool, ToolChoice};
 use serde_json::{Map, Value, json};
 
@@ -86,7 +87,7 @@ fn read(case: &Case, pieces: &[&str]) -> (Message, Message) {
         let message = Message { content: case.text.clone(), ..Message::default() };
         return (message.clone(), message);
     };
-    let mut reader = ReplyReader::new(Arc::clone(format));
+    let mut reader = ReplyReader::new(Arc::clone(format), case.name.clone());
     let mut deltas = Vec::new();
     for piece in pieces {
         // As if time had passed, so that every piece is read.
@@ -157,6 +158,44 @@ fn golden_replies_are_read_whole_and_character_by_character() {
 }
 
 #[test]
+fn another_reader_goes_on_wherever_the_first_one_was() {
+    for case in cases() {
+        let Some(format) = &case.format else { continue };
+        // Read at every character, at every third, and at none but the first.
+        for pace in [1, 3, usize::MAX] {
+            let new = || ReplyReader::new(Arc::clone(format), case.name.clone());
+            let mut reader = new();
+            reader.note_reads();
+            let (mut told, mut deltas) = (ReadingProgress::default(), Vec::new());
+            for (n, (at, character)) in case.text.char_indices().enumerate() {
+                let end = at + character.len_utf8();
+                reader.read_at = (n % pace != 0).then(Instant::now);
+                reader.reading_took = Duration::from_secs(60);
+                reader.push(&case.text[at..end], &mut deltas);
+                let progress = reader.progress();
+                let reads = [told.reads, progress.reads].concat();
+                told = ReadingProgress { reads, ..progress };
+                let (mut other, mut rest) = (new(), deltas.clone());
+                other
+                    .resume(&case.text[..end], &told)
+                    .unwrap_or_else(|e| panic!("{e} at {end}: {}", case.name));
+                other.push(&case.text[end..], &mut rest);
+                other.finish(&mut rest);
+                assert_eq!(golden(&put_together(rest)), expected(&case), "at {end}: {}", case.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_reads_another_reply_says_so() {
+    let format = format(&template("qwen3"), ToolChoice::Auto).unwrap();
+    let mut reader = ReplyReader::new(format, "r".to_owned());
+    let told = ReadingProgress { content_bytes: 3, ..ReadingProgress::default() };
+    assert_eq!(reader.resume("nothing", &told), Err(ReadsDifferently));
+}
+
+#[test]
 fn every_call_has_an_id_of_its_own() {
     let calls = cases().into_iter().flat_map(|case| read(&case, &[&case.text]).1.calls);
     let ids: Vec<String> = calls.map(|call| call.id).collect();
@@ -168,7 +207,7 @@ fn every_call_has_an_id_of_its_own() {
 #[test]
 fn content_is_told_as_soon_as_it_can_no_longer_begin_a_call() {
     let format = format(&template("qwen3"), ToolChoice::Auto).unwrap();
-    let mut reader = ReplyReader::new(Arc::clone(&format));
+    let mut reader = ReplyReader::new(Arc::clone(&format), "r".to_owned());
     for (piece, told) in [
         ("<think>\nHm", vec![Delta::Reasoning("Hm".to_owned())]),
         (" </thi", vec![]),
@@ -188,7 +227,7 @@ fn content_is_told_as_soon_as_it_can_no_longer_begin_a_call() {
 #[test]
 fn arguments_are_told_while_they_come() {
     let format = format(&template("qwen3"), ToolChoice::Auto).unwrap();
-    let mut reader = ReplyReader::new(Arc::clone(&format));
+    let mut reader = ReplyReader::new(Arc::clone(&format), "r".to_owned());
     let mut deltas = Vec::new();
     for piece in ["<tool_call>\n{\"name\": \"get\", \"argu", "ments\": {\"key\": \"lo", "ng"] {
         reader.read_at = None;
@@ -206,7 +245,7 @@ fn arguments_are_told_while_they_come() {
 #[test]
 fn a_call_is_not_read_again_with_every_token() {
     let format = format(&template("qwen3"), ToolChoice::Auto).unwrap();
-    let mut reader = ReplyReader::new(Arc::clone(&format));
+    let mut reader = ReplyReader::new(Arc::clone(&format), "r".to_owned());
     let mut deltas = Vec::new();
     reader.push("<tool_call>\n{\"name\": \"get\", \"arguments\": {\"key\": \"", &mut deltas);
     reader.reading_took = Duration::from_secs(60);
@@ -231,7 +270,7 @@ fn what_cannot_be_read_is_not_lost() {
         (after.as_str(), "\nDone. <tool_call>\nnothing", 1),
         (deep.as_str(), deep.as_str(), 0),
     ] {
-        let mut reader = ReplyReader::new(Arc::clone(&format));
+        let mut reader = ReplyReader::new(Arc::clone(&format), "r".to_owned());
         let mut deltas = Vec::new();
         reader.push(text, &mut deltas);
         reader.finish(&mut deltas);
@@ -246,7 +285,7 @@ fn more_calls_than_asked_for_are_left_out() {
     let call = "<tool_call>\n{\"name\": \"get\", \"arguments\": {\"key\": \"a\"}}\n</tool_call>";
     let mut one = (*format(&template("qwen3"), ToolChoice::Auto).unwrap()).clone();
     one.calls_max = 1;
-    let mut reader = ReplyReader::new(Arc::new(one));
+    let mut reader = ReplyReader::new(Arc::new(one), "r".to_owned());
     let mut deltas = Vec::new();
     reader.push(&format!("{call}\n{call}"), &mut deltas);
     reader.finish(&mut deltas);
@@ -283,7 +322,7 @@ proptest! {
 #[test]
 fn text_with_braces_is_told_at_once_by_models_whose_calls_are_bare_objects() {
     let format = format(&template("llama-3-form"), ToolChoice::Auto).unwrap();
-    let mut reader = ReplyReader::new(format);
+    let mut reader = ReplyReader::new(format, "r".to_owned());
     let mut told = String::new();
     for piece in ["if x ", "{ ", "y", " } ", "and more"] {
         let mut deltas = Vec::new();

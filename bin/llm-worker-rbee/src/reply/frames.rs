@@ -230,7 +230,7 @@ mod tests {
     };
 
     fn stream(dialect: Dialect, usage: UsageFrame, texts: &[&str]) -> Vec<String> {
-        let heading = Heading::new(dialect, "smollm2:135m".to_owned());
+        let heading = Heading::new(dialect, "smollm2:135m".to_owned(), None);
         let frames = Frames::new(heading, usage, 1).unwrap();
         let mut out = BytesMut::new();
         frames.begin(&mut out).unwrap();
@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn every_frame_names_its_choice() {
         for dialect in [Dialect::Chat, Dialect::Completion] {
-            let heading = Heading::new(dialect, "smollm2:135m".to_owned());
+            let heading = Heading::new(dialect, "smollm2:135m".to_owned(), None);
             let frames = Frames::new(heading, UsageFrame::Omitted, 3).unwrap();
             let mut out = BytesMut::new();
             frames.begin(&mut out).unwrap();

@@ -4,15 +4,30 @@
 #[derive(Debug, Clone)]
 pub(super) struct Random {
     state: [u64; 4],
+    /// Numbers drawn so far.
+    drawn: u64,
 }
 
 impl Random {
     pub(super) fn new(seed: u64) -> Self {
         let mut seed = seed;
-        Self { state: std::array::from_fn(|_| split_mix(&mut seed)) }
+        Self { state: std::array::from_fn(|_| split_mix(&mut seed)), drawn: 0 }
+    }
+
+    /// Returns how many numbers have been drawn.
+    pub(super) fn drawn(&self) -> u64 {
+        self.drawn
+    }
+
+    /// Draws so many numbers that nobody looks at.
+    pub(super) fn skip(&mut self, count: u64) {
+        for _ in 0..count {
+            self.next();
+        }
     }
 
     fn next(&mut self) -> u64 {
+        self.drawn += 1;
         let [a, b, c, d] = &mut self.state;
         let result = a.wrapping_add(*d).rotate_left(23).wrapping_add(*a);
         let shifted = *b << 17;
@@ -48,7 +63,7 @@ mod tests {
 
     #[test]
     fn the_numbers_are_those_of_the_published_generator() {
-        let mut random = Random { state: [1, 2, 3, 4] };
+        let mut random = Random { state: [1, 2, 3, 4], drawn: 0 };
         let numbers: Vec<u64> = (0..4).map(|_| random.next()).collect();
         assert_eq!(numbers, [41_943_041, 58_720_359, 3_588_806_011_781_223, 3_591_011_842_654_386]);
         let mut seed = 1_234_567;

@@ -44,6 +44,11 @@ impl LogprobQueue {
         placed
     }
 
+    /// Whether every token that was taken in has been returned.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Drops the tokens of a stop sequence that has come.
     pub(crate) fn forget(&mut self) {
         self.waiting.clear();

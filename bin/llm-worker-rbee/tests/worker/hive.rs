@@ -9,11 +9,15 @@ use axum::routing::post;
 use axum::{Json, Router};
 use http::{HeaderMap, StatusCode};
 use rbee_api::error::{ErrorBody, ErrorCode, ErrorDetail};
-use rbee_api::worker::{WorkerHeartbeat, WorkerLoading, WorkerReady};
+use rbee_api::hive::HeartbeatReply;
+use rbee_api::worker::{WorkerEnding, WorkerHeartbeat, WorkerLoading, WorkerReady};
 use rbee_http::Server;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::process::CALLBACK_TOKEN;
+
+/// How often the hive wants to be told.
+const INTERVAL_MS: u64 = 300;
 
 /// How the hive answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +34,7 @@ pub(crate) struct Reports {
     pub(crate) loading: Vec<f32>,
     pub(crate) ready: Vec<WorkerReady>,
     pub(crate) heartbeats: Vec<WorkerHeartbeat>,
+    pub(crate) endings: Vec<u8>,
 }
 
 #[derive(Debug, Clone)]
@@ -53,6 +58,7 @@ impl FakeHive {
             .route("/api/v1/workers/{id}/loading", post(loading))
             .route("/api/v1/workers/{id}/ready", post(ready))
             .route("/api/v1/workers/{id}/heartbeat", post(heartbeat))
+            .route("/api/v1/workers/{id}/ending", post(ending))
             .with_state(shared.clone());
         let listener = rbee_http::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -98,6 +104,15 @@ async fn heartbeat(
     shared.answer(&id, &headers, |reports| reports.heartbeats.push(report))
 }
 
+async fn ending(
+    State(shared): State<Shared>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    Json(report): Json<WorkerEnding>,
+) -> axum::response::Response {
+    shared.answer(&id, &headers, |reports| reports.endings.push(report.exit_code))
+}
+
 impl Shared {
     fn answer(
         &self,
@@ -114,6 +129,6 @@ impl Shared {
             return (StatusCode::NOT_FOUND, Json(ErrorBody { error })).into_response();
         }
         note(&mut self.reports.lock().unwrap());
-        Json(serde_json::json!({})).into_response()
+        Json(HeartbeatReply { interval_ms: INTERVAL_MS }).into_response()
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use rbee_api::error::ErrorCode;
-use rbee_api::worker::{WorkerState, WorkerStatus};
+use rbee_api::worker::{WorkerHeartbeat, WorkerState, WorkerStatus};
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::time::Instant;
@@ -23,12 +23,32 @@ async fn the_hive_is_told_once_that_it_is_ready_and_then_how_it_goes() {
     })
     .await;
     worker.hive.reports(|reports| {
+        assert_eq!(reports.endings, [0; 0]);
         let [ready] = reports.ready.as_slice() else { panic!("{reports:?}") };
         assert_eq!((ready.slots_total, ready.context_tokens), (3, 100));
         let sequences: Vec<u64> = reports.heartbeats.iter().map(|beat| beat.sequence).collect();
         assert!(sequences.windows(2).all(|pair| pair[0] < pair[1]), "{sequences:?}");
         assert!(reports.heartbeats.iter().all(|beat| beat.slots_available == 3));
     });
+}
+
+#[tokio::test]
+async fn the_hive_decides_how_often_it_is_told() {
+    // A heartbeat an hour, but for the hive's answer to the first report.
+    let worker = Worker::start(&["--heartbeat-seconds=3600"]).await;
+    let sent = eventually("heartbeats", async || {
+        worker.hive.reports(|reports| (reports.heartbeats.len() >= 3).then_some(()))
+    });
+    sent.await;
+    let content = "[[tokens=2 delay_ms=3000]] long";
+    let _running = worker.client.open_chat(content, json!({})).await;
+    eventually("heartbeats in the middle of a step", async || {
+        worker.hive.reports(|reports| {
+            let steps = |beat: &&WorkerHeartbeat| beat.is_stepping;
+            (reports.heartbeats.iter().filter(steps).count() >= 3).then_some(())
+        })
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -86,7 +106,7 @@ async fn a_worker_whose_lease_is_over_ends_in_order() {
     let mut worker = Worker::start(&["--heartbeat-seconds=1", "--lease-seconds=2"]).await;
     // The listener closes with the hive.
     worker.hive = crate::hive::FakeHive::start().await;
-    assert_eq!(worker.exit().await.code(), Some(0));
+    assert_eq!(worker.exit().await.code(), Some(75));
 }
 
 #[tokio::test]
@@ -150,6 +170,7 @@ async fn an_engine_that_hangs_ends_its_requests_and_the_process() {
     assert_eq!((streamed.text.as_str(), streamed.done), ("a b c d", false));
     assert_eq!(streamed.error_code(), Some(ErrorCode::WorkerFailed));
     assert_eq!(died_by(worker.exit().await), Some(Signal::ABORT));
+    worker.hive.reports(|reports| assert_eq!(reports.endings, [70], "it has said so"));
 }
 
 #[tokio::test]

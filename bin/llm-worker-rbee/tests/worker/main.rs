@@ -4,15 +4,18 @@
 
 mod choices;
 mod client;
+mod continuing;
 mod disk;
 mod embeddings;
 mod estimate;
 mod hive;
 mod life;
 mod llama;
+mod marked;
 mod output;
 mod process;
 mod real_choices;
+mod real_continuing;
 mod replies;
 mod sharing;
 mod slots;

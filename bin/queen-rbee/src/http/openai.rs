@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
+use auth_min::Fingerprint;
 use axum::extract::{Path, State};
 use axum::response::Response;
+use axum::{Extension, Json};
 use deadline_propagation::Deadline;
 use http::HeaderMap;
 use input_validation::ModelRef;
@@ -19,12 +20,14 @@ use rbee_http::{ApiError, RawJson, RequestContext};
 use super::models::known_models;
 use crate::app::App;
 use crate::dispatch::{Call, Operation, first_report, forward};
+use crate::queue::Client;
 
 /// How long a listing waits for a queen that has just started.
 const LISTING_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) async fn chat(
     State(app): State<Arc<App>>,
+    Extension(key): Extension<Fingerprint>,
     RequestContext { id }: RequestContext,
     headers: HeaderMap,
     RawJson(body): RawJson,
@@ -33,12 +36,14 @@ pub(super) async fn chat(
     let request = ChatRequest::parse(&body)?;
     let (model, streams) = (request.model, request.stream.stream);
     let slots = request.generation.choices;
+    let client = Client::new(key, request.generation.user.as_deref());
     let operation = Operation::Chat;
-    forward(&app, Call { id, operation, model, body, streams, slots, deadline }).await
+    forward(&app, Call { id, operation, model, body, streams, slots, client, deadline }).await
 }
 
 pub(super) async fn completion(
     State(app): State<Arc<App>>,
+    Extension(key): Extension<Fingerprint>,
     RequestContext { id }: RequestContext,
     headers: HeaderMap,
     RawJson(body): RawJson,
@@ -47,32 +52,37 @@ pub(super) async fn completion(
     let request = CompletionRequest::parse(&body)?;
     let (model, streams) = (request.model, request.stream.stream);
     let slots = request.generation.choices;
+    let client = Client::new(key, request.generation.user.as_deref());
     let operation = Operation::Completion;
-    forward(&app, Call { id, operation, model, body, streams, slots, deadline }).await
+    forward(&app, Call { id, operation, model, body, streams, slots, client, deadline }).await
 }
 
 pub(super) async fn embeddings(
     State(app): State<Arc<App>>,
+    Extension(key): Extension<Fingerprint>,
     RequestContext { id }: RequestContext,
     headers: HeaderMap,
     RawJson(body): RawJson,
 ) -> Result<Response, ApiError> {
     let deadline = app.deadline(&headers)?;
-    let model = EmbeddingRequest::parse(&body)?.model;
-    let operation = Operation::Embeddings;
-    forward(&app, Call { id, operation, model, body, streams: false, slots: 1, deadline }).await
+    let EmbeddingRequest { model, user, .. } = EmbeddingRequest::parse(&body)?;
+    let client = Client::new(key, user.as_deref());
+    let (operation, streams, slots) = (Operation::Embeddings, false, 1);
+    forward(&app, Call { id, operation, model, body, streams, slots, client, deadline }).await
 }
 
 pub(super) async fn rerank(
     State(app): State<Arc<App>>,
+    Extension(key): Extension<Fingerprint>,
     RequestContext { id }: RequestContext,
     headers: HeaderMap,
     RawJson(body): RawJson,
 ) -> Result<Response, ApiError> {
     let deadline = app.deadline(&headers)?;
-    let model = RerankRequest::parse(&body)?.model;
-    let operation = Operation::Rerank;
-    forward(&app, Call { id, operation, model, body, streams: false, slots: 1, deadline }).await
+    let RerankRequest { model, user, .. } = RerankRequest::parse(&body)?;
+    let client = Client::new(key, user.as_deref());
+    let (operation, streams, slots) = (Operation::Rerank, false, 1);
+    forward(&app, Call { id, operation, model, body, streams, slots, client, deadline }).await
 }
 
 pub(super) async fn models(State(app): State<Arc<App>>) -> Result<Json<ModelCardList>, ApiError> {

@@ -26,6 +26,6 @@ pub(super) async fn shutdown(State(app): State<Arc<App>>) -> Json<QueenStatus> {
 }
 
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    telemetry::cluster(&app.registry.view());
+    telemetry::scraped(&app.registry.view(), app.turns.bytes());
     ([(CONTENT_TYPE, METRICS_TYPE)], app.metrics.render()).into_response()
 }

@@ -13,9 +13,10 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use input_validation::WorkerId;
 use rbee_api::error::ErrorCode;
-use rbee_api::queen::{PlacedWorkerDetail, PlacedWorkerList, Removed};
-use rbee_api::worker::WorkerDetail;
+use rbee_api::queen::{PlacedWorker, PlacedWorkerDetail, PlacedWorkerList, Removed};
+use rbee_api::worker::{WorkerDetail, WorkerInfo};
 use rbee_http::{ApiError, CallError, HopClient, LoadWatch, load_events};
+use serde_json::json;
 
 use crate::app::App;
 use crate::dispatch::online_hive;
@@ -24,6 +25,8 @@ use crate::dispatch::online_hive;
 const SHOW_LIMIT: Duration = Duration::from_secs(5);
 /// How long a machine may take to stop a worker: its drain and its end.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// How long a machine may take to start a process; loading the model comes after it.
+const RESET_LIMIT: Duration = Duration::from_secs(30);
 /// How long a log can be followed with one request.
 const LOGS_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest query that is handed on.
@@ -75,6 +78,22 @@ pub(super) async fn stop(
     let client = online_hive(&app, &hive, deadline).await?;
     let removed = client.delete(&format!("/api/v1/workers/{id}"), deadline).await;
     removed.map(Json).map_err(no_answer)
+}
+
+/// Has a worker's machine forget the failures of its model and start one at once.
+pub(super) async fn reset(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Json<PlacedWorker>, ApiError> {
+    let id: WorkerId = id.parse().map_err(|_| not_found())?;
+    let hive = app.registry.hive_of(&id).ok_or_else(not_found)?;
+    let deadline = Deadline::after(RESET_LIMIT);
+    let client = online_hive(&app, &hive, deadline).await?;
+    let nothing = json!({});
+    let worker = client.post(&format!("/api/v1/workers/{id}/reset"), &nothing, deadline).await;
+    let worker: WorkerInfo = worker.map_err(no_answer)?;
+    app.registry.note_worker(&hive, worker.clone());
+    Ok(Json(PlacedWorker { hive, worker }))
 }
 
 pub(super) async fn logs(

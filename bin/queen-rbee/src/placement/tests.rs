@@ -44,6 +44,10 @@ fn worker(id: &str, state: WorkerState) -> WorkerInfo {
         started_at_ms: 1,
         last_heartbeat_ms: None,
         failure: None,
+        restart_count: 0,
+        last_exit: None,
+        breaker: rbee_api::worker_exit::Breaker::Closed,
+        next_try_at_ms: None,
     }
 }
 
@@ -92,6 +96,60 @@ fn told(decision: &Decision, now: Instant) -> String {
 fn decide(hives: Vec<HiveView>, want: &Want) -> String {
     let now = Instant::now();
     told(&place(&cluster(hives), want, now), now)
+}
+
+#[test]
+fn a_reply_goes_on_only_where_its_file_is() {
+    use Reach::Online;
+    use WorkerState::{Ready, Starting};
+    let mut request = want(ALIAS);
+    request.keeps_to(Sha256Hex::from_bytes(&[8; 32]));
+    request.failed(None, error(ErrorCode::WorkerFailed), Instant::now());
+    let other = |workers| hive("a", Online, 9, workers);
+    let same = |workers| {
+        let mut view = hive("b", Online, 1, workers);
+        let mut snapshot = (*view.snapshot.unwrap()).clone();
+        snapshot.models[0].sha256 = Sha256Hex::from_bytes(&[8; 32]);
+        view.snapshot = Some(Arc::new(snapshot));
+        view
+    };
+    for (hives, expected) in [
+        (vec![other(&[("w-1", Ready)]), same(&[("w-2", Ready)])], "use b w-2".to_owned()),
+        (vec![other(&[("w-1", Ready)]), same(&[("w-2", Starting)])], "wait w-2 5".to_owned()),
+        (vec![other(&[("w-1", Starting)]), same(&[])], format!("start b {REFERENCE}")),
+        (vec![other(&[("w-1", Ready)])], "refuse worker_failed".to_owned()),
+    ] {
+        assert_eq!(decide(hives, &request), expected);
+    }
+    request.starts_nothing();
+    assert_eq!(decide(vec![same(&[])], &request), "refuse worker_failed");
+}
+
+#[test]
+fn a_worker_that_was_started_anew_has_not_failed() {
+    let mut request = want(ALIAS);
+    let mut first = worker("w-1", WorkerState::Ready);
+    request.tries(&first);
+    request.failed(Some(id("w-1")), error(ErrorCode::WorkerFailed), Instant::now());
+    assert!(request.is_broken(&first));
+    first.started_at_ms += 1;
+    assert!(!request.is_broken(&first), "it runs since later");
+    request.tries(&first);
+    assert!(!request.is_broken(&first));
+    request.failed(Some(id("w-1")), error(ErrorCode::WorkerFailed), Instant::now());
+    assert!(request.is_broken(&first), "that one failed, too");
+}
+
+#[test]
+fn what_gets_on_has_all_its_attempts_again() {
+    let mut request = want(ALIAS);
+    for _ in 0..3 {
+        assert!(!request.is_given_up());
+        request.failed(None, error(ErrorCode::WorkerFailed), Instant::now());
+    }
+    assert!(request.is_given_up());
+    request.progressed();
+    assert!(!request.is_given_up());
 }
 
 #[test]
@@ -253,7 +311,7 @@ fn after_two_more_attempts_the_last_failure_is_the_answer() {
     for (failed, expected) in
         [("w-1", "use a w-2"), ("w-2", "use a w-3"), ("w-3", "refuse worker_failed")]
     {
-        request.failed(Some(id(failed)), error(ErrorCode::WorkerFailed), Instant::now());
+        request.failed(Some(id(failed)), error(ErrorCode::WorkerNotFound), Instant::now());
         assert_eq!(decide(hives(), &request), expected);
     }
 }
@@ -364,7 +422,7 @@ proptest! {
         view.load = load.iter().map(|(h, n, count)| (id(&format!("w-{h}-{n}")), *count)).collect();
         let mut request = want(ALIAS);
         for (h, n) in &failed {
-            request.failed(Some(id(&format!("w-{h}-{n}"))), error(ErrorCode::WorkerFailed), now);
+            request.failed(Some(id(&format!("w-{h}-{n}"))), error(ErrorCode::WorkerNotFound), now);
         }
         let usable: Vec<&WorkerInfo> = online(&view)
             .flat_map(|hive| hive.workers_for(request.model()))
@@ -383,7 +441,7 @@ proptest! {
             Decision::Start { hive, model } => {
                 prop_assert!(usable.is_empty());
                 prop_assert_eq!(named(&hive).and_then(|h| h.model(request.model())).map(|m| &m.reference), Some(&model));
-                let unbroken = |w: &WorkerInfo| is_live(w) && !request.is_broken(&w.id);
+                let unbroken = |w: &WorkerInfo| is_live(w) && !request.is_broken(w);
                 prop_assert!(!online(&view).flat_map(|h| h.workers_for(request.model())).any(unbroken));
             }
             Decision::Wait { until, .. } => {
@@ -406,9 +464,34 @@ fn what_a_model_is_not_for_is_refused_before_anything_is_started() {
             let want = Want::new(ALIAS.parse().unwrap(), asks);
             place(&cluster, &want, Instant::now())
         };
-        assert!(matches!(decide(ModelKind::Generate).kind(), "use" | "start"));
+        let generates = decide(ModelKind::Generate);
+        assert!(matches!(generates, Decision::Use { .. } | Decision::Start { .. }));
         let Decision::Refuse(detail) = decide(ModelKind::Embed) else { panic!("it was taken") };
         assert_eq!(detail.code, ErrorCode::UnsupportedParameter);
         assert_eq!(detail.param.as_deref(), Some("model"));
+    }
+}
+
+#[test]
+fn the_worker_with_the_smallest_share_of_its_slots_taken_is_used() {
+    let small_and_large = |loads: [u32; 2]| {
+        let ready = [("w-small", WorkerState::Ready), ("w-large", WorkerState::Ready)];
+        let mut view = hive("a", Reach::Online, 1, &ready);
+        let mut snapshot = (*view.snapshot.take().unwrap()).clone();
+        (snapshot.workers[0].slots_total, snapshot.workers[1].slots_total) = (4, 16);
+        view.snapshot = Some(Arc::new(snapshot));
+        let mut cluster = cluster(vec![view]);
+        cluster.load = [id("w-small"), id("w-large")].into_iter().zip(loads).collect();
+        told(&place(&cluster, &want(ALIAS), Instant::now()), Instant::now())
+    };
+    for (loads, expected) in [
+        ([1, 3], "w-large"),
+        ([1, 5], "w-small"),
+        ([0, 1], "w-small"),
+        ([4, 15], "w-large"),
+        // Equally busy and equally old: by name.
+        ([1, 4], "w-large"),
+    ] {
+        assert_eq!(small_and_large(loads), format!("use a {expected}"), "{loads:?}");
     }
 }

@@ -41,6 +41,10 @@ fn worker(id: &str) -> WorkerInfo {
         started_at_ms: 1,
         last_heartbeat_ms: None,
         failure: None,
+        restart_count: 0,
+        last_exit: None,
+        breaker: rbee_api::worker_exit::Breaker::Closed,
+        next_try_at_ms: None,
     }
 }
 

@@ -15,7 +15,9 @@ use deadline_propagation::Deadline;
 use futures_util::{StreamExt as _, stream};
 use http::HeaderMap;
 use input_validation::{ModelRef, NodeName, Sha256Hex, WorkerId};
+use rbee_api::continuation::Delivered;
 use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_api::headers::CLIENT_BYTES;
 use rbee_api::hive::{HeartbeatReply, HiveSnapshot, HiveStatus, Resources};
 use rbee_api::model::{ModelInfo, ModelKind, ModelList};
 use rbee_api::queen::Removed;
@@ -85,6 +87,16 @@ pub(crate) struct Forwarded {
     pub(crate) body: Bytes,
     pub(crate) request_id: String,
     pub(crate) timeout_ms: u64,
+    /// How much of the body is the client's, where a marked stream is asked for.
+    pub(crate) client_bytes: Option<usize>,
+}
+
+impl Forwarded {
+    /// What the client has of the reply already.
+    pub(crate) fn delivered(&self) -> Option<Delivered> {
+        let rest = &self.body[self.client_bytes?..];
+        (!rest.is_empty()).then(|| serde_json::from_slice(rest).unwrap())
+    }
 }
 
 impl FakeHive {
@@ -119,6 +131,7 @@ impl FakeHive {
             .get("/api/v1/status", Access::Peer, status)
             .post("/api/v1/workers", Access::Peer, start_worker)
             .delete("/api/v1/workers/{id}", Access::Peer, stop_worker)
+            .post("/api/v1/workers/{id}/reset", Access::Peer, reset_worker)
             .get("/api/v1/workers/{id}/logs", Access::Peer, logs)
             .post("/api/v1/workers/{id}/v1/chat/completions", Access::Peer, chat)
             .post("/api/v1/workers/{id}/v1/completions", Access::Peer, completion)
@@ -224,6 +237,10 @@ fn worker_info(id: &str, model: &ModelInfo, state: WorkerState) -> WorkerInfo {
         started_at_ms: 1,
         last_heartbeat_ms: None,
         failure: None,
+        restart_count: 0,
+        last_exit: None,
+        breaker: rbee_api::worker_exit::Breaker::Closed,
+        next_try_at_ms: None,
     }
 }
 
@@ -274,6 +291,17 @@ async fn stop_worker(State(hive): Hive, Path(id): Path<String>) -> Result<Json<R
     Ok(Json(Removed { removed: id.parse::<WorkerId>().unwrap().to_string() }))
 }
 
+/// The worker's model has a fresh one in its place.
+async fn reset_worker(
+    State(hive): Hive,
+    Path(id): Path<String>,
+) -> Result<Json<WorkerInfo>, ApiError> {
+    let hive = alive(&hive)?;
+    hive.note(format!("reset {id}"));
+    let model = hive.models.lock().unwrap()[0].clone();
+    Ok(Json(worker_info("w-fresh", &model, WorkerState::Starting)))
+}
+
 async fn logs(
     State(hive): Hive,
     Path(id): Path<String>,
@@ -320,6 +348,9 @@ fn forward(
         body,
         request_id: text("x-request-id"),
         timeout_ms: text("x-request-timeout-ms").parse().unwrap(),
+        client_bytes: headers
+            .contains_key(CLIENT_BYTES)
+            .then(|| text(CLIENT_BYTES).parse().unwrap()),
     });
     match hive.next_reply() {
         Reply::Error(code) => Err(ApiError::new(code, "scripted")),

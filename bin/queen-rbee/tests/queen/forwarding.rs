@@ -170,7 +170,7 @@ async fn three_failures_are_enough() {
 async fn what_another_worker_would_not_do_better_is_passed_on() {
     let pair = Pair::ready(&["w-1", "w-2"]).await;
     for (index, code) in [
-        ErrorCode::AllSlotsBusy,
+        ErrorCode::InsufficientMemory,
         ErrorCode::ContextLengthExceeded,
         ErrorCode::ValidationFailed,
         ErrorCode::InternalError,

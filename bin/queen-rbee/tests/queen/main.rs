@@ -11,10 +11,16 @@ mod pair;
 #[cfg(test)]
 mod cold;
 #[cfg(test)]
+mod continuing;
+#[cfg(test)]
 mod forwarding;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
 mod local_hive;
+#[cfg(test)]
+mod overload;
+#[cfg(test)]
+mod storm;
 #[cfg(test)]
 mod surface;

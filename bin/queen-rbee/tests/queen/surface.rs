@@ -231,6 +231,25 @@ async fn only_known_machines_may_report_and_only_forward_in_time() {
 }
 
 #[tokio::test]
+async fn a_reset_goes_to_the_machine_of_the_worker_and_names_its_successor() {
+    let pair = Pair::ready(&["w-1"]).await;
+    let reset = async |id: &str| {
+        let path = format!("/api/v1/workers/{id}/reset");
+        pair.queen.request(Method::POST, &path).json(&json!({})).send().await.unwrap()
+    };
+    let begun = reset("w-1").await.json::<Value>().await.unwrap();
+    assert_eq!((&begun["id"], &begun["hive"]), (&json!("w-fresh"), &json!("local")));
+    assert_eq!(pair.hive.asked.lock().unwrap().clone(), ["reset w-1"]);
+    let listed = pair.queen.get_json("/api/v1/workers").await;
+    let ids: Vec<_> = listed["workers"].as_array().unwrap().iter().map(|row| &row["id"]).collect();
+    assert!(ids.contains(&&json!("w-fresh")), "it is known before the next report: {listed}");
+    for id in ["w-9", "NOT%20ONE"] {
+        let (status, error) = error_of(reset(id).await).await;
+        assert_eq!((status, &error["code"]), (404, &json!("worker_not_found")));
+    }
+}
+
+#[tokio::test]
 async fn workers_are_stopped_and_their_logs_read_where_they_run() {
     let pair = Pair::ready(&["w-1"]).await;
     let removed = pair.queen.request(Method::DELETE, "/api/v1/workers/w-1").send().await.unwrap();

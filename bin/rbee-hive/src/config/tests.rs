@@ -89,6 +89,8 @@ fn the_example_file_is_good_and_is_the_one_in_the_documents() {
     let defaults = resolve(&[], "").unwrap();
     let config = resolve(&[], example).unwrap();
     assert_eq!(format!("{:?}", config.worker), format!("{:?}", defaults.worker));
+    assert_eq!(format!("{:?}", config.restart), format!("{:?}", defaults.restart));
+    assert_eq!(format!("{:?}", config.liveness()), format!("{:?}", defaults.liveness()));
 }
 
 #[test]
@@ -98,6 +100,12 @@ fn every_value_out_of_range_is_refused_by_name() {
         ("workers_max = 65", "workers_max"),
         ("idle_stop_seconds = 604801", "idle_stop_seconds"),
         ("load_timeout_seconds = 0", "load_timeout_seconds"),
+        ("load_stall_seconds = 0", "load_stall_seconds"),
+        ("hang_timeout_seconds = 86401", "hang_timeout_seconds"),
+        ("[restart]\ndelay_ms = 0", "restart.delay_ms"),
+        ("[restart]\nfailures_max = 0", "restart.failures_max"),
+        ("[restart]\nprobe_delays_ms = []", "restart.probe_delays_ms"),
+        ("[restart]\nprobe_delays_ms = [0]", "restart.probe_delays_ms"),
         ("heartbeat_interval_seconds = 0", "heartbeat_interval_seconds"),
         ("stop_grace_seconds = 14", "stop_grace_seconds"),
         ("import_roots = ['models']", "import_roots"),

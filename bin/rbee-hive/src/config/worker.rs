@@ -11,6 +11,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::check_range;
 
+/// What a worker may take besides its model: the program, its threads, its log.
+const MARGIN_BYTES: u64 = 512 << 20;
 /// Most GPUs that can be named: llama.cpp spreads a model over no more.
 const GPUS_MAX: usize = 16;
 
@@ -58,6 +60,34 @@ pub(crate) struct WorkerConfig {
     pub(crate) mmap: Option<bool>,
     /// Whether weights are kept from being swapped out. Default: no.
     pub(crate) mlock: bool,
+    /// Mebibytes that a worker may take before the kernel ends it, where the machine has control groups. Absent: a
+    /// quarter and 512 MiB more than the estimate. 0: no limit. Range: 0 to 16777216.
+    pub(crate) memory_limit_mib: Option<u64>,
+}
+
+/// How much a worker may take before the kernel ends it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WorkerMemoryLimit {
+    /// A margin above the estimate.
+    Estimated,
+    /// So many bytes.
+    Bytes(u64),
+    /// As much as there is.
+    None,
+}
+
+impl WorkerMemoryLimit {
+    /// Returns the limit of a worker that was granted so much. The estimate knows what llama.cpp asks for, and not what
+    /// the program around it takes, which the margin is for.
+    pub(crate) fn of(self, granted_bytes: u64) -> Option<u64> {
+        match self {
+            Self::Estimated => {
+                Some(granted_bytes.saturating_add(granted_bytes / 4).saturating_add(MARGIN_BYTES))
+            }
+            Self::Bytes(bytes) => Some(bytes),
+            Self::None => None,
+        }
+    }
 }
 
 /// How slots lie in the context memory.
@@ -136,6 +166,7 @@ impl Default for WorkerConfig {
             flash_attention: FlashAttention::Auto,
             mmap: None,
             mlock: false,
+            memory_limit_mib: None,
         }
     }
 }
@@ -146,6 +177,7 @@ impl WorkerConfig {
         check_range("worker.context_tokens", self.context_tokens.into(), 64, 1_048_576)?;
         check_range("worker.cache_ram_mib", self.cache_ram_mib, 0, 1 << 20)?;
         check_range("worker.cache_disk_mib", self.cache_disk_mib, 0, 1 << 24)?;
+        check_range("worker.memory_limit_mib", self.memory_limit_mib.unwrap_or(0), 0, 1 << 24)?;
         for (key, threads) in
             [("worker.threads", self.threads), ("worker.omp_num_threads", self.omp_num_threads)]
         {
@@ -175,6 +207,21 @@ impl WorkerConfig {
             return wrong("worker.gpu_layers", "needs a GPU and worker.device allows none");
         }
         Ok(())
+    }
+
+    /// Returns how much a worker may take before the kernel ends it.
+    pub(crate) fn memory_limit(&self) -> WorkerMemoryLimit {
+        match self.memory_limit_mib {
+            None => WorkerMemoryLimit::Estimated,
+            Some(0) => WorkerMemoryLimit::None,
+            Some(mib) => WorkerMemoryLimit::Bytes(mib << 20),
+        }
+    }
+
+    /// Whether a worker has to fit into GPUs altogether.
+    pub(crate) fn needs_vram(&self) -> bool {
+        let has_gpus = self.device.as_ref().is_none_or(|names| !names.is_empty());
+        has_gpus && matches!(self.gpu_layers, GpuLayers::All) && self.engine == Backend::Llama
     }
 
     /// Returns the arguments by which a worker treats its devices and its context memory, besides the sizes that

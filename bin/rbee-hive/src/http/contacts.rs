@@ -7,7 +7,7 @@ use axum::{Extension, Json};
 use input_validation::WorkerId;
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::hive::HeartbeatReply;
-use rbee_api::worker::{WorkerHeartbeat, WorkerLoading, WorkerReady};
+use rbee_api::worker::{WorkerEnding, WorkerHeartbeat, WorkerLoading, WorkerReady};
 use rbee_http::{ApiError, JsonBody, Principal};
 
 use super::HiveState;
@@ -50,6 +50,17 @@ pub(super) async fn heartbeat(
 ) -> Result<Json<HeartbeatReply>, ApiError> {
     require_self(&caller, &id)?;
     hive.registry.heartbeat(&id, &report)?;
+    Ok(Json(interval(&hive)))
+}
+
+pub(super) async fn ending(
+    State(hive): HiveState,
+    Named(id): Named<WorkerId>,
+    Extension(caller): Extension<Principal>,
+    JsonBody(report): JsonBody<WorkerEnding>,
+) -> Result<Json<HeartbeatReply>, ApiError> {
+    require_self(&caller, &id)?;
+    hive.registry.ending(&id, report.exit_code)?;
     Ok(Json(interval(&hive)))
 }
 

@@ -34,6 +34,7 @@ pub(super) async fn pull(
     let context = ImportContext { deadline: deadline(&headers)?, stop, tasks: &hive.tasks };
     let registered = move |model: &Model| {
         registry.retire_renamed(model);
+        registry.forget(&model.reference);
         Handle::current().block_on(registry.queen_told());
     };
     hive.models.import(request, context, registered).await
@@ -57,7 +58,7 @@ pub(super) async fn remove(
     }
     hive.models.remove(&reference).await?;
     drop(removal);
-    hive.registry.touch();
+    hive.registry.forget(&reference);
     hive.registry.queen_told().await;
     tracing::info!(model = %reference, "model removed");
     Ok(Json(Removed { removed: reference.to_string() }))

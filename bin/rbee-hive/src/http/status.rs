@@ -1,9 +1,12 @@
 //! What the hive says about itself, and its end.
 
+use std::time::Duration;
+
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use rbee_api::hive::HiveStatus;
 use rbee_http::ApiError;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::HiveState;
@@ -16,8 +19,19 @@ pub(super) async fn metrics(State(hive): HiveState) -> String {
     hive.render_metrics().await
 }
 
-pub(super) async fn shutdown(State(hive): HiveState) -> Json<Value> {
-    tracing::info!("shutdown requested");
-    hive.shutdown.stop.cancel();
+/// How the hive is to end.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ShutdownQuery {
+    /// The time it has; absent: as configured, which is also the most. 0: it ends at once.
+    timeout_ms: Option<u64>,
+}
+
+pub(super) async fn shutdown(
+    State(hive): HiveState,
+    Query(query): Query<ShutdownQuery>,
+) -> Json<Value> {
+    tracing::info!(timeout_ms = query.timeout_ms, "shutdown requested");
+    hive.shutdown.ask(query.timeout_ms.map_or(Duration::MAX, Duration::from_millis));
     Json(json!({"draining": true}))
 }

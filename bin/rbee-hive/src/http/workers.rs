@@ -104,6 +104,19 @@ pub(super) async fn stop(
     }
 }
 
+/// Forgets the failures of a worker's model, and has a worker of it at once.
+pub(super) async fn reset(
+    State(hive): HiveState,
+    Named(id): Named<WorkerId>,
+) -> Result<Json<WorkerInfo>, ApiError> {
+    refuse_if_draining(&hive)?;
+    let model = hive.registry.reset(&id).ok_or_else(no_such_worker)?;
+    tracing::info!(worker_id = %id, %model, "failures forgotten, as asked");
+    let worker = hive.supervisor.ensure_worker(&model).await?;
+    hive.registry.queen_told().await;
+    Ok(Json(worker))
+}
+
 /// Which part of a log is asked for.
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -194,5 +207,5 @@ async fn pass_on(
 ) -> Result<Response, ApiError> {
     refuse_if_draining(hive)?;
     let deadline = deadline(headers)?;
-    forward(&hive.registry, &id, endpoint, body, context, deadline).await
+    forward(&hive.registry, &id, endpoint, body, headers, context, deadline).await
 }

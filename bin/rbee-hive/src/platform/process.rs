@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::thread;
 
@@ -16,6 +17,9 @@ use tokio_util::sync::CancellationToken;
 const PIDFS_MAGIC: u64 = 0x5049_4446;
 /// The place of the start time in `/proc/<pid>/stat`, counted from the field after the program's name.
 const START_TIME_FIELD: usize = 19;
+
+/// The place of the session's number, counted likewise.
+const SESSION_FIELD: usize = 3;
 
 /// What tells a process from every other one this machine ever runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,10 +92,49 @@ impl ProcessHandle {
     /// # Errors
     /// The operating system's.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
-        match pidfd_send_signal(&*self.descriptor, signal) {
-            Err(Errno::SRCH) | Ok(()) => Ok(()),
-            Err(error) => Err(error.into()),
+        send(&self.descriptor, signal)
+    }
+
+    /// Sends a signal to the process and to all of its session, which it leads. As long as it lives nobody else's session
+    /// has its number, so that each process is proven by what is read of it through a descriptor of its own.
+    ///
+    /// # Errors
+    /// The operating system's, of the process itself.
+    pub(crate) fn signal_session(&self, signal: Signal) -> io::Result<()> {
+        let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
+        for number in numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
+            if number != self.identity.pid
+                && let Err(error) = self.signal_member(number, signal)
+            {
+                tracing::debug!(pid = number, %error, "a process of a worker's session cannot be signalled");
+            }
         }
+        self.signal(signal)
+    }
+
+    /// Signals one process if it is of the session that this one leads.
+    fn signal_member(&self, number: u32, signal: Signal) -> io::Result<()> {
+        let is_of_it = || session(number) == Some(self.identity.pid);
+        if !is_of_it() {
+            return Ok(());
+        }
+        let Some(number) = i32::try_from(number).ok().and_then(Pid::from_raw) else {
+            return Ok(());
+        };
+        let member = pidfd_open(number, PidfdFlags::empty())?;
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // Read again now that the number is held, and then looked whether both were there all the time.
+        let is_proven = is_of_it()
+            && !has_ended(&member, Some(&at_once))?
+            && !has_ended(&self.descriptor, Some(&at_once))?;
+        if is_proven { send(&member, signal) } else { Ok(()) }
+    }
+}
+
+fn send(descriptor: &OwnedFd, signal: Signal) -> io::Result<()> {
+    match pidfd_send_signal(descriptor, signal) {
+        Err(Errno::SRCH) | Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -112,18 +155,23 @@ fn inode(descriptor: impl AsFd) -> io::Result<Option<u64>> {
 }
 
 fn start_ticks(pid: u32) -> Option<u64> {
-    parse_start_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    field(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?, START_TIME_FIELD)
+}
+
+fn session(pid: u32) -> Option<u32> {
+    field(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?, SESSION_FIELD)
 }
 
 /// The program's name stands in brackets and may hold anything, brackets and spaces too.
-fn parse_start_ticks(stat: &str) -> Option<u64> {
+fn field<T: FromStr>(stat: &str, place: usize) -> Option<T> {
     let (_, after_name) = stat.rsplit_once(") ")?;
-    after_name.split(' ').nth(START_TIME_FIELD)?.parse().ok()
+    after_name.split(' ').nth(place)?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use std::process::{Child, Command};
+    use std::time::Duration;
 
     use super::*;
 
@@ -136,10 +184,12 @@ mod tests {
     fn a_name_full_of_brackets_does_not_hide_the_start_time() {
         let rest = "S 1 2 2 0 -1 4194560 1 0 0 0 1 0 0 0 20 0 1 0 98765 1 2 3";
         for name in ["sh", "a) b", ") (", "((x)"] {
-            assert_eq!(parse_start_ticks(&format!("42 ({name}) {rest}")), Some(98765));
+            let stat = format!("42 ({name}) {rest}");
+            assert_eq!(field(&stat, START_TIME_FIELD), Some(98765_u64));
+            assert_eq!(field(&stat, SESSION_FIELD), Some(2_u32));
         }
-        assert_eq!(parse_start_ticks("42 (sh) S 1"), None);
-        assert_eq!(parse_start_ticks(""), None);
+        assert_eq!(field::<u64>("42 (sh) S 1", START_TIME_FIELD), None);
+        assert_eq!(field::<u64>("", START_TIME_FIELD), None);
     }
 
     #[tokio::test]
@@ -158,6 +208,40 @@ mod tests {
         child.wait().unwrap();
         handle.signal(Signal::KILL).unwrap();
         assert!(ProcessHandle::open(child.id()).is_err());
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test of processes needs some")]
+    fn leading_a_session(script: &str) -> Child {
+        Command::new("setsid").args(["sh", "-c", script]).spawn().unwrap()
+    }
+
+    /// Waits for a condition.
+    async fn soon(condition: impl Fn() -> bool) {
+        let wait = async {
+            while !condition() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), wait).await.expect("it becomes true");
+    }
+
+    #[tokio::test]
+    async fn a_session_is_signalled_whole_and_no_other_is() {
+        let mut leader = leading_a_session("sleep 60 & sleep 60 & wait");
+        let mut other = leading_a_session("sleep 60 & wait");
+        let members = |leader: &Child| {
+            let numbers = fs::read_dir("/proc").unwrap().flatten();
+            let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+            numbers.filter(|number| session(*number) == Some(leader.id())).count()
+        };
+        soon(|| members(&leader) == 3 && members(&other) == 2).await;
+        let handle = ProcessHandle::open(leader.id()).unwrap();
+        handle.signal_session(Signal::KILL).unwrap();
+        leader.wait().unwrap();
+        soon(|| members(&leader) == 0).await;
+        assert_eq!(members(&other), 2);
+        ProcessHandle::open(other.id()).unwrap().signal_session(Signal::KILL).unwrap();
+        other.wait().unwrap();
     }
 
     #[test]

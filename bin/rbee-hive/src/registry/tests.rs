@@ -3,11 +3,15 @@
 use std::sync::Arc;
 
 use model_catalog::{CacheType, GgufHeader, Purpose};
+use rbee_api::error::ErrorDetail;
+use rbee_api::worker_exit::{ExitCause, WorkerExit};
 use secrets_management::Secret;
 
 use super::*;
+use crate::liveness::{Condemned, LivenessLimits};
+use crate::restart::Jitter;
 
-fn model(name: &str) -> Model {
+pub(crate) fn model(name: &str) -> Model {
     Model {
         reference: format!("file:/models/{name}.gguf").parse().unwrap(),
         alias: Some(name.parse().unwrap()),
@@ -38,20 +42,24 @@ fn model(name: &str) -> Model {
     }
 }
 
-fn id(name: &str) -> WorkerId {
+pub(crate) fn id(name: &str) -> WorkerId {
     format!("w-{name}").parse().unwrap()
 }
 
 /// Asks for a worker whose id and secret are made of `name`.
 fn admit(registry: &Registry, name: &str, model: &Model) -> Result<Admitted, ApiError> {
-    registry.admit(Wanted {
+    registry.admit(wanted(name, model), Room::default())
+}
+
+/// A start of a worker as a hive asks for it that runs three at most.
+pub(crate) fn wanted<'a>(name: &str, model: &'a Model) -> Wanted<'a> {
+    Wanted {
         id: id(name),
         started_at_ms: 7,
         callback: TokenDigest::of(name),
         model: Some(model),
         backend: Backend::Echo,
         workers_max: 3,
-        memory_available_bytes: None,
         slots: 4,
         context_tokens: 512,
         cache: CacheRules {
@@ -60,10 +68,10 @@ fn admit(registry: &Registry, name: &str, model: &Model) -> Result<Admitted, Api
             unified: false,
             store_mib: 0,
         },
-    })
+    }
 }
 
-fn client() -> HopClient {
+pub(crate) fn client() -> HopClient {
     HopClient::new("http://127.0.0.1:1", Arc::new(Secret::generate().unwrap())).unwrap()
 }
 
@@ -72,7 +80,7 @@ const READY: fn() -> WorkerReady =
 
 /// A registry with one worker that is ready.
 fn with_ready(name: &str) -> Arc<Registry> {
-    let registry = Arc::new(Registry::new());
+    let registry = Arc::new(new_registry());
     assert!(matches!(admit(&registry, name, &model(name)), Ok(Admitted::New(..))));
     registry.spawned(&id(name), Some(7), client());
     registry.ready(&id(name), &READY()).unwrap();
@@ -87,13 +95,36 @@ fn code<T>(result: Result<T, ApiError>) -> Option<ErrorCode> {
     result.err().map(|error| error.code())
 }
 
-fn failure() -> ErrorDetail {
-    ErrorDetail::new(ErrorCode::WorkerFailed, "gone")
+pub(crate) fn failure() -> Failure {
+    failure_by(ExitCause::Killed)
+}
+
+fn failure_by(cause: ExitCause) -> Failure {
+    Failure {
+        detail: ErrorDetail::new(ErrorCode::WorkerFailed, "gone"),
+        exit: WorkerExit { cause, exit_code: None, signal: None, at_ms: 7 },
+        jitter: Jitter::new(0.0),
+    }
+}
+
+fn rules() -> RestartRules {
+    RestartRules {
+        delay: Duration::from_secs(1),
+        delay_max: Duration::from_secs(60),
+        failures_max: 3,
+        window: Duration::from_secs(600),
+        healthy: Duration::from_secs(300),
+        probe_delays: vec![Duration::from_secs(60)],
+    }
+}
+
+pub(crate) fn new_registry() -> Registry {
+    Registry::new(rules(), Duration::from_secs(30))
 }
 
 #[tokio::test]
 async fn a_model_has_one_worker_however_often_it_is_asked_for() {
-    let registry = Registry::new();
+    let registry = new_registry();
     let model = model("a");
     assert!(matches!(admit(&registry, "1", &model), Ok(Admitted::New(..))));
     match admit(&registry, "2", &model) {
@@ -105,7 +136,7 @@ async fn a_model_has_one_worker_however_often_it_is_asked_for() {
 
 #[tokio::test]
 async fn a_worker_that_ends_makes_room_and_one_that_failed_leaves_its_reason() {
-    let registry = Registry::new();
+    let registry = new_registry();
     for name in ["1", "2", "3"] {
         admit(&registry, name, &model(name)).unwrap();
     }
@@ -121,7 +152,7 @@ async fn a_worker_that_ends_makes_room_and_one_that_failed_leaves_its_reason() {
 
 #[tokio::test]
 async fn only_the_last_failures_are_kept() {
-    let registry = Registry::new();
+    let registry = new_registry();
     let live = model("live");
     admit(&registry, "live", &live).unwrap();
     for index in 0..FAILED_MAX + 2 {
@@ -189,6 +220,7 @@ async fn an_old_or_repeated_contact_changes_nothing() {
             requests_running: 0,
             requests_waiting: 0,
             engine_steps: 0,
+            is_stepping: false,
         };
         registry.heartbeat(&id("a"), &report).unwrap();
         registry.get(&id("a")).unwrap().slots_available
@@ -260,4 +292,142 @@ async fn every_change_the_queen_should_know_wakes_who_waits_for_it() {
     assert!(woken());
     admit(&registry, "b", &model("b")).unwrap();
     assert!(woken());
+}
+
+fn turn(registry: &Registry, name: &str, patience: u64) -> Turn {
+    let now = Instant::now();
+    registry.turn(&model(name).reference, now, now + Duration::from_secs(patience))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_worker_has_a_successor_when_its_turn_has_come() {
+    let registry = with_ready("a");
+    assert_eq!(registry.due_restarts(Instant::now()), (vec![], None));
+    let planned = registry.ended(&id("a"), Some(failure())).unwrap();
+    assert_eq!((planned.pause, planned.was_restart), (Duration::from_secs(1), false));
+    let row = registry.get(&id("a")).unwrap();
+    assert_eq!((row.breaker, row.last_exit.unwrap().cause), (Breaker::Closed, ExitCause::Killed));
+    assert!(row.next_try_at_ms.unwrap() > wall_clock_ms());
+    let due = Instant::now() + Duration::from_secs(1);
+    assert_eq!(registry.due_restarts(Instant::now()), (vec![], Some(due)));
+    assert_eq!(turn(&registry, "a", 5), Turn::At(due));
+    assert_eq!(turn(&registry, "other", 0), Turn::Now);
+    match turn(&registry, "a", 0) {
+        Turn::Refused(detail) => {
+            assert_eq!(detail.code, ErrorCode::WorkerFailing);
+            let figures = detail.details.unwrap();
+            assert_eq!(
+                (&figures["retry_after_ms"], &figures["cause"]),
+                (&1000.into(), &"killed".into())
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let model_a = model("a");
+    assert_eq!(registry.due_restarts(Instant::now()), (vec![model_a.reference.clone()], None));
+    assert_eq!(registry.due_restarts(Instant::now()), (vec![], None), "it is taken out once");
+    admit(&registry, "a2", &model_a).unwrap();
+    assert_eq!(state(&registry, "a"), None, "the successor takes its place");
+    let row = registry.get(&id("a2")).unwrap();
+    assert_eq!((row.restart_count, row.last_exit.unwrap().cause), (1, ExitCause::Killed));
+    assert_eq!(turn(&registry, "a", 0), Turn::Now);
+    let planned = registry.ended(&id("a2"), Some(failure())).unwrap();
+    assert_eq!((planned.pause, planned.was_restart), (Duration::from_secs(2), true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn five_healthy_minutes_take_the_past_off_the_row() {
+    let registry = with_ready("a");
+    registry.ended(&id("a"), Some(failure_by(ExitCause::BadModel)));
+    assert_eq!(registry.get(&id("a")).unwrap().breaker, Breaker::Open);
+    assert_eq!(registry.breakers(Breaker::Open), 1);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!(registry.due_restarts(Instant::now()).0.len(), 1);
+    admit(&registry, "b", &model("a")).unwrap();
+    registry.ready(&id("b"), &READY()).unwrap();
+    let past = || {
+        let row = &registry.snapshot()[0];
+        (row.restart_count, row.breaker)
+    };
+    tokio::time::advance(Duration::from_secs(299)).await;
+    assert_eq!((past(), registry.breakers(Breaker::HalfOpen)), ((1, Breaker::HalfOpen), 1));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!((past(), registry.breakers(Breaker::HalfOpen)), ((0, Breaker::Closed), 0));
+}
+
+#[tokio::test]
+async fn nobody_succeeds_a_worker_that_was_stopped_or_whose_failure_was_dismissed() {
+    let registry = with_ready("a");
+    registry.begin_stop(&id("a")).unwrap();
+    assert_eq!(registry.ended(&id("a"), None), None);
+    assert_eq!(registry.due_restarts(Instant::now()), (vec![], None));
+    let registry = with_ready("a");
+    registry.ended(&id("a"), Some(failure_by(ExitCause::BadModel)));
+    registry.begin_stop(&id("a")).unwrap();
+    assert_eq!(registry.due_restarts(Instant::now()), (vec![], None));
+    assert_eq!(turn(&registry, "a", 0), Turn::Now);
+    let registry = with_ready("a");
+    registry.ended(&id("a"), Some(failure()));
+    registry.forget(&model("a").reference);
+    assert_eq!(registry.due_restarts(Instant::now()), (vec![], None));
+    let registry = with_ready("a");
+    registry.ended(&id("a"), Some(failure()));
+    registry.begin_draining();
+    assert_eq!(registry.due_restarts(Instant::now()), (vec![], None));
+}
+
+#[tokio::test]
+async fn a_reset_forgets_the_failures_of_the_model() {
+    let registry = with_ready("a");
+    registry.ended(&id("a"), Some(failure_by(ExitCause::BadModel)));
+    assert!(
+        matches!(turn(&registry, "a", 3600), Turn::Refused(_)),
+        "an open breaker lets none wait"
+    );
+    assert_eq!(registry.reset(&id("a")), Some(model("a").reference));
+    let row = registry.get(&id("a")).unwrap();
+    assert_eq!((row.breaker, row.next_try_at_ms), (Breaker::Closed, None));
+    assert_eq!(turn(&registry, "a", 0), Turn::Now);
+    assert_eq!(registry.reset(&id("none")), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_finds_no_room_is_tried_again_and_a_hopeless_one_is_not() {
+    for (code, is_planned) in
+        [(ErrorCode::InsufficientMemory, true), (ErrorCode::ModelNotFound, false)]
+    {
+        let registry = with_ready("a");
+        registry.ended(&id("a"), Some(failure()));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(registry.due_restarts(Instant::now()).0.len(), 1);
+        registry.restart_refused(&model("a").reference, code, Jitter::new(0.0));
+        assert_eq!(registry.due_restarts(Instant::now()).1.is_some(), is_planned, "{code}");
+        let row = registry.get(&id("a")).unwrap();
+        assert_eq!(row.next_try_at_ms.is_some(), is_planned);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_worker_is_asked_once_and_condemned_when_it_does_not_answer() {
+    let limits =
+        LivenessLimits { hang: Duration::from_secs(9), load_stall: Duration::from_secs(9) };
+    let begin = Instant::now();
+    let look = |registry: &Registry| {
+        let (silent, next) = registry.look_after(limits, begin, Instant::now());
+        (silent.into_iter().map(|silent| silent.id).collect::<Vec<_>>(), next)
+    };
+    let registry = with_ready("a");
+    assert_eq!(look(&registry), (vec![], Some(begin + Duration::from_secs(60))));
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!(look(&registry).0, [id("a")]);
+    assert_eq!(look(&registry).0, [], "once at a time");
+    registry.asked(&id("a"), true);
+    assert_eq!(look(&registry), (vec![], Some(Instant::now() + Duration::from_secs(60))));
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!(look(&registry).0, [id("a")]);
+    let signals = registry.lock().find(&id("a")).unwrap().signals.clone();
+    registry.asked(&id("a"), false);
+    assert!(signals.condemned.is_cancelled());
+    assert_eq!(signals.verdict.get(), Some(&Condemned::Stale));
 }

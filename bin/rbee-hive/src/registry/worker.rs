@@ -1,11 +1,16 @@
 //! One worker as the registry holds it. Owns the rules of its states; never a process.
 
+use std::sync::{Arc, OnceLock};
+
 use auth_min::TokenDigest;
+use input_validation::WorkerId;
 use rbee_api::error::ErrorDetail;
 use rbee_api::worker::{WorkerHeartbeat, WorkerInfo, WorkerReady, WorkerState};
 use rbee_http::HopClient;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::liveness::{Condemned, Watched};
 
 /// What a worker and the task that owns its process tell each other. Each is cancelled once, when it is so.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +23,21 @@ pub(crate) struct WorkerSignals {
     pub(crate) kill: CancellationToken,
     /// Its process is gone.
     pub(crate) gone: CancellationToken,
+    /// It does nothing any more and is to be killed at once; `verdict` says why.
+    pub(crate) condemned: CancellationToken,
+    /// Why it was condemned; set before that is told.
+    pub(crate) verdict: Arc<OnceLock<Condemned>>,
+}
+
+/// What a worker was granted: the row is its reservation, from before its process is started to its end.
+#[derive(Debug, Clone)]
+pub(crate) struct Grant {
+    pub(crate) id: WorkerId,
+    /// Its process, where there is one yet.
+    pub(crate) pid: Option<u32>,
+    pub(crate) memory_bytes: u64,
+    /// Whether it has yet to take what it needs for its model.
+    pub(crate) is_loading: bool,
 }
 
 /// One line of the registry.
@@ -35,11 +55,20 @@ pub(super) struct Worker {
     pub(super) requests: u32,
     /// When it last had a request, or became ready.
     pub(super) idle_since: Instant,
+    /// Its signs of life.
+    pub(super) watched: Watched,
+    /// The exit code that it has said it ends with.
+    pub(super) farewell: Option<u8>,
     heartbeat_sequence: u64,
 }
 
 impl Worker {
-    pub(super) fn new(info: WorkerInfo, memory_bytes: u64, callback: TokenDigest) -> Self {
+    pub(super) fn new(
+        info: WorkerInfo,
+        memory_bytes: u64,
+        callback: TokenDigest,
+        watched: Watched,
+    ) -> Self {
         Self {
             info,
             memory_bytes,
@@ -48,6 +77,8 @@ impl Worker {
             client: None,
             requests: 0,
             idle_since: Instant::now(),
+            watched,
+            farewell: None,
             heartbeat_sequence: 0,
         }
     }
@@ -55,6 +86,15 @@ impl Worker {
     /// Whether a process of it lives or is about to.
     pub(super) fn is_alive(&self) -> bool {
         self.info.state != WorkerState::Failed
+    }
+
+    pub(super) fn grant(&self) -> Grant {
+        Grant {
+            id: self.info.id.clone(),
+            pid: self.info.pid,
+            memory_bytes: self.memory_bytes,
+            is_loading: self.info.state == WorkerState::Starting,
+        }
     }
 
     /// Whether it serves its model now or will soon.
@@ -68,17 +108,20 @@ impl Worker {
         self.info.last_heartbeat_ms = Some(now_ms);
         let is_news =
             self.info.state == WorkerState::Starting && load_progress > self.info.load_progress;
+        self.watched.heard(Instant::now());
         if is_news {
             self.info.load_progress = load_progress;
+            self.watched.load_came_on(Instant::now());
         }
         is_news
     }
 
-    /// Takes note that the model is loaded. A repeated report changes nothing.
-    pub(super) fn ready(&mut self, report: &WorkerReady, now_ms: u64) {
+    /// Takes note that the model is loaded, and says whether that is news. A repeated report changes nothing.
+    pub(super) fn ready(&mut self, report: &WorkerReady, now_ms: u64) -> bool {
         self.info.last_heartbeat_ms = Some(now_ms);
+        self.watched.heard(Instant::now());
         if self.info.state != WorkerState::Starting {
-            return;
+            return false;
         }
         self.info.state = WorkerState::Ready;
         self.info.load_progress = 1.0;
@@ -87,6 +130,7 @@ impl Worker {
         self.info.device.clone_from(&report.device);
         self.idle_since = Instant::now();
         self.signals.ready.cancel();
+        true
     }
 
     /// Takes note of a snapshot and says whether it changed anything. One older than the last is ignored.
@@ -96,6 +140,7 @@ impl Worker {
         }
         self.heartbeat_sequence = report.sequence;
         self.info.last_heartbeat_ms = Some(now_ms);
+        self.watched.beat(Instant::now(), report.is_stepping, report.engine_steps);
         let available = report.slots_available.min(self.info.slots_total);
         std::mem::replace(&mut self.info.slots_available, available) != available
     }
@@ -106,6 +151,13 @@ impl Worker {
             self.info.state = WorkerState::Stopping;
         }
         self.signals.stop.cancel();
+    }
+
+    /// Has its owner kill it, unless it is ending anyway.
+    pub(super) fn condemn(&self, why: Condemned) {
+        if self.is_usable() && self.signals.verdict.set(why).is_ok() {
+            self.signals.condemned.cancel();
+        }
     }
 
     /// Keeps the row of a worker whose process is gone, to show why.

@@ -9,11 +9,13 @@ use deadline_propagation::Deadline;
 use input_validation::WorkerId;
 use rbee_api::worker::{WorkerInfo, WorkerReady, WorkerState, WorkerStatus};
 use rbee_http::HopClient;
+use tokio::time::Instant;
 
 use super::Supervisor;
 use super::life::Life;
 use super::owned::OwnedProcess;
 use crate::ledger::{Entry, Started};
+use crate::liveness::{Watched, load_allowance};
 use crate::platform::ProcessHandle;
 use crate::registry::starting;
 
@@ -25,8 +27,13 @@ impl Supervisor {
     /// registry when it calls is disowned.
     pub(crate) async fn adopt(self: &Arc<Self>, entries: Vec<Entry>) {
         for entry in entries {
+            let pid = entry.process.as_ref().map(|process| process.identity.pid);
             let found = entry.process.clone().and_then(prove);
-            let adopted = found.and_then(|(handle, url)| self.enter(&entry, handle, &url));
+            // A model that is gone from the catalog adds nothing to the time of a load.
+            let model = self.models.find(&entry.model_ref).await.ok().flatten();
+            let allowance = load_allowance(model.map_or(0, |model| model.size_bytes));
+            let adopted =
+                found.and_then(|(handle, url)| self.enter(&entry, handle, &url, allowance));
             match adopted {
                 Some(life) => {
                     tracing::info!(worker_id = %entry.id, pid = life.process.pid(), "worker adopted");
@@ -35,16 +42,24 @@ impl Supervisor {
                 }
                 None => {
                     tracing::warn!(worker_id = %entry.id, "a worker of the former hive is gone, or not proven to be it");
+                    self.launcher.cgroups.clear_remains(&entry.id, pid).await;
                     self.strike_out(&entry.id).await;
                 }
             }
         }
     }
 
-    fn enter(&self, entry: &Entry, handle: ProcessHandle, url: &str) -> Option<Life> {
+    fn enter(
+        &self,
+        entry: &Entry,
+        handle: ProcessHandle,
+        url: &str,
+        load_allowance: Duration,
+    ) -> Option<Life> {
         let (token, callback) = self.secrets_of(&entry.id).ok()?;
         let client = HopClient::new(url, Arc::new(token)).ok()?;
-        let process = OwnedProcess::adopt(handle).ok()?;
+        let group = self.launcher.cgroups.of_adopted(&entry.id, handle.identity().pid);
+        let process = OwnedProcess::adopt(handle, group).ok()?;
         let callback = TokenDigest::of(callback.expose());
         let Entry { id, model_ref, alias, backend, started_at_ms, .. } = entry.clone();
         let info = WorkerInfo {
@@ -52,8 +67,12 @@ impl Supervisor {
             pid: process.pid(),
             ..starting(id, model_ref, alias, backend, started_at_ms)
         };
-        let signals = self.registry.adopt(info, entry.memory_bytes, callback, client.clone());
-        Some(Life { id: entry.id.clone(), process, client, signals })
+        let interval = Duration::from_secs(entry.heartbeat_seconds);
+        let watched = Watched::new(Instant::now(), interval, load_allowance);
+        let memory_bytes = entry.memory_bytes;
+        let signals = self.registry.adopt(info, memory_bytes, callback, client.clone(), watched);
+        let load_limit = self.rules.load_timeout + load_allowance;
+        Some(Life { id: entry.id.clone(), process, client, signals, load_limit })
     }
 
     async fn go_on(self: Arc<Self>, life: Life, is_stopping: bool) {

@@ -7,6 +7,9 @@ use input_validation::WorkerId;
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use serde_json::json;
 
+use super::cause::{EXIT_BAD_MODEL, EXIT_CONFIG, EXIT_NO_INPUT, EXIT_SYSTEM};
+use crate::liveness::Condemned;
+
 /// How far a worker had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -15,16 +18,6 @@ pub(super) enum Phase {
     /// It was serving.
     Serving,
 }
-
-/// Exit code of a worker whose model file is not usable (`EX_DATAERR`).
-const EXIT_BAD_MODEL: i32 = 65;
-/// Exit code of a worker that cannot read its model file (`EX_NOINPUT`).
-const EXIT_NO_INPUT: i32 = 66;
-/// Exit code of a worker to which the system refused memory or threads (`EX_OSERR`).
-const EXIT_SYSTEM: i32 = 71;
-
-/// Exit code of a worker that was told to use what is not there (`EX_CONFIG`).
-const EXIT_CONFIG: i32 = 78;
 
 /// Describes the end of a worker that nobody asked for.
 pub(super) fn of_exit(id: &WorkerId, phase: Phase, status: ExitStatus) -> ErrorDetail {
@@ -73,6 +66,19 @@ pub(super) fn of_adopted(id: &WorkerId) -> ErrorDetail {
     ErrorDetail::new(ErrorCode::WorkerFailed, message)
 }
 
+/// Describes the end of a worker that took more memory than its control group allows.
+pub(super) fn of_memory(id: &WorkerId, phase: Phase) -> ErrorDetail {
+    let (code, during) = match phase {
+        Phase::Loading => (ErrorCode::WorkerStartFailed, "while it loaded its model"),
+        Phase::Serving => (ErrorCode::WorkerFailed, "while it was serving"),
+    };
+    let message = format!(
+        "the worker used up the memory it is limited to {during} and was ended by the kernel; raise \
+         worker.memory_limit_mib, or lower worker.context_tokens; `rbee logs {id}` shows its log"
+    );
+    ErrorDetail::new(code, message).with_details(json!({"cause": "out_of_memory"}))
+}
+
 /// Describes a worker that did not load in time.
 pub(super) fn of_slow_load(limit: std::time::Duration) -> ErrorDetail {
     let seconds = limit.as_secs();
@@ -82,6 +88,31 @@ pub(super) fn of_slow_load(limit: std::time::Duration) -> ErrorDetail {
     );
     ErrorDetail::new(ErrorCode::WorkerStartFailed, message)
         .with_details(json!({"load_timeout_seconds": seconds}))
+}
+
+/// Describes a worker that did nothing any more and was killed.
+pub(super) fn of_condemned(id: &WorkerId, why: Condemned) -> ErrorDetail {
+    let logs = format!("`rbee logs {id}` shows its log");
+    match why {
+        Condemned::Stale => {
+            let message =
+                format!("the worker neither reported nor answered, and was killed; {logs}");
+            ErrorDetail::new(ErrorCode::WorkerFailed, message)
+        }
+        Condemned::Hung => {
+            let message = format!(
+                "one step of the worker's engine did not end, and it was killed; raise hang_timeout_seconds where a \
+                 step may take that long; {logs}"
+            );
+            ErrorDetail::new(ErrorCode::WorkerFailed, message)
+        }
+        Condemned::LoadStalled => {
+            let message = format!(
+                "the worker's load no longer came on, and it was killed; raise load_stall_seconds for a slow disk; {logs}"
+            );
+            ErrorDetail::new(ErrorCode::WorkerStartFailed, message)
+        }
+    }
 }
 
 #[cfg(test)]

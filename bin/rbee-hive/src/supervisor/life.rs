@@ -7,29 +7,23 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadline_propagation::Deadline;
 use input_validation::WorkerId;
 use metrics::counter;
 use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_api::worker_exit::{Breaker, ExitCause, WorkerExit};
 use rbee_http::{ApiError, HopClient};
-use rustix::process::Signal;
-use serde::de::IgnoredAny;
-use serde_json::json;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 
+use super::cause::{exit_by, exit_of};
 use super::failure::{self, Phase};
 use super::owned::OwnedProcess;
 use super::process::SpawnError;
 use super::{Order, Supervisor};
 use crate::ledger::Entry;
-use crate::registry::WorkerSignals;
-
-/// A worker answers the request to end at once, or does not answer at all.
-const ASK_LIMIT: Duration = Duration::from_secs(1);
-/// What a worker takes to end after the last of its requests is done or cut off.
-const EXIT_MARGIN: Duration = Duration::from_millis(500);
+use crate::liveness::{Condemned, load_allowance};
+use crate::registry::{Failure, WorkerSignals};
+use crate::restart::Jitter;
 
 /// A worker whose process runs, in the hands of its owner.
 pub(super) struct Life {
@@ -37,6 +31,8 @@ pub(super) struct Life {
     pub(super) process: OwnedProcess,
     pub(super) client: HopClient,
     pub(super) signals: WorkerSignals,
+    /// How long it may take to load in all.
+    pub(super) load_limit: Duration,
 }
 
 /// How a process ended.
@@ -45,8 +41,10 @@ enum End {
     Unasked(io::Result<Option<ExitStatus>>),
     /// Because it was asked to.
     Stopped,
-    /// It was ended because it did not load in time.
+    /// It was killed because it did not load in time.
     SlowLoad,
+    /// It was killed because it did nothing any more.
+    Condemned(Condemned),
 }
 
 impl Supervisor {
@@ -59,28 +57,40 @@ impl Supervisor {
         started: oneshot::Sender<Result<(), ApiError>>,
     ) {
         let spawned = match self.write_down(&order).await {
-            Ok(()) => self.launcher.spawn(&order, &self.ledger).await,
+            Ok(()) => self.spawn_if_there_is_room(&order).await,
             Err(error) => Err(error),
         };
         let (process, client) = match spawned {
             Ok(spawned) => spawned,
             Err(error) => {
                 let detail = describe(&order, &error);
-                counter!("rbee_hive_worker_exits_total", "cause" => "not_started").increment(1);
                 self.strike_out(&order.id).await;
-                self.registry.ended(&order.id, Some(detail.clone()));
+                self.end(&order.id, exit_of(error.cause()), Some(detail.clone()));
                 // The caller may have left; the registry has the reason.
                 started.send(Err(detail.into())).ok();
                 return;
             }
         };
-        let Order { id, signals, .. } = order;
+        let Order { id, signals, model, .. } = order;
+        let load_limit = self.rules.load_timeout + load_allowance(model.size_bytes);
         let pid = process.pid();
         tracing::info!(worker_id = %id, pid, url = client.base_url(), "worker started");
         counter!("rbee_hive_worker_spawns_total").increment(1);
+        if let Some(cause) = self.registry.restarted_after(&id) {
+            counter!("rbee_hive_worker_restarts_total", "cause" => cause.as_str()).increment(1);
+        }
         self.registry.spawned(&id, pid, client.clone());
         started.send(Ok(())).ok();
-        self.live_on(Life { id, process, client, signals }).await;
+        self.live_on(Life { id, process, client, signals, load_limit }).await;
+    }
+
+    /// Starts the process, unless something else has taken meanwhile what the worker was promised.
+    async fn spawn_if_there_is_room(
+        &self,
+        order: &Order,
+    ) -> Result<(OwnedProcess, HopClient), SpawnError> {
+        self.reservations.look_again(&order.id).map_err(SpawnError::NoRoom)?;
+        self.launcher.spawn(order, &self.ledger).await
     }
 
     async fn write_down(&self, order: &Order) -> Result<(), SpawnError> {
@@ -91,6 +101,7 @@ impl Supervisor {
             backend: self.launcher.engine,
             memory_bytes: order.size.memory_bytes,
             started_at_ms: order.started_at_ms,
+            heartbeat_seconds: self.launcher.heartbeat_seconds,
             is_stopping: false,
             process: None,
         };
@@ -106,42 +117,71 @@ impl Supervisor {
 
     /// Stays with a worker to its end.
     pub(super) async fn live_on(&self, life: Life) {
-        let Life { id, mut process, client, signals } = life;
+        let Life { id, mut process, client, signals, load_limit } = life;
         let pid = process.pid();
-        let end = self.watch(&id, &mut process, &signals, &client).await;
+        let end = self.watch(&id, &mut process, &signals, &client, load_limit).await;
+        let is_out_of_memory = process.has_run_out_of_memory();
+        process.clear(&id).await;
         let phase = if signals.ready.is_cancelled() { Phase::Serving } else { Phase::Loading };
-        let (cause, failure) = match end {
-            End::Stopped => ("stopped", None),
-            End::SlowLoad => ("load_timeout", Some(failure::of_slow_load(self.rules.load_timeout))),
-            End::Unasked(Ok(None)) => match phase {
-                // It was dying when it was adopted, or has told this hive nothing: who waits for it gets another.
-                Phase::Loading => ("unknown", None),
-                Phase::Serving => ("unknown", Some(failure::of_adopted(&id))),
-            },
-            End::Unasked(Ok(Some(status))) => {
-                let cause = if status.code().is_some() { "exited" } else { "signalled" };
-                (cause, Some(failure::of_exit(&id, phase, status)))
+        let (exit, failure) = match end {
+            End::Stopped => (exit_of(ExitCause::Stopped), None),
+            End::SlowLoad => {
+                (exit_of(ExitCause::LoadTimeout), Some(failure::of_slow_load(load_limit)))
+            }
+            End::Condemned(why) => (exit_of(why.cause()), Some(failure::of_condemned(&id, why))),
+            End::Unasked(Ok(_)) if is_out_of_memory => {
+                (exit_of(ExitCause::OutOfMemory), Some(failure::of_memory(&id, phase)))
+            }
+            End::Unasked(Ok(status)) => {
+                match (status.or_else(|| self.registry.farewell(&id)), phase) {
+                    (Some(status), _) => {
+                        let exit = exit_by(status, self.memory_was());
+                        (exit, Some(failure::of_exit(&id, phase, status)))
+                    }
+                    // It was dying when it was adopted, or has told this hive nothing: who waits for it gets another.
+                    (None, Phase::Loading) => (exit_of(ExitCause::Unknown), None),
+                    (None, Phase::Serving) => {
+                        (exit_of(ExitCause::Unknown), Some(failure::of_adopted(&id)))
+                    }
+                }
             }
             End::Unasked(Err(error)) => {
                 tracing::error!(worker_id = %id, pid, error = %error, "cannot wait for a worker");
                 let message = "the worker's process was lost";
-                ("lost", Some(ErrorDetail::new(ErrorCode::WorkerFailed, message)))
+                let failure = ErrorDetail::new(ErrorCode::WorkerFailed, message);
+                (exit_of(ExitCause::Lost), Some(failure))
             }
         };
-        counter!("rbee_hive_worker_exits_total", "cause" => cause).increment(1);
         match &failure {
-            None if signals.stop.is_cancelled() => {
-                tracing::info!(worker_id = %id, pid, "worker ended as asked");
-            }
-            None => {
-                tracing::warn!(worker_id = %id, pid, "an adopted worker ended before it answered")
-            }
+            None => tracing::info!(worker_id = %id, pid, cause = %exit.cause, "worker ended"),
             Some(detail) => {
-                tracing::warn!(worker_id = %id, pid, cause, code = %detail.code, error = %detail.message, "worker failed");
+                tracing::warn!(worker_id = %id, pid, cause = %exit.cause, code = %detail.code, error = %detail.message, "worker failed");
             }
         }
         self.strike_out(&id).await;
-        self.registry.ended(&id, failure);
+        self.end(&id, exit, failure);
+    }
+
+    /// Tells the registry of an end, and the log and the metrics what comes of it.
+    fn end(&self, id: &WorkerId, exit: WorkerExit, failure: Option<ErrorDetail>) {
+        let cause = exit.cause;
+        counter!("rbee_hive_worker_exits_total", "cause" => cause.as_str()).increment(1);
+        let jitter = Jitter::new(fastrand::f64());
+        let failure = failure.map(|detail| Failure { detail, exit, jitter });
+        let Some(planned) = self.registry.ended(id, failure) else { return };
+        if planned.was_restart {
+            counter!("rbee_hive_worker_restart_failures_total", "cause" => cause.as_str())
+                .increment(1);
+        }
+        match planned.breaker {
+            Breaker::Closed | Breaker::HalfOpen => {
+                tracing::warn!(worker_id = %id, %cause, pause_ms = planned.pause.as_millis(), "worker will be started again");
+            }
+            Breaker::Open => {
+                counter!("rbee_hive_breaker_opened_total", "cause" => cause.as_str()).increment(1);
+                tracing::error!(worker_id = %id, %cause, pause_ms = planned.pause.as_millis(), "workers keep failing; the breaker is open");
+            }
+        }
     }
 
     /// Waits for whatever ends the process first, and carries the end out.
@@ -151,9 +191,10 @@ impl Supervisor {
         process: &mut OwnedProcess,
         signals: &WorkerSignals,
         client: &HopClient,
+        load_limit: Duration,
     ) -> End {
         let too_slow = async {
-            if timeout(self.rules.load_timeout, signals.ready.cancelled()).await.is_ok() {
+            if timeout(load_limit, signals.ready.cancelled()).await.is_ok() {
                 pending::<()>().await;
             }
         };
@@ -165,59 +206,18 @@ impl Supervisor {
                 false => End::Unasked(status),
             },
             () = signals.stop.cancelled() => {}
+            () = signals.condemned.cancelled() => {
+                self.kill_at_once(id, process).await;
+                // The verdict is set before it is told.
+                return End::Condemned(signals.verdict.get().copied().unwrap_or(Condemned::Stale));
+            }
             () = too_slow => {
-                process.kill().await;
+                self.kill_at_once(id, process).await;
                 return End::SlowLoad;
             }
         }
-        if let Err(error) = self.ledger.stopping(id).await {
-            tracing::warn!(worker_id = %id, %error, "the ledger of workers cannot be written");
-        }
-        stop(process, &signals.kill, client, self.rules.stop_grace).await;
+        self.force_kill_worker(id, process, signals, client).await;
         End::Stopped
-    }
-}
-
-/// Ends a process: asks it over HTTP, then by signal, and at last without asking. `hasten` cuts the waiting short.
-async fn stop(
-    process: &mut OwnedProcess,
-    hasten: &CancellationToken,
-    client: &HopClient,
-    grace: Duration,
-) {
-    let nothing = json!({});
-    let ask =
-        client.post::<_, IgnoredAny>("/api/v1/shutdown", &nothing, Deadline::after(ASK_LIMIT));
-    let has_agreed = tokio::select! {
-        biased;
-        _ = process.wait() => return,
-        () = hasten.cancelled() => false,
-        answer = ask => answer.is_ok(),
-    };
-    if has_agreed && ends_within(process, hasten, grace + EXIT_MARGIN).await {
-        return;
-    }
-    process.signal(Signal::TERM);
-    // A stopped process cannot end before it goes on.
-    process.signal(Signal::CONT);
-    if ends_within(process, hasten, grace).await {
-        return;
-    }
-    tracing::warn!(pid = process.pid(), "worker does not end when asked and is being killed");
-    process.kill().await;
-}
-
-async fn ends_within(
-    process: &mut OwnedProcess,
-    hasten: &CancellationToken,
-    limit: Duration,
-) -> bool {
-    let end = Instant::now() + limit;
-    tokio::select! {
-        biased;
-        _ = process.wait() => true,
-        () = hasten.cancelled() => false,
-        () = sleep_until(end) => false,
     }
 }
 
@@ -226,6 +226,7 @@ fn describe(order: &Order, error: &SpawnError) -> ErrorDetail {
     let cause = std::error::Error::source(error).map(ToString::to_string);
     tracing::error!(worker_id = %order.id, error = %error, cause, "worker could not be started");
     let message = match error {
+        SpawnError::NoRoom(detail) => return (**detail).clone(),
         SpawnError::Run { source, .. } if source.kind() == io::ErrorKind::NotFound => {
             "the worker program is missing; install llm-worker-rbee beside rbee-hive, or set worker_path"
         }

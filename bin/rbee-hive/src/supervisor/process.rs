@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use command_fds::{CommandFdExt as _, FdMapping, FdMappingCollision};
 use process_wrap::tokio::{CommandWrap, ProcessSession};
+use rbee_api::error::ErrorDetail;
 use rbee_api::worker::{Backend, WorkerSecrets};
+use rbee_api::worker_exit::ExitCause;
 use rbee_home::{Daemon, Home, HomeError};
 use rbee_http::{CallError, HopClient};
 use rbee_sqlite::DatabaseError;
@@ -20,9 +22,11 @@ use zeroize::Zeroizing;
 use super::Order;
 use super::owned::OwnedProcess;
 use super::port::bind_free;
+use crate::cgroup::{Cgroups, WorkerGroup};
+use crate::config::WorkerMemoryLimit;
 use crate::ledger::{Ledger, Started};
 use crate::models::kind_of;
-use crate::platform::ProcessHandle;
+use crate::platform::{self, ProcessHandle};
 
 /// The descriptor at which a worker finds its listener: the first one after the standard three.
 const LISTENER_FD: i32 = 3;
@@ -45,11 +49,15 @@ pub(crate) struct Launcher {
     /// The whole environment of a worker, besides the descriptor count.
     pub(crate) environment: Vec<(OsString, OsString)>,
     pub(crate) home: Home,
+    pub(crate) memory_limit: WorkerMemoryLimit,
+    pub(crate) cgroups: Cgroups,
 }
 
 /// Says why a worker process could not be started.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SpawnError {
+    #[error("the machine has no room for the worker any more")]
+    NoRoom(#[source] Box<ErrorDetail>),
     #[error("cannot write the ledger of workers")]
     Ledger(#[from] DatabaseError),
     #[error("no free port for the worker")]
@@ -64,6 +72,26 @@ pub(super) enum SpawnError {
     Secrets(#[from] serde_json::Error),
     #[error("cannot set up the client that calls the worker")]
     Client(#[from] CallError),
+}
+
+impl SpawnError {
+    pub(super) fn cause(&self) -> ExitCause {
+        match self {
+            Self::Run { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+                    ExitCause::ProgramMissing
+                }
+                _ => ExitCause::NotStarted,
+            },
+            Self::Port(_) => ExitCause::PortTaken,
+            Self::NoRoom(_)
+            | Self::Ledger(_)
+            | Self::Log(_)
+            | Self::Listener(_)
+            | Self::Secrets(_)
+            | Self::Client(_) => ExitCause::NotStarted,
+        }
+    }
 }
 
 impl Launcher {
@@ -86,9 +114,11 @@ impl Launcher {
             .spawn()
             .map_err(|source| SpawnError::Run { program: self.program.clone(), source })?;
         let input = child.stdin().take();
-        let mut process = OwnedProcess::Child(child);
+        let group = child.id().map(|pid| self.fence_in(order, pid)).unwrap_or_default();
+        let mut process = OwnedProcess::started(child, group);
         if let Err(error) = write_down(&process, order, client.base_url(), ledger).await {
             process.kill().await;
+            process.clear(&order.id).await;
             return Err(error.into());
         }
         if let Some(mut input) = input
@@ -98,6 +128,19 @@ impl Launcher {
             tracing::debug!(worker_id = %order.id, error = %error, "worker did not take its secrets");
         }
         Ok((process, client))
+    }
+
+    /// Limits a process that waits for its secrets, and so has done nothing yet. Its number is its own as long as nobody
+    /// has waited for it, and that does its owner alone.
+    fn fence_in(&self, order: &Order, pid: u32) -> WorkerGroup {
+        if let Err(error) = platform::end_sooner_than_this(pid) {
+            tracing::warn!(worker_id = %order.id, pid, %error, "cannot have a worker ended first when memory runs out");
+        }
+        let limit_bytes = self.memory_limit.of(order.size.memory_bytes);
+        let group = self.cgroups.enclose(&order.id, pid, limit_bytes);
+        let limit_bytes = group.limit_bytes();
+        tracing::debug!(worker_id = %order.id, pid, limit_bytes, "worker is limited");
+        group
     }
 
     fn command(&self, order: &Order, listener: TcpListener) -> Result<CommandWrap, SpawnError> {

@@ -12,7 +12,7 @@ use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::model::ModelInfo;
 use rbee_api::queen::{Removed, RunFile};
 use rbee_api::worker::{WorkerInfo, WorkerList, WorkerState};
-use rbee_http::{CallError, HopClient};
+use rbee_http::{CallError, HopClient, collect};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -175,9 +175,26 @@ impl Hive {
         self.client.get(path, soon()).await
     }
 
+    /// Gives the home of a hive that has ended back.
+    pub(crate) fn into_place(mut self) -> Place {
+        assert!(self.exit.is_some(), "the hive runs");
+        self.place.take().unwrap()
+    }
+
+    /// The text of the metrics.
+    pub(crate) async fn metrics(&self) -> String {
+        let metrics = self.client.get_stream("/metrics", soon()).await.unwrap();
+        String::from_utf8(collect(metrics, soon()).await.unwrap().to_vec()).unwrap()
+    }
+
     /// Imports a tiny model under an alias.
     pub(crate) async fn import(&self, alias: &str) -> ModelInfo {
-        let path = self.place().file(&format!("{alias}.gguf"), &gguf::tiny(alias.as_bytes()[0]));
+        self.import_as(alias, alias.as_bytes()[0]).await
+    }
+
+    /// Imports a tiny model under an alias, one of its own for each `content`.
+    pub(crate) async fn import_as(&self, alias: &str, content: u8) -> ModelInfo {
+        let path = self.place().file(&format!("{alias}.gguf"), &gguf::tiny(content));
         let request = json!({"reference": format!("file:{}", path.display()), "alias": alias});
         match stream::pull(&self.client, &request).await.unwrap().pop() {
             Some(rbee_api::model::PullEvent::Done { model }) => model,
@@ -226,6 +243,12 @@ impl Hive {
         let path = format!("/api/v1/workers/{worker}/v1/chat/completions");
         refused(self.client.post(&path, &request, soon()).await)
     }
+}
+
+/// The value of a metric without labels.
+pub(crate) fn value(metrics: &str, name: &str) -> f64 {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+    line.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
 }
 
 /// Unpacks the hive's own refusal.

@@ -90,6 +90,9 @@ pub(crate) struct BenchArgs {
     /// Words of each prompt's own part, one number or a range [default: by scenario]
     #[arg(long, value_name = "N|MIN-MAX", value_parser = |text: &str| Span::parse(text, PROMPT_WORDS_MIN, WORDS_MAX))]
     pub(crate) prompt_words: Option<Span>,
+    /// Begin each prompt with this text
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt_start: Option<String>,
     /// Most tokens of each reply, one number or a range [default: by scenario]
     #[arg(long, value_name = "N|MIN-MAX", value_parser = |text: &str| Span::parse(text, 1, OUTPUT_TOKENS_MAX))]
     pub(crate) output_tokens: Option<Span>,

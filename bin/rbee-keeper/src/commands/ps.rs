@@ -1,7 +1,10 @@
 //! `rbee ps`: the workers. Also owns how a worker is shown anywhere else.
 
+use std::time::Duration;
+
 use rbee_api::queen::{PlacedWorker, PlacedWorkerList};
 use rbee_api::worker::{WorkerInfo, WorkerState};
+use rbee_api::worker_exit::Breaker;
 
 use super::now_ms;
 use crate::error::KeeperError;
@@ -34,19 +37,35 @@ pub(super) fn table(keeper: &Keeper, workers: &[PlacedWorker]) -> Result<(), Kee
             name(placed),
             state(worker.state).to_owned(),
             busy(worker),
+            worker.restart_count.to_string(),
             worker.device.clone(),
             placed.hive.to_string(),
             figures::ago(worker.started_at_ms, now),
         ]
     });
     let output = &keeper.output;
-    output.table(["WORKER", "MODEL", "STATE", "BUSY", "DEVICE", "ON", "STARTED"], rows)?;
+    output
+        .table(["WORKER", "MODEL", "STATE", "BUSY", "RESTARTS", "DEVICE", "ON", "STARTED"], rows)?;
     for placed in workers {
-        if let Some(failure) = &placed.worker.failure {
-            output.note(&format!("{} failed: {}", placed.worker.id, failure.message));
+        let worker = &placed.worker;
+        if let Some(failure) = &worker.failure {
+            let next = next_try(worker, now);
+            output.note(&format!("{} failed: {}{next}", worker.id, failure.message));
         }
     }
     Ok(())
+}
+
+/// Says when a failed worker is started again.
+fn next_try(worker: &WorkerInfo, now_ms: u64) -> String {
+    let Some(at_ms) = worker.next_try_at_ms else { return String::new() };
+    let pause = Duration::from_millis(at_ms.saturating_sub(now_ms));
+    let why = match worker.breaker {
+        Breaker::Closed | Breaker::HalfOpen => "it is started again",
+        Breaker::Open => "it keeps failing; the next try is",
+    };
+    let id = &worker.id;
+    format!("; {why} in {}, or at once with `rbee workers reset {id}`", figures::lasting(pause))
 }
 
 fn name(placed: &PlacedWorker) -> String {

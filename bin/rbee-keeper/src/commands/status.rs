@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rbee_api::hive::{HiveInfo, HiveState};
+use rbee_api::hive::{HiveInfo, HiveState, MemoryLimit};
 use rbee_home::ExitStatus;
 use serde_json::{Value, json};
 
@@ -23,8 +23,10 @@ pub(super) async fn status(keeper: &Keeper) -> Result<ExitStatus, KeeperError> {
     }
     let uptime = figures::lasting(Duration::from_millis(status.uptime_ms));
     let state = if status.draining { "shutting down" } else { "running" };
+    let waiting: u32 = status.queues.iter().map(|queue| queue.requests_waiting).sum();
+    let waiting = if waiting == 0 { String::new() } else { format!(", {waiting} of them wait") };
     output.line(&format!(
-        "queen {} at {}, {state} for {uptime} (process {}), requests: {}",
+        "queen {} at {}, {state} for {uptime} (process {}), requests: {}{waiting}",
         status.version,
         queen.url(),
         status.pid,
@@ -32,7 +34,16 @@ pub(super) async fn status(keeper: &Keeper) -> Result<ExitStatus, KeeperError> {
     ))?;
     output.line("")?;
     output.table(
-        ["MACHINE", "STATE", "WORKERS", "MODELS", "MEMORY FREE", "CORES"],
+        [
+            "MACHINE",
+            "STATE",
+            "WORKERS",
+            "MODELS",
+            "MEMORY FREE",
+            "DISK FREE",
+            "MEMORY LIMIT",
+            "CORES",
+        ],
         status.hives.iter().map(hive_row),
     )?;
     if !status.workers.is_empty() {
@@ -67,26 +78,33 @@ pub(super) fn with_address<T: serde::Serialize>(
     Ok(value)
 }
 
-fn hive_row(hive: &HiveInfo) -> [String; 6] {
+fn hive_row(hive: &HiveInfo) -> [String; 8] {
     let state = match hive.state {
         HiveState::Online => "online",
         HiveState::Unreachable => "unreachable",
         HiveState::Draining => "shutting down",
     };
-    let (memory, cores) = hive.resources.as_ref().map_or_else(
-        || ("-".to_owned(), "-".to_owned()),
-        |resources| {
+    let [memory, disk, limit, cores] = match &hive.resources {
+        None => ["-"; 4].map(str::to_owned),
+        Some(resources) => {
             let free = figures::bytes(resources.memory_available_bytes);
             let total = figures::bytes(resources.memory_total_bytes);
-            (format!("{free} of {total}"), resources.cores.to_string())
-        },
-    );
+            let disk = resources.disk_available_bytes.map_or("-".to_owned(), figures::bytes);
+            let limit = match resources.memory_limit {
+                MemoryLimit::CgroupV2 | MemoryLimit::CgroupV1 => "enforced",
+                MemoryLimit::Unenforced => "unenforced",
+            };
+            [format!("{free} of {total}"), disk, limit.to_owned(), resources.cores.to_string()]
+        }
+    };
     [
         hive.name.to_string(),
         state.to_owned(),
         hive.workers.to_string(),
         hive.models.to_string(),
         memory,
+        disk,
+        limit,
         cores,
     ]
 }

@@ -2,7 +2,7 @@
 
 use input_validation::WorkerId;
 use rbee_api::queen::PlacedWorker;
-use rbee_api::worker::WorkerState;
+use rbee_api::worker::{WorkerInfo, WorkerState};
 use serde_json::json;
 
 use crate::cli::StopArgs;
@@ -59,8 +59,12 @@ async fn end_all(
     Ok(stopped)
 }
 
+/// The workers that run, and those that failed and would be started again.
 fn live(workers: &[PlacedWorker]) -> impl Iterator<Item = &PlacedWorker> {
-    workers.iter().filter(|placed| placed.worker.state != WorkerState::Failed)
+    let is_over = |worker: &WorkerInfo| {
+        worker.state == WorkerState::Failed && worker.next_try_at_ms.is_none()
+    };
+    workers.iter().filter(move |placed| !is_over(&placed.worker))
 }
 
 /// Returns the workers that `target` names: the one of this id, whatever its state, or the live ones of this model.
@@ -68,14 +72,15 @@ fn select(workers: &[PlacedWorker], target: &str, model: &str) -> Vec<WorkerId> 
     if let Some(placed) = workers.iter().find(|placed| placed.worker.id.as_str() == target) {
         return vec![placed.worker.id.clone()];
     }
-    live(workers)
-        .map(|placed| &placed.worker)
-        .filter(|worker| {
-            worker.model_ref.as_str() == model
-                || worker.alias.as_ref().is_some_and(|alias| alias.as_str() == model)
-        })
-        .map(|worker| worker.id.clone())
-        .collect()
+    let of_model = live(workers).filter(|placed| serves(placed, model));
+    of_model.map(|placed| placed.worker.id.clone()).collect()
+}
+
+/// Whether a worker's model has this name.
+pub(super) fn serves(placed: &PlacedWorker, model: &str) -> bool {
+    let worker = &placed.worker;
+    worker.model_ref.as_str() == model
+        || worker.alias.as_ref().is_some_and(|alias| alias.as_str() == model)
 }
 
 #[cfg(test)]
@@ -96,17 +101,21 @@ mod tests {
 
     #[test]
     fn an_id_means_one_worker_and_a_model_its_live_ones() {
+        let mut failing = worker("w-4", "d", "failed");
+        failing.worker.next_try_at_ms = Some(1);
         let workers = [
             worker("w-1", "a", "ready"),
             worker("w-2", "a", "failed"),
             worker("w-3", "b", "starting"),
+            failing,
         ];
         for (target, expected) in [
             ("w-1", &["w-1"][..]),
             ("w-2", &["w-2"]),
             ("a", &["w-1"]),
             ("b", &["w-3"]),
-            ("file:/m.gguf", &["w-1", "w-3"]),
+            ("d", &["w-4"]),
+            ("file:/m.gguf", &["w-1", "w-3", "w-4"]),
             ("c", &[]),
         ] {
             let ids = select(&workers, target, target);

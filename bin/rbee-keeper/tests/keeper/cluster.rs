@@ -42,6 +42,10 @@ fn worker(id: &str, state: &str, failure: Value) -> Value {
         "started_at_ms": 1_000,
         "last_heartbeat_ms": null,
         "failure": failure,
+        "restart_count": 0,
+        "last_exit": null,
+        "breaker": "closed",
+        "next_try_at_ms": null,
     })
 }
 
@@ -59,7 +63,20 @@ pub(crate) fn workers() -> Value {
         "code": "invalid_model_file", "param": null, "request_id": null, "retryable": false,
         "details": null,
     });
-    json!({ "workers": [worker("w-1", "ready", Value::Null), worker("w-2", "failed", failure)] })
+    let mut failed = worker("w-2", "failed", failure);
+    failed["restart_count"] = json!(3);
+    failed["last_exit"] =
+        json!({"cause": "bad_model", "exit_code": 65, "signal": null, "at_ms": 1});
+    failed["breaker"] = json!("open");
+    failed["next_try_at_ms"] = json!(4_000_000_000_000_u64);
+    json!({ "workers": [worker("w-1", "ready", Value::Null), failed] })
+}
+
+/// The worker that starts in the place of another.
+pub(crate) fn successor() -> Value {
+    let mut worker = worker("w-4", "starting", Value::Null);
+    worker["load_progress"] = json!(0.0);
+    worker
 }
 
 pub(crate) fn status() -> Value {
@@ -69,6 +86,7 @@ pub(crate) fn status() -> Value {
         "draining": false,
         "uptime_ms": 180_000,
         "requests_running": 1,
+        "queues": [],
         "hives": [{
             "name": "local",
             "url": "http://127.0.0.1:9200",
@@ -77,6 +95,12 @@ pub(crate) fn status() -> Value {
             "resources": {
                 "memory_total_bytes": 16_000_000_000_u64,
                 "memory_available_bytes": 9_000_000_000_u64,
+                "memory_reserved_bytes": 0,
+                "memory_limit": "unenforced",
+                "disk_total_bytes": null,
+                "disk_available_bytes": null,
+                "vram_total_bytes": null,
+                "vram_available_bytes": null,
                 "cores": 8,
                 "workers_max": 4,
             },

@@ -126,10 +126,17 @@ fn routes() -> RouteTable<Arc<Script>> {
         .get("/api/v1/workers", Access::Client, workers)
         .get("/api/v1/models", Access::Client, || async { Json(cluster::models()) })
         .delete("/api/v1/workers/{id}", Access::Client, remove)
+        .post("/api/v1/workers/{id}/reset", Access::Client, reset)
         .delete("/api/v1/models/{*reference}", Access::Client, remove)
         .get("/api/v1/workers/{id}/logs", Access::Client, logs)
         .post("/api/v1/models/pull", Access::Client, pull)
         .post("/api/v1/shutdown", Access::Client, shutdown)
+}
+
+/// What failed has a successor; what runs goes on.
+async fn reset(axum::extract::Path(id): axum::extract::Path<String>) -> Json<Value> {
+    let workers = cluster::workers();
+    Json(if id == "w-2" { cluster::successor() } else { workers["workers"][0].clone() })
 }
 
 /// Each embedding is the length of its text.

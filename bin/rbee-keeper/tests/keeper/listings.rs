@@ -27,8 +27,9 @@ async fn json_is_what_the_queen_said() {
         })
     );
     assert_eq!(json_of(&["queen", "start"]).await["running"], true);
-    assert_eq!(json_of(&["stop", "--all"]).await, json!({ "stopped": ["w-1"] }));
-    assert_eq!(json_of(&["stop", "smollm2:135m"]).await, json!({ "stopped": ["w-1"] }));
+    let both = json!({ "stopped": ["w-1", "w-2"] });
+    assert_eq!(json_of(&["stop", "--all"]).await, both, "what would be started again too");
+    assert_eq!(json_of(&["stop", "smollm2:135m"]).await, both);
     assert_eq!(json_of(&["stop", "w-2"]).await, json!({ "stopped": ["w-2"] }));
     assert_eq!(json_of(&["rm", "-y", "smollm2:135m"]).await, json!({ "removed": "smollm2:135m" }));
     let reference = "file:/data/my%20model.gguf";
@@ -57,13 +58,34 @@ async fn tables_are_for_people() {
     );
 
     let ps = program.run(&["ps"]).await;
-    assert!(ps.stdout.contains("w-1     smollm2:135m  ready   1/4"), "{ps:?}");
-    assert!(ps.stdout.contains("w-2     smollm2:135m  failed  -  "), "{ps:?}");
-    assert!(ps.stderr.contains("w-2 failed: the model file is damaged"), "{ps:?}");
+    assert!(ps.stdout.contains("w-1     smollm2:135m  ready   1/4   0         cpu"), "{ps:?}");
+    assert!(ps.stdout.contains("w-2     smollm2:135m  failed  -     3         cpu"), "{ps:?}");
+    let why = "w-2 failed: the model file is damaged; it keeps failing; the next try is in ";
+    assert!(ps.stderr.contains(why), "{ps:?}");
+    assert!(ps.stderr.contains("or at once with `rbee workers reset w-2`"), "{ps:?}");
 
     let status = program.run(&["status"]).await;
     assert!(status.stdout.contains("running for 3 minutes (process 77)"), "{status:?}");
     assert!(status.stdout.contains("9 GB of 16 GB"), "{status:?}");
+}
+
+#[tokio::test]
+async fn a_reset_names_what_starts_in_whose_place() {
+    let queen = FakeQueen::start().await;
+    for target in ["w-2", "smollm2:135m", "--all"] {
+        let ended = queen.program().run(&["workers", "reset", target]).await;
+        assert_eq!(
+            (ended.code, ended.stdout.as_str()),
+            (Some(0), "reset w-2; w-4 starts in its place\n")
+        );
+    }
+    let running = queen.program().run(&["workers", "reset", "w-1"]).await;
+    assert_eq!(running.stdout, "reset w-1\n");
+    let json = queen.program().run(&["workers", "reset", "--all", "--json"]).await.json();
+    assert_eq!(json, json!({ "reset": [cluster::successor()] }));
+    let unknown = queen.program().run(&["workers", "reset", "no-such:1b"]).await;
+    assert_eq!(unknown.code, Some(1), "{unknown:?}");
+    assert_eq!(queen.program().run(&["workers", "reset"]).await.code, Some(2));
 }
 
 #[tokio::test]
@@ -128,6 +150,7 @@ async fn looking_starts_no_queen() {
         (&["queen", "stop"], 0),
         (&["stop", "--all"], 0),
         (&["stop", "w-1"], 69),
+        (&["workers", "reset", "--all"], 69),
         (&["env", "--shell"], 69),
         (&["logs", "w-1"], 69),
         (&["logs"], 1),

@@ -3,8 +3,9 @@
 use rusqlite_migration::{M, Migrations};
 
 /// Steps of the schema, one for each released version of it. A step is never changed once released.
-const STEPS: &[M<'_>] = &[M::up(
-    "CREATE TABLE models (
+const STEPS: &[M<'_>] = &[
+    M::up(
+        "CREATE TABLE models (
          reference   TEXT PRIMARY KEY,
          alias       TEXT UNIQUE,
          path        TEXT NOT NULL UNIQUE,
@@ -13,7 +14,10 @@ const STEPS: &[M<'_>] = &[M::up(
          header      TEXT NOT NULL CHECK (json_valid(header)),
          added_at_ms INTEGER NOT NULL
      ) STRICT",
-)];
+    ),
+    // Files that are on their way in or out: without a model they are nobody's.
+    M::up("CREATE TABLE moving (path TEXT PRIMARY KEY NOT NULL) STRICT"),
+];
 
 pub(super) const SCHEMA: Migrations<'_> = Migrations::from_slice(STEPS);
 

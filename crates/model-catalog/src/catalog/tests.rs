@@ -152,11 +152,15 @@ fn a_newer_schema_is_refused_and_left_alone() {
     let set_version = |version: u32| {
         Connection::open(&path).unwrap().pragma_update(None, "user_version", version).unwrap();
     };
+    let version = Connection::open(&path)
+        .unwrap()
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .unwrap();
     set_version(99);
     let error = Catalog::open(&path).unwrap_err();
     assert!(matches!(error, CatalogError::NewerSchema), "{error:?}");
     assert!(error.to_string().contains("newer version"));
-    set_version(1);
+    set_version(version);
     assert_eq!(open(&path).list().unwrap().len(), 1);
 }
 

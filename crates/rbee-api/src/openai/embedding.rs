@@ -43,6 +43,8 @@ pub struct EmbeddingRequest {
     pub encoding: EmbeddingEncoding,
     /// Numbers wanted of each embedding; absent means all that the model gives.
     pub dimensions: Option<u32>,
+    /// Whom the client asks for; users of one client take turns.
+    pub user: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -75,10 +77,9 @@ impl EmbeddingRequest {
         if dimensions == Some(0) {
             return Err(RequestError::invalid("dimensions", "dimensions must be at least 1"));
         }
-        // Nothing is kept of an input, so that nothing could be shared.
-        take_user(&mut fields)?;
+        let user = take_user(&mut fields)?;
         fields.finish()?;
-        Ok(Self { model, inputs, is_list, encoding, dimensions })
+        Ok(Self { model, inputs, is_list, encoding, dimensions, user })
     }
 
     /// Returns the JSON path of an input.

@@ -22,6 +22,8 @@ pub struct RerankRequest {
     pub top_n: Option<u32>,
     /// Whether the results carry the documents' texts.
     pub return_documents: bool,
+    /// Whom the client asks for; users of one client take turns.
+    pub user: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -47,10 +49,9 @@ impl RerankRequest {
             .map(|top_n| in_range("top_n", top_n, 1, u32::MAX))
             .transpose()?;
         let return_documents = fields.take("return_documents")?.unwrap_or(false);
-        // Nothing is kept of an input, so that nothing could be shared.
-        take_user(&mut fields)?;
+        let user = take_user(&mut fields)?;
         fields.finish()?;
-        Ok(Self { model, query, documents, top_n, return_documents })
+        Ok(Self { model, query, documents, top_n, return_documents, user })
     }
 }
 

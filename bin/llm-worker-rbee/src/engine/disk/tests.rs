@@ -79,6 +79,7 @@ impl Engine {
             tokens_max: 3,
             text: TextStream::new(&[]),
             sampler: Sampler::new(Sampling::default(), 1),
+            earlier: None,
             deadline: Deadline::after(PATIENCE),
             events,
             request: Arc::new(RequestProgress::new(Instant::now(), 1)),

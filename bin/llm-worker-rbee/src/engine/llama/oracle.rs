@@ -319,6 +319,7 @@ impl Engine {
             tokens_max: REPLY_TOKENS,
             text: TextStream::new(&[]),
             sampler: Sampler::new(sampling, 0),
+            earlier: None,
             deadline: Deadline::after(Duration::from_secs(60)),
             events,
             request: Arc::new(RequestProgress::new(Instant::now(), 1)),
@@ -348,6 +349,7 @@ impl Engine {
         loop {
             match events.recv().await.unwrap() {
                 Event::Text { text: more, .. } => text.push_str(&more),
+                Event::Replayed(text) => panic!("nothing was said before: {text}"),
                 Event::End(End::Finished { text: more, usage, .. }) => {
                     text.push_str(&more);
                     let reply = self.chosen.lock().unwrap().remove(&tokens).unwrap_or_default();

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::super::drafts::Drafts;
 use super::super::stats::{JobTimes, Outcome, Stats};
-use super::super::{End, Event, Job};
+use super::super::{End, Event, Job, Trace};
 use crate::sampler::constraint::ConstraintError;
 use crate::text::{Flow, LogprobQueue};
 
@@ -20,9 +20,17 @@ pub(super) struct Active {
     pub(super) drafts: Drafts,
     /// Tokens of the prompt that were not computed; `None` before that is known.
     pub(super) cached_tokens: Option<u32>,
+    /// Tokens chosen elsewhere whose text has not been made here.
+    pub(super) to_replay: Vec<u32>,
     generated: u32,
+    /// How many of them were chosen elsewhere.
+    generated_earlier: u32,
+    /// Tokens told in traces, those of the prompt included; `None` where none are.
+    traced: Option<usize>,
+    /// Random numbers drawn for the tokens so far.
+    draws: u64,
     first_token_at: Option<Instant>,
-    logprobs: LogprobQueue,
+    pub(super) logprobs: LogprobQueue,
 }
 
 /// What one step adds to a reply.
@@ -60,13 +68,21 @@ impl Cause {
 }
 
 impl Active {
-    pub(super) fn new(job: Job) -> Self {
+    pub(super) fn new(mut job: Job) -> Self {
+        let is_traced = job.earlier.is_some();
+        let earlier = job.earlier.take().unwrap_or_default();
+        let tokens = [job.prompt.tokens.as_slice(), &earlier.tokens].concat();
+        let generated = u32::try_from(earlier.tokens.len()).unwrap_or(u32::MAX);
         Self {
-            tokens: job.prompt.tokens.clone(),
+            traced: is_traced.then_some(tokens.len()),
+            tokens,
+            draws: job.sampler.draws(),
             job,
             drafts: Drafts::new(),
-            cached_tokens: None,
-            generated: 0,
+            cached_tokens: earlier.cached_tokens,
+            to_replay: earlier.tokens,
+            generated,
+            generated_earlier: generated,
             first_token_at: None,
             logprobs: LogprobQueue::default(),
         }
@@ -96,6 +112,7 @@ impl Active {
         stats: &Stats,
     ) -> Option<Cause> {
         self.generated += 1;
+        self.draws = self.job.sampler.draws();
         if self.first_token_at.is_none() {
             self.first_token_at = Some(Instant::now());
             if let Some(since_submitted) = self.job.request.has_token() {
@@ -128,7 +145,8 @@ impl Active {
         if text.is_empty() {
             return None;
         }
-        match self.job.events.try_send(Event::Text { text, logprobs }) {
+        let trace = self.trace();
+        match self.job.events.try_send(Event::Text { text, logprobs, trace }) {
             Ok(()) => None,
             Err(TrySendError::Closed(_)) => Some(Cause::ReaderGone),
             // A job without room in its channel is not computed.
@@ -139,11 +157,23 @@ impl Active {
         }
     }
 
+    /// What another worker has to know to go on from here.
+    fn trace(&mut self) -> Option<Trace> {
+        let traced = self.traced?;
+        self.traced = Some(self.tokens.len());
+        Some(Trace {
+            tokens: self.tokens.get(traced..).unwrap_or_default().to_vec(),
+            draws: self.draws,
+            cached_tokens: self.cached_tokens.unwrap_or_default(),
+            is_whole: self.logprobs.is_empty(),
+        })
+    }
+
     pub(super) fn times(&self) -> JobTimes {
         JobTimes {
             prompt_tokens: self.prompt_tokens(),
             cached_tokens: self.cached_tokens.unwrap_or_default(),
-            generated_tokens: self.generated,
+            generated_tokens: self.generated - self.generated_earlier,
             generation: self.first_token_at.map(|at| at.elapsed()).unwrap_or_default(),
         }
     }
@@ -181,6 +211,6 @@ impl Active {
             total_tokens: prompt_tokens.saturating_add(self.generated),
             prompt_tokens_details: PromptTokensDetails { cached_tokens },
         };
-        End::Finished { text, logprobs, reason, usage }
+        End::Finished { text, logprobs, reason, usage, trace: self.trace() }
     }
 }

@@ -56,6 +56,9 @@ impl Runner {
             active.cached_tokens.get_or_insert(len);
         }
         self.stats.set_memory(&self.memory);
+        if let Some(cause) = self.replay(id, slot) {
+            self.end(id, cause);
+        }
     }
 
     /// Makes a slot hold what `source` says, and returns how many tokens that

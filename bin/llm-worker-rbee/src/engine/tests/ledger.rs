@@ -326,6 +326,7 @@ impl Kept {
             tokens_max: ask.tokens_max,
             text: TextStream::new(ask.stop.as_slice()),
             sampler: Sampler::new(Sampling::default(), 1),
+            earlier: None,
             deadline: Deadline::after(PATIENCE * 2),
             events,
             request: Arc::new(RequestProgress::new(Instant::now(), 1)),
@@ -342,6 +343,7 @@ impl Kept {
         let usage = loop {
             match tokio::time::timeout(PATIENCE, asked.events.recv()).await.expect("no end came") {
                 Some(Event::Text { text, .. }) => said.push_str(&text),
+                Some(Event::Replayed(text)) => panic!("nothing was said before: {text}"),
                 Some(Event::End(End::Finished { text, usage, .. })) => {
                     said.push_str(&text);
                     break usage;

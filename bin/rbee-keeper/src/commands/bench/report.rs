@@ -307,6 +307,7 @@ fn describe(settings: &Settings) -> Value {
         "seed": workload.seed,
         "prompt_words": span(workload.prompt_words),
         "output_tokens": span(workload.output_tokens),
+        "prompt_start": workload.start,
         "shared_prefix_words": workload.prefix.map_or(0, |prefix| prefix.words),
         "shared_percent": workload.prefix.map_or(0, |prefix| prefix.percent),
         "requests_per_prefix": workload.prefix.and_then(|prefix| prefix.requests),

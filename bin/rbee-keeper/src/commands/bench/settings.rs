@@ -140,6 +140,7 @@ impl Settings {
             objective: Objective { ttft_ms: args.slo_ttft_ms, tpot_ms: args.slo_tpot_ms },
             workload: Workload {
                 seed: args.seed.unwrap_or(seed),
+                start: args.prompt_start.clone(),
                 task: preset.task,
                 prompt_words: args.prompt_words.unwrap_or(Span::exactly(preset.prompt_words)),
                 output_tokens: args.output_tokens.unwrap_or(Span::exactly(preset.output_tokens)),

@@ -99,6 +99,8 @@ pub(super) struct Prefix {
 #[derive(Debug, Clone)]
 pub(super) struct Workload {
     pub(super) seed: u64,
+    /// What every prompt begins with.
+    pub(super) start: Option<String>,
     pub(super) task: Task,
     pub(super) prompt_words: Span,
     pub(super) output_tokens: Span,
@@ -131,6 +133,10 @@ impl Workload {
         let content = match self.shared_part(run, number) {
             Some(shared) => format!("{shared}\n\n{own}"),
             None => own,
+        };
+        let content = match &self.start {
+            Some(start) => format!("{start} {content}"),
+            None => content,
         };
         Ask { messages: vec![user(content)], output_tokens, form: Form::Free }
     }
@@ -275,6 +281,7 @@ mod tests {
     fn workload() -> Workload {
         Workload {
             seed: 9,
+            start: None,
             task: Task::Essay,
             prompt_words: Span::exactly(40),
             output_tokens: Span { min: 10, max: 20 },
@@ -284,6 +291,16 @@ mod tests {
 
     fn content(ask: &Ask) -> &str {
         &ask.messages[0].content
+    }
+
+    #[test]
+    fn every_prompt_begins_with_the_text_that_was_asked_for() {
+        let started = Workload { start: Some("Be brief.".to_owned()), ..workload() };
+        for number in 0..3 {
+            let plain = workload().ask(RUN, number);
+            let expected = format!("Be brief. {}", content(&plain));
+            assert_eq!(content(&started.ask(RUN, number)), expected);
+        }
     }
 
     #[test]

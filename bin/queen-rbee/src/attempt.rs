@@ -1,0 +1,106 @@
+//! One attempt at a request: sends it to one worker and waits for the first
+//! byte of the reply. Chooses no worker and tries nothing twice.
+
+use std::io;
+use std::pin::Pin;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use http::HeaderValue;
+use http::header::CONTENT_TYPE;
+use rbee_api::continuation::Delivered;
+use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_http::{CallError, collect};
+use tokio::time::timeout_at;
+
+use crate::app::App;
+use crate::dispatch::Call;
+use crate::turns::Turn;
+
+/// What clients are told when a machine breaks off. The end of a worker is told
+/// by its machine, and passed on.
+pub(crate) const BROKE_OFF: &str = "the machine broke off before the reply was complete";
+
+/// Why an attempt failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) detail: ErrorDetail,
+    /// The worker did not fail; nobody answered at its machine's address.
+    pub(crate) machine_is_gone: bool,
+}
+
+/// The events of a stream, as they come from a worker.
+pub(crate) type Events = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+
+/// The answer of a worker, its first byte at hand.
+pub(crate) enum Answer {
+    Whole(Response),
+    Events(Events),
+}
+
+/// Forwards the request to one worker and waits for the first byte of its reply,
+/// or of the rest of it after what was delivered.
+pub(crate) async fn attempt(
+    app: &App,
+    call: &Call,
+    turn: &Turn,
+    delivered: Option<&Delivered>,
+) -> Result<Answer, Failure> {
+    let client = app.registry.client(&turn.hive).ok_or_else(machine_is_gone)?;
+    let path = format!("/api/v1/workers/{}/{}", turn.worker, call.operation.path());
+    let (id, deadline) = (&call.id, call.deadline);
+    let sent = if call.streams {
+        let body = body_after(call, delivered);
+        client.forward_marked(&path, body, call.body.len(), id, deadline).await
+    } else {
+        client.forward(&path, call.body.clone(), id, deadline).await
+    };
+    let mut response = sent.map_err(|error| match error {
+        CallError::Unreachable(_) => machine_is_gone(),
+        error => broke_off(error),
+    })?;
+    if !call.streams {
+        let body = collect(response, call.deadline).await.map_err(broke_off)?;
+        return Ok(Answer::Whole(json_response(body)));
+    }
+    let first = timeout_at(call.deadline.instant(), response.chunk()).await;
+    let first = first
+        .map_err(|_| CallError::TimedOut)
+        .and_then(|chunk| chunk.map_err(CallError::Unreachable));
+    let first = first.map_err(broke_off)?.ok_or_else(nothing_came)?;
+    let rest = response.bytes_stream().map_err(io::Error::other);
+    Ok(Answer::Events(Box::pin(stream::iter([Ok(first)]).chain(rest))))
+}
+
+/// The client's body, and after it what the client has of the reply.
+fn body_after(call: &Call, delivered: Option<&Delivered>) -> Bytes {
+    let Some(delivered) = delivered else { return call.body.clone() };
+    let mut both = BytesMut::from(call.body.as_ref());
+    // Serialising numbers and strings cannot fail.
+    both.extend_from_slice(&serde_json::to_vec(delivered).unwrap_or_default());
+    both.freeze()
+}
+
+pub(crate) fn machine_is_gone() -> Failure {
+    let message = "the machine that has the model does not answer";
+    let detail = ErrorDetail::new(ErrorCode::HiveUnreachable, message);
+    Failure { detail, machine_is_gone: true }
+}
+
+fn broke_off(error: CallError) -> Failure {
+    let detail = error.into_detail(ErrorCode::HiveUnreachable, BROKE_OFF);
+    Failure { detail, machine_is_gone: false }
+}
+
+pub(crate) fn nothing_came() -> Failure {
+    let detail = ErrorDetail::new(ErrorCode::HiveUnreachable, BROKE_OFF);
+    Failure { detail, machine_is_gone: false }
+}
+
+fn json_response(body: Bytes) -> Response {
+    let mut response = Body::from(body).into_response();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,95 @@
+//! The machine as admission sees it: memory, the disk of the models, GPUs. A boundary, so that a test can be any machine;
+//! what is not known is `None` or missing, never a guess.
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+
+use rustix::fs::statvfs;
+
+use crate::gpus::GpuProbe;
+use crate::platform;
+
+pub(crate) use crate::gpus::Gpu;
+pub(crate) use crate::platform::Memory;
+
+/// The file system that holds the models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Disk {
+    /// All of it.
+    pub(crate) total_bytes: u64,
+    /// What is written.
+    pub(crate) used_bytes: u64,
+    /// What this user can still write; less than what is not written, where some of that is kept for root.
+    pub(crate) available_bytes: u64,
+    /// Files that can still be made; `None` where the file system has no such limit.
+    pub(crate) inodes_available: Option<u64>,
+    /// Files that it can have at most; `None` likewise.
+    pub(crate) inodes_total: Option<u64>,
+}
+
+/// What a machine can tell about itself.
+pub(crate) trait Machine: Debug + Send + Sync {
+    /// Returns the memory.
+    fn memory(&self) -> Option<Memory>;
+    /// Returns how much memory of its own a process holds.
+    fn taken_bytes(&self, pid: u32) -> Option<u64>;
+    /// Returns the room where the models lie.
+    fn disk(&self) -> Option<Disk>;
+    /// Returns the GPUs whose memory is known.
+    fn gpus(&self) -> Vec<Gpu>;
+}
+
+/// The machine that this program runs on.
+#[derive(Debug)]
+pub(crate) struct ThisMachine {
+    models_dir: PathBuf,
+    gpus: GpuProbe,
+}
+
+impl ThisMachine {
+    pub(crate) fn new(models_dir: PathBuf) -> Self {
+        Self { models_dir, gpus: GpuProbe::open() }
+    }
+}
+
+impl Machine for ThisMachine {
+    fn memory(&self) -> Option<Memory> {
+        platform::memory()
+    }
+
+    fn taken_bytes(&self, pid: u32) -> Option<u64> {
+        platform::anonymous_bytes(pid)
+    }
+
+    fn disk(&self) -> Option<Disk> {
+        let found = statvfs(&self.models_dir).ok()?;
+        let has_inodes = found.f_files > 0;
+        let used = found.f_blocks.saturating_sub(found.f_bfree);
+        Some(Disk {
+            total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
+            used_bytes: used.saturating_mul(found.f_frsize),
+            available_bytes: found.f_bavail.saturating_mul(found.f_frsize),
+            inodes_available: has_inodes.then_some(found.f_favail),
+            inodes_total: has_inodes.then_some(found.f_files),
+        })
+    }
+
+    fn gpus(&self) -> Vec<Gpu> {
+        self.gpus.read()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_disk_is_the_one_that_the_directory_lies_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let machine = ThisMachine::new(directory.path().to_owned());
+        let disk = machine.disk().unwrap();
+        assert!(disk.total_bytes >= disk.available_bytes && disk.total_bytes > 0);
+        assert!(disk.inodes_total >= disk.inodes_available);
+        assert_eq!(ThisMachine::new(directory.path().join("missing")).disk(), None);
+    }
+}

@@ -1,0 +1,62 @@
+//! The signs of life of all workers at once: who is to be asked, who is to be killed, and when to look again. Asks
+//! `liveness.rs` what they mean.
+
+use input_validation::WorkerId;
+use rbee_http::HopClient;
+use tokio::time::Instant;
+
+use super::Registry;
+use crate::clock::wall_clock_ms;
+use crate::liveness::{Condemned, LivenessLimits, Verdict, judge};
+
+/// A worker that is silent, and how to ask it.
+#[derive(Debug)]
+pub(crate) struct Silent {
+    pub(crate) id: WorkerId,
+    pub(crate) client: HopClient,
+}
+
+impl Registry {
+    /// Looks at the signs of life of all workers: condemns those that do nothing any more, and returns those that are
+    /// to be asked, and when to look again; `None` while there is nobody to look at.
+    pub(crate) fn look_after(
+        &self,
+        limits: LivenessLimits,
+        deaf_until: Instant,
+        now: Instant,
+    ) -> (Vec<Silent>, Option<Instant>) {
+        let mut state = self.lock();
+        let mut silent = Vec::new();
+        let mut next: Option<Instant> = None;
+        for worker in &mut state.workers {
+            match judge(worker.info.state, &worker.watched, limits, deaf_until, now) {
+                Verdict::Alive(until) => next = Some(next.map_or(until, |next| next.min(until))),
+                Verdict::Condemned(why) => worker.condemn(why),
+                Verdict::Silent => match worker.client.clone() {
+                    Some(client) => {
+                        worker.watched.is_being_asked = true;
+                        silent.push(Silent { id: worker.info.id.clone(), client });
+                    }
+                    None => worker.condemn(Condemned::Stale),
+                },
+            }
+        }
+        (silent, next)
+    }
+
+    /// Takes note of what came of asking a silent worker.
+    pub(crate) fn asked(&self, id: &WorkerId, has_answered: bool) {
+        let mut state = self.lock();
+        let Some(worker) = state.find(id) else { return };
+        worker.watched.is_being_asked = false;
+        let now = Instant::now();
+        if has_answered {
+            worker.watched.heard(now);
+            worker.info.last_heartbeat_ms = Some(wall_clock_ms());
+        } else if worker.watched.is_silent(now) {
+            worker.condemn(Condemned::Stale);
+        }
+        drop(state);
+        self.touch();
+    }
+}

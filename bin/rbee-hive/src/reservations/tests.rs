@@ -1,0 +1,227 @@
+//! Promises kept on a machine that is made up, and that changes while it is looked at.
+
+use std::collections::HashMap;
+use std::sync::Mutex as StateMutex;
+use std::thread;
+
+use model_catalog::Model;
+use rbee_http::HopClient;
+
+use super::*;
+use crate::registry::tests::{client, failure, id, model, new_registry, wanted};
+
+const MIB: u64 = 1 << 20;
+/// Memory of the machines in these tests.
+const TOTAL: u64 = 1000 * MIB;
+
+/// How often a look at the memory lets other threads go ahead.
+const YIELDS: u32 = 20;
+
+/// A machine of which everything can be said, and which changes as its workers do.
+#[derive(Debug, Default)]
+struct FakeMachine(StateMutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    taken: HashMap<u32, u64>,
+    /// What somebody else holds.
+    foreign_bytes: u64,
+    /// What the next worker takes while it is being looked at.
+    next_take_bytes: u64,
+    disk: Option<Disk>,
+    gpus: Vec<Gpu>,
+}
+
+impl FakeMachine {
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.0.lock().unwrap());
+    }
+}
+
+impl Machine for Arc<FakeMachine> {
+    fn memory(&self) -> Option<Memory> {
+        let state = self.0.lock().unwrap();
+        let used = state.taken.values().sum::<u64>() + state.foreign_bytes;
+        drop(state);
+        // Others get their turn between what is seen here and what is made of it.
+        (0..YIELDS).for_each(|_| thread::yield_now());
+        Some(Memory { total_bytes: TOTAL, available_bytes: TOTAL - used })
+    }
+
+    fn taken_bytes(&self, pid: u32) -> Option<u64> {
+        let mut state = self.0.lock().unwrap();
+        let more = std::mem::take(&mut state.next_take_bytes);
+        let taken = state.taken.get_mut(&pid)?;
+        *taken += more;
+        Some(*taken)
+    }
+
+    fn disk(&self) -> Option<Disk> {
+        self.0.lock().unwrap().disk
+    }
+
+    fn gpus(&self) -> Vec<Gpu> {
+        self.0.lock().unwrap().gpus.clone()
+    }
+}
+
+const KEPT: KeptFree =
+    KeptFree { memory_bytes: 100 * MIB, vram_bytes: 0, disk_bytes: 50, inodes: 5 };
+
+fn reservations(needs_vram: bool) -> (Arc<FakeMachine>, Arc<Registry>, Reservations) {
+    let (machine, registry) = (Arc::new(FakeMachine::default()), Arc::new(new_registry()));
+    let boxed = Box::new(Arc::clone(&machine));
+    let reservations = Reservations::new(Arc::clone(&registry), boxed, KEPT, needs_vram);
+    (machine, registry, reservations)
+}
+
+/// A model whose worker needs somewhat more than its weights, and can do with one slot.
+fn model_of(name: &str, weights_bytes: u64) -> Model {
+    let mut model = model(name);
+    model.header.weights_bytes = weights_bytes;
+    model
+}
+
+fn try_start(reservations: &Reservations, name: &str, model: &Model) -> Result<Admitted, ApiError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let turn = reservations.turn().await;
+        reservations.admit(&turn, Wanted { workers_max: 1000, ..wanted(name, model) })
+    })
+}
+
+fn granted(registry: &Registry) -> u64 {
+    registry.grants().iter().map(|grant| grant.memory_bytes).sum()
+}
+
+#[test]
+fn a_thousand_starts_at_once_are_never_promised_more_than_there_is() {
+    let (machine, registry, reservations) = reservations(false);
+    let (threads, each) = (8, 125);
+    let admitted = StateMutex::new(0);
+    let start = |thread: u32, number: u32, client: &HopClient| {
+        let name = format!("{thread}-{number}");
+        // Sizes of no common measure, so that what is left is never the same.
+        let size = (1 + u64::from(thread * 31 + number * 7) % 60) * MIB;
+        let Ok(Admitted::New(..)) = try_start(&reservations, &name, &model_of(&name, size)) else {
+            return;
+        };
+        *admitted.lock().unwrap() += 1;
+        assert!(granted(&registry) <= TOTAL - KEPT.memory_bytes, "over-committed");
+        let (pid, id) = (thread * 1000 + number + 1, id(&name));
+        registry.spawned(&id, Some(pid), client.clone());
+        machine.change(|state| {
+            state.taken.insert(pid, size / 2);
+        });
+        machine.change(|state| {
+            state.taken.insert(pid, size);
+        });
+        if !number.is_multiple_of(3) {
+            machine.change(|state| {
+                state.taken.remove(&pid);
+            });
+            registry.ended(&id, None);
+        }
+    };
+    thread::scope(|scope| {
+        for thread in 0..threads {
+            scope.spawn(move || {
+                let client = client();
+                (0..each).for_each(|number| start(thread, number, &client));
+            });
+        }
+    });
+    let admitted = *admitted.lock().unwrap();
+    assert!((10..threads * each).contains(&admitted), "{admitted}: the memory was never short");
+    assert!(granted(&registry) <= TOTAL - KEPT.memory_bytes);
+}
+
+#[test]
+fn ten_starts_at_once_with_room_for_two_make_two_and_a_place_that_is_free_again_is_used() {
+    let (_, registry, reservations) = reservations(false);
+    let reservations = &reservations;
+    let start = |name: &str| {
+        let model = model_of(name, 300 * MIB);
+        try_start(reservations, name, &model).map(drop).map_err(|error| error.code())
+    };
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let starts: Vec<_> =
+            (0..10).map(|number| scope.spawn(move || start(&number.to_string()))).collect();
+        starts.into_iter().map(|start| start.join().unwrap()).collect()
+    });
+    let refused =
+        |outcome: &&Result<(), ErrorCode>| **outcome == Err(ErrorCode::InsufficientMemory);
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 2, "{outcomes:?}");
+    assert_eq!(outcomes.iter().filter(refused).count(), 8, "{outcomes:?}");
+    assert_eq!(start("late"), Err(ErrorCode::InsufficientMemory));
+    let crashed = registry.grants()[0].id.clone();
+    registry.ended(&crashed, Some(failure()));
+    assert_eq!(start("next"), Ok(()));
+    assert_eq!(start("surplus"), Err(ErrorCode::InsufficientMemory));
+}
+
+#[test]
+fn memory_that_changes_hands_while_it_is_counted_is_not_counted_twice() {
+    let (machine, registry, reservations) = reservations(false);
+    try_start(&reservations, "a", &model_of("a", 300 * MIB)).unwrap();
+    registry.spawned(&id("a"), Some(1), client());
+    machine.change(|state| {
+        state.taken.insert(1, 0);
+    });
+    let before = reservations.figures().memory_for_workers_bytes;
+    machine.change(|state| state.next_take_bytes = 200 * MIB);
+    let meanwhile = reservations.figures().memory_for_workers_bytes;
+    assert_eq!((before, before), (meanwhile, reservations.figures().memory_for_workers_bytes));
+}
+
+#[test]
+fn what_was_promised_and_is_gone_since_stops_the_start() {
+    let (machine, registry, reservations) = reservations(false);
+    machine.change(|state| {
+        let inodes = Some(10);
+        state.disk = Some(Disk {
+            total_bytes: 100,
+            used_bytes: 0,
+            available_bytes: 100,
+            inodes_available: inodes,
+            inodes_total: inodes,
+        });
+    });
+    try_start(&reservations, "a", &model_of("a", 300 * MIB)).unwrap();
+    let own = granted(&registry);
+    let look = || reservations.look_again(&id("a")).map_err(|detail| (detail.code, detail.details));
+    assert_eq!(look(), Ok(()));
+    let left = TOTAL - KEPT.memory_bytes - own;
+    machine.change(|state| state.foreign_bytes = left);
+    assert_eq!(look(), Ok(()), "all of it is there, to the byte");
+    machine.change(|state| state.foreign_bytes = left + 1);
+    let figures = json!({"required_bytes": own, "available_bytes": own - 1});
+    assert_eq!(look(), Err((ErrorCode::InsufficientMemory, Some(figures))));
+    machine.change(|state| {
+        state.foreign_bytes = 0;
+        state.disk.as_mut().unwrap().available_bytes = 49;
+    });
+    assert_eq!(look().unwrap_err().0, ErrorCode::InsufficientDisk);
+}
+
+#[test]
+fn workers_that_have_to_fit_into_gpus_share_what_is_free_there() {
+    let (machine, registry, reservations) = reservations(true);
+    let gpu = |available_bytes| Gpu { name: "0".to_owned(), total_bytes: TOTAL, available_bytes };
+    let code = |outcome: Result<Admitted, ApiError>| outcome.map(drop).map_err(|e| e.code());
+    let start = |name: &str| code(try_start(&reservations, name, &model_of(name, 200 * MIB)));
+    machine.change(|state| state.gpus = vec![gpu(200 * MIB), gpu(100 * MIB)]);
+    assert_eq!(start("a"), Ok(()));
+    assert_eq!(start("b"), Err(ErrorCode::InsufficientMemory), "it is promised to one that loads");
+    registry.spawned(&id("a"), Some(1), client());
+    let report = rbee_api::worker::WorkerReady {
+        slots_total: 1,
+        context_tokens: 512,
+        device: "gpu".to_owned(),
+        load_ms: 0,
+    };
+    registry.ready(&id("a"), &report).unwrap();
+    assert_eq!(start("b"), Ok(()), "one that is ready has taken what it takes");
+    machine.change(|state| state.gpus.clear());
+    assert_eq!(start("c"), Ok(()), "nothing is known of GPUs");
+}

@@ -1,0 +1,72 @@
+//! Starts workers again whose turn has come, and has requests wait for a turn that is near. When that is, `restart.rs`
+//! decides.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use input_validation::ModelRef;
+use rbee_http::ApiError;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::Supervisor;
+use crate::registry::Turn;
+use crate::restart::Jitter;
+
+/// How long a request for a worker may wait for the end of a pause: all pauses before the breaker opens by default are
+/// shorter, and a queen waits longer for an answer.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+impl Supervisor {
+    /// Starts workers again until `stop`.
+    pub(crate) async fn keep_restarting(self: Arc<Self>, stop: CancellationToken) {
+        let mut changes = self.registry.changes();
+        loop {
+            changes.mark_unchanged();
+            let (due, next) = self.registry.due_restarts(Instant::now());
+            for model in due {
+                // It ends once a process runs or cannot be made to.
+                self.lives.spawn(Arc::clone(&self).restart(model));
+            }
+            let due = async {
+                match next {
+                    Some(next) => sleep_until(next).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = due => {}
+                changed = changes.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    async fn restart(self: Arc<Self>, model: ModelRef) {
+        if let Err(error) = self.ensure_worker(&model).await {
+            tracing::warn!(%model, code = %error.code(), error = %error, "worker cannot be started again");
+            self.registry.restart_refused(&model, error.code(), Jitter::new(fastrand::f64()));
+        }
+    }
+
+    /// Returns when a worker of a model may start.
+    ///
+    /// # Errors
+    /// `worker_failing` where that is later than a request can wait.
+    pub(super) async fn wait_for_turn(&self, model: &ModelRef) -> Result<(), ApiError> {
+        let patience = Instant::now() + PATIENCE;
+        let mut changes = self.registry.changes();
+        loop {
+            changes.mark_unchanged();
+            match self.registry.turn(model, Instant::now(), patience) {
+                Turn::Now => return Ok(()),
+                Turn::Refused(detail) => return Err((*detail).into()),
+                Turn::At(until) => tokio::select! {
+                    () = sleep_until(until) => {}
+                    // The registry outlives this, so a change is the only way in which it ends.
+                    _ = changes.changed() => {}
+                },
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The end of everything: the queen takes her hive along and the hive its workers, within the queen's time, also when a
+//! worker obeys nobody.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, SystemTime};
+
+use e2e::{Cluster, bin, wait_until};
+use rustix::process::Signal;
+use serde_json::json;
+
+/// Left alone, a hive waits for longer than this until it kills a worker that hangs.
+const GRACE: &str = "stop_grace_seconds = 13\n";
+
+/// A cluster with a worker that answers, for `tiny`, and one that obeys nothing, for `hung`.
+fn with_a_worker_that_hangs(queen: &str) -> (Cluster, tempfile::TempDir) {
+    let directory = tempfile::tempdir().expect("a folder");
+    // The kernel calls a script by its file's name, and by that name the cluster finds its processes.
+    let script = directory.path().join("llm-worker-rbee");
+    let text = format!(
+        "#!/bin/sh\ncase \"$*\" in\n*'--model-name hung'*)\n  read secrets\n  trap '' TERM INT HUP\n  \
+         while :; do sleep 1; done;;\nesac\nexec {} \"$@\"\n",
+        bin("llm-worker-rbee").display()
+    );
+    fs::write(&script, text).expect("a script");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o700)).expect("a program");
+    let cluster = Cluster::echo()
+        .env("RBEE_HIVE_WORKER_PATH", script.to_str().expect("a UTF-8 path"))
+        .config("rbee-hive", GRACE)
+        .config("queen-rbee", queen);
+    cluster.import_tiny("tiny");
+    assert_eq!(cluster.rbee(&["infer", "-m", "tiny", "-p", "one"]).ok().trim(), "one");
+    cluster.import_tiny("hung");
+    let started = cluster.hive().post("/api/v1/workers", &json!({"model": "hung"}));
+    assert_eq!(started.status, 200, "{}", started.body);
+    wait_until("two workers run", Duration::from_secs(10), || cluster.processes().len() == 4);
+    (cluster, directory)
+}
+
+fn since(begun: SystemTime) -> Duration {
+    begun.elapsed().expect("a clock that goes forward")
+}
+
+fn hive_log(cluster: &Cluster) -> String {
+    fs::read_to_string(cluster.home().join("logs/rbee-hive.log")).expect("a log")
+}
+
+#[test]
+fn a_queen_that_stops_gives_her_hive_the_time_that_is_left_of_hers() {
+    let (cluster, _script) = with_a_worker_that_hangs("shutdown_timeout_seconds = 6\n");
+    let begun = SystemTime::now();
+    cluster.process("queen-rbee").signal(Signal::TERM);
+    cluster.wait_until_empty(Duration::from_secs(30));
+    assert!(since(begun) < Duration::from_secs(11), "{:?}", since(begun));
+    let log = hive_log(&cluster);
+    assert!(log.contains("graceful=1 forced=1"), "{log}");
+}
+
+#[test]
+fn a_second_signal_ends_queen_hive_and_workers_at_once() {
+    let (cluster, _script) = with_a_worker_that_hangs("");
+    let queen = cluster.process("queen-rbee");
+    queen.signal(Signal::TERM);
+    wait_until("the obedient worker is gone", Duration::from_secs(10), || {
+        hive_log(&cluster).contains("ended=1 of=2")
+    });
+    let begun = SystemTime::now();
+    queen.signal(Signal::TERM);
+    cluster.wait_until_empty(Duration::from_secs(30));
+    assert!(since(begun) < Duration::from_secs(3), "{:?}", since(begun));
+    let log = hive_log(&cluster);
+    assert!(log.contains("graceful=1 forced=1") && log.contains("hastened=true"), "{log}");
+}

@@ -1,0 +1,306 @@
+//! Streams whose workers are killed: every one ends whole, and says what it
+//! would have said.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use e2e::{
+    Cluster, Http, Machine, Process, STARTER_MODEL, free_address, starter_model_file, wait_until,
+};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+const CHAT: &str = "/v1/chat/completions";
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Workers are killed more often here than a breaker has patience for.
+const PATIENT: &str = "[restart]\nfailures_max = 1000\ndelay_ms = 10\n";
+
+/// A queen with two machines, each with a worker for the same file.
+struct Two {
+    // Ends before the cluster, which ends what it leaves behind.
+    attic: Machine,
+    cluster: Cluster,
+}
+
+impl Two {
+    fn echo() -> Self {
+        let address = free_address();
+        let cluster = Cluster::echo().config("rbee-hive", PATIENT);
+        let cluster = cluster.env("RBEE_QUEEN_BIND", &address);
+        cluster.import_tiny("tiny");
+        let file = cluster.home().with_file_name("tiny.gguf");
+        Self::start(cluster, &address, file, "tiny")
+    }
+
+    fn llama() -> Self {
+        let address = free_address();
+        let cluster = Cluster::llama().config("rbee-hive", PATIENT);
+        let cluster = cluster.env("RBEE_QUEEN_BIND", &address);
+        cluster.import_starter();
+        Self::start(cluster, &address, starter_model_file(), STARTER_MODEL)
+    }
+
+    fn start(cluster: Cluster, address: &str, file: PathBuf, alias: &str) -> Self {
+        let attic = cluster.add_machine("attic", address);
+        attic.import(&file, alias);
+        for hive in [cluster.hive(), attic.hive()] {
+            let reply = hive.post("/api/v1/workers", &json!({"model": alias}));
+            assert!(reply.status < 300, "{}", reply.body);
+        }
+        let two = Self { attic, cluster };
+        wait_until("two workers are ready", LIMIT, || two.ready() == 2);
+        two
+    }
+
+    fn ready(&self) -> usize {
+        self.cluster.workers().iter().filter(|worker| worker["state"] == "ready").count()
+    }
+
+    fn worker_processes(&self) -> Vec<Process> {
+        let all = self.cluster.processes().into_iter();
+        all.filter(|process| process.program == "llm-worker-rbee" && process.state != 'Z').collect()
+    }
+}
+
+/// What a client makes of a stream, as one value: all that must be the same
+/// however often its worker was killed.
+fn told(events: &[String]) -> Value {
+    assert_eq!(events.last().map(String::as_str), Some("[DONE]"), "{events:?}");
+    let (mut texts, mut roles) = (BTreeMap::<u64, String>::new(), 0);
+    let (mut ends, mut usage) = (Vec::new(), Vec::new());
+    let (mut names, mut calls) = (Vec::new(), String::new());
+    for event in &events[..events.len() - 1] {
+        let event: Value = serde_json::from_str(event).expect("JSON");
+        assert!(event["error"].is_null(), "{event}");
+        let name = (event["id"].to_string(), event["created"].to_string());
+        if !names.contains(&name) {
+            names.push(name);
+        }
+        usage.extend(event["usage"]["completion_tokens"].as_u64());
+        for choice in event["choices"].as_array().expect("choices") {
+            let delta = &choice["delta"];
+            roles += usize::from(delta["role"].is_string());
+            let text = texts.entry(choice["index"].as_u64().expect("an index")).or_default();
+            text.push_str(delta["content"].as_str().unwrap_or_default());
+            ends.extend(choice["finish_reason"].as_str().map(str::to_owned));
+            for call in delta["tool_calls"].as_array().into_iter().flatten() {
+                calls.push_str(call["function"]["name"].as_str().unwrap_or_default());
+                calls.push_str(call["function"]["arguments"].as_str().unwrap_or_default());
+            }
+        }
+    }
+    assert_eq!(names.len(), 1, "one id and one time: {names:?}");
+    let texts: Vec<String> = texts.into_values().collect();
+    json!({"texts": texts, "calls": calls, "roles": roles, "ends": ends, "usage": usage})
+}
+
+/// Numbers that are told, so that a run can be repeated.
+struct Dice(u64);
+
+impl Dice {
+    #[expect(clippy::print_stdout, reason = "a run that failed can be repeated from its seed")]
+    fn new() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after the epoch");
+        let seed = u64::from(since.subsec_nanos());
+        println!("seed {seed}");
+        Self(seed)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap_or(0) % limit
+    }
+}
+
+fn asks(model: &str, said: &str, more: &Value) -> Value {
+    let mut body = json!({"model": model, "stream": true, "temperature": 0,
+        "stream_options": {"include_usage": true},
+        "messages": [{"role": "user", "content": said}]});
+    body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+    body
+}
+
+/// Reads all streams, counting every event.
+fn read_all(queen: &Http, bodies: &[Value], events: &AtomicUsize) -> Vec<Vec<String>> {
+    std::thread::scope(|scope| {
+        let read = |body| {
+            let stream = queen.stream(CHAT, body);
+            stream.inspect(|_| _ = events.fetch_add(1, Ordering::Relaxed)).collect()
+        };
+        let threads: Vec<_> = bodies.iter().map(|body| scope.spawn(move || read(body))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("a stream")).collect()
+    })
+}
+
+#[test]
+fn streams_of_workers_that_are_killed_at_random_tokens_end_whole_and_the_same() {
+    let two = Two::echo();
+    let queen = two.cluster.queen();
+    let said = |n: usize| {
+        let mut words = format!("[[tokens={} delay_ms=12]]", 150 + n);
+        (0..40).for_each(|word| write!(words, " n{n}w{word}").expect("a string"));
+        words
+    };
+    let call = |n: usize| {
+        let long = "word ".repeat(60);
+        format!(
+            "[[bytes=4 delay_ms=12 text=Well: <tool_call>\n{{\"name\": \"add\", \"arguments\": \
+            {{\"a\": {n}, \"c\": \"{long}\"}}}}\n</tool_call>]]"
+        )
+    };
+    let tools = json!({"tools": [{"type": "function", "function": {"name": "add", "parameters": {
+        "type": "object", "properties": {"a": {"type": "integer"}, "c": {"type": "string"}}}}}]});
+    let bodies: Vec<Value> = (0..24)
+        .map(|n| match n % 4 {
+            0 => asks("tiny", &call(n), &tools),
+            1 => asks("tiny", &said(n), &json!({"n": 2, "stop": ["w39 "]})),
+            _ => asks("tiny", &said(n), &json!({})),
+        })
+        .collect();
+    let events = AtomicUsize::new(0);
+    let undisturbed: Vec<Value> =
+        read_all(&queen, &bodies, &events).iter().map(|events| told(events)).collect();
+    let all = events.swap(0, Ordering::Relaxed);
+    let mut dice = Dice::new();
+    let disturbed = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| read_all(&queen, &bodies, &events));
+        for kill in 1..=3 {
+            // Somewhere in each quarter of all tokens, with another worker warm.
+            let at = all * kill / 4 + dice.below(all / 8);
+            wait_until("so many events came and two workers are ready", LIMIT, || {
+                let come = events.load(Ordering::Relaxed) >= at || reader.is_finished();
+                come && (two.ready() == 2 || reader.is_finished())
+            });
+            let workers = two.worker_processes();
+            if let Some(victim) = workers.get(dice.below(workers.len().max(1))) {
+                victim.signal(Signal::KILL);
+                wait_until("the killed worker is gone", LIMIT, || {
+                    two.worker_processes().iter().all(|worker| worker.pid != victim.pid)
+                });
+            }
+            restart_missing(&two);
+        }
+        reader.join().expect("the streams")
+    });
+    for (n, (events, expected)) in disturbed.iter().zip(&undisturbed).enumerate() {
+        assert_eq!(told(events), *expected, "stream {n}");
+    }
+    let metrics = queen.get("/metrics").body;
+    let continued = metric(&metrics, "rbee_queen_continuations_total{outcome=\"continued\"}");
+    assert!(continued >= 3, "{continued} streams went on elsewhere");
+}
+
+/// Has the machine whose worker is gone start another one.
+fn restart_missing(two: &Two) {
+    for hive in [two.cluster.hive(), two.attic.hive()] {
+        let reply = hive.post("/api/v1/workers", &json!({"model": "tiny"}));
+        assert!(reply.status < 300, "{}", reply.body);
+    }
+}
+
+fn metric(metrics: &str, name: &str) -> u64 {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn streams_of_a_real_model_go_on_at_the_other_worker() {
+    let two = Two::llama();
+    let queen = two.cluster.queen();
+    let schema = json!({"type": "object", "additionalProperties": false, "properties": {
+        "tags": {"type": "array", "items": {"enum": ["red", "green", "blue"]},
+            "minItems": 12, "maxItems": 16}}, "required": ["tags"]});
+    let format = json!({"response_format": {"type": "json_schema",
+        "json_schema": {"name": "tags", "strict": true, "schema": schema}}, "max_tokens": 150});
+    let parameters = json!({"type": "object", "properties": {
+        "numbers": {"type": "array", "items": {"type": "integer", "maximum": 9, "minimum": 0},
+            "minItems": 20, "maxItems": 24}}, "required": ["numbers"]});
+    let tools = json!({"tools": [{"type": "function",
+        "function": {"name": "add", "parameters": parameters}}],
+        "tool_choice": "required", "parallel_tool_calls": false, "max_tokens": 150});
+    let counting = json!({"max_tokens": 100});
+    let bodies = [
+        asks(STARTER_MODEL, "Count from 1 to 40, with a comma after each number.", &counting),
+        asks(STARTER_MODEL, "Give me tags, as JSON.", &format),
+        asks(STARTER_MODEL, "Add the numbers 1, 2, 3, 4, 5, 6, 7, 8, 9.", &tools),
+    ];
+    let events = AtomicUsize::new(0);
+    let alone: Vec<Value> = bodies
+        .iter()
+        .map(|body| told(&read_all(&queen, std::slice::from_ref(body), &events)[0]))
+        .collect();
+    let mut dice = Dice::new();
+    for (body, expected) in bodies.iter().zip(&alone) {
+        wait_until("two workers are ready", LIMIT, || two.ready() == 2);
+        events.store(0, Ordering::Relaxed);
+        let at = 5 + dice.below(20);
+        let events_seen = std::thread::scope(|scope| {
+            let body = std::slice::from_ref(body);
+            let reader = scope.spawn(|| read_all(&queen, body, &events).remove(0));
+            wait_until("so many events came", LIMIT, || {
+                events.load(Ordering::Relaxed) >= at || reader.is_finished()
+            });
+            busy_worker(&two).into_iter().for_each(|worker| worker.signal(Signal::KILL));
+            reader.join().expect("a stream")
+        });
+        let seen = told(&events_seen);
+        assert_eq!((&seen["ends"], &seen["roles"]), (&expected["ends"], &expected["roles"]));
+        if body == &bodies[0] {
+            assert_eq!(&seen, expected);
+        } else {
+            let whole = if body == &bodies[1] { &seen["texts"][0] } else { &seen["calls"] };
+            let json = whole.as_str().expect("a text").trim_start_matches("add");
+            let value: Value = serde_json::from_str(json).unwrap_or_else(|e| panic!("{e}: {seen}"));
+            let list = if body == &bodies[1] { &value["tags"] } else { &value["numbers"] };
+            assert!(list.as_array().is_some_and(|list| list.len() >= 12), "{seen}");
+        }
+        for hive in [two.cluster.hive(), two.attic.hive()] {
+            let reply = hive.post("/api/v1/workers", &json!({"model": STARTER_MODEL}));
+            assert!(reply.status < 300, "{}", reply.body);
+        }
+    }
+    let metrics = queen.get("/metrics").body;
+    assert!(metric(&metrics, "rbee_queen_continuations_total{outcome=\"continued\"}") > 0);
+}
+
+/// The process of a worker that has a request, as the queen counts it.
+fn busy_worker(two: &Two) -> Option<Process> {
+    let workers = two.cluster.workers();
+    let busy = workers.iter().find(|worker| worker["slots_available"] != worker["slots_total"])?;
+    let pid = busy["pid"].as_u64()?;
+    two.worker_processes().into_iter().find(|process| u64::from(process.pid) == pid)
+}
+
+#[test]
+fn streams_outlive_their_hive() {
+    let cluster = Cluster::echo();
+    cluster.import_tiny("tiny");
+    drop(cluster.rbee(&["infer", "-m", "tiny", "-p", "x"]).ok());
+    let queen = cluster.queen();
+    let body =
+        |n: usize| asks("tiny", &format!("[[tokens=120 delay_ms=20]] n{n} m{n}"), &json!({}));
+    let bodies: Vec<Value> = (0..16).map(body).collect();
+    let events = AtomicUsize::new(0);
+    let hive = cluster.process("rbee-hive");
+    let disturbed = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| read_all(&queen, &bodies, &events));
+        wait_until("all streams run", LIMIT, || events.load(Ordering::Relaxed) > 16 * 10);
+        hive.signal(Signal::KILL);
+        reader.join().expect("the streams")
+    });
+    for (n, events) in disturbed.iter().enumerate() {
+        let told = told(events);
+        let words: Vec<&str> =
+            told["texts"][0].as_str().expect("a text").split_whitespace().collect();
+        let expected: Vec<String> =
+            (0..120).map(|word| format!("{}{n}", if word % 2 == 0 { 'n' } else { 'm' })).collect();
+        assert_eq!(words, expected, "stream {n}");
+        assert_eq!(told["usage"], json!([120]));
+    }
+    assert_ne!(cluster.process("rbee-hive").pid, hive.pid, "another hive runs");
+}

@@ -1,0 +1,116 @@
+//! Who breaks things in the soak: kills and stops programs at random, and starts the queen
+//! again, as a service manager does. Keeps count of its deeds.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use e2e::{Process, wait_until};
+use rustix::process::Signal;
+
+use crate::figures::Holds;
+use crate::site::{Daemon, LIMIT, Site};
+
+/// Whom it may kill; it stops and wakes everybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    Everybody,
+    Workers,
+}
+
+pub(crate) struct Nemesis<'a> {
+    pub(crate) site: &'a Site,
+    pub(crate) random: fastrand::Rng,
+    pub(crate) deeds: BTreeMap<String, u32>,
+    queen: Daemon,
+}
+
+impl<'a> Nemesis<'a> {
+    /// Starts a cluster to break.
+    pub(crate) fn new(site: &'a Site, seed: u64) -> Self {
+        let queen = site.queen();
+        let random = fastrand::Rng::with_seed(seed);
+        Self { site, random, deeds: BTreeMap::new(), queen }
+    }
+
+    /// Does one thing and rests a while. `queens` is odd while there is none, and never
+    /// the same before and after one was killed.
+    pub(crate) fn act(&mut self, reach: Reach, queens: &AtomicU64) {
+        match self.random.u8(0..12) {
+            0..4 => self.kill_one_of("llm-worker-rbee"),
+            4 | 5 => self.stop_for_a_while("llm-worker-rbee"),
+            6 => self.stop_for_a_while("rbee-hive"),
+            7 => self.stop_for_a_while("queen-rbee"),
+            8 if reach == Reach::Everybody => self.kill_one_of("rbee-hive"),
+            9 if reach == Reach::Everybody => {
+                self.note("killed queen-rbee");
+                queens.fetch_add(1, Ordering::SeqCst);
+                self.queen.kill();
+                self.queen = self.site.queen();
+                queens.fetch_add(1, Ordering::SeqCst);
+            }
+            _ => {}
+        }
+        pass(Duration::from_millis(self.random.u64(50..1500)));
+    }
+
+    fn choose(&mut self, program: &str) -> Option<Process> {
+        let living = self.site.living(program);
+        let at = self.random.usize(0..living.len().max(1));
+        living.get(at).cloned()
+    }
+
+    fn kill_one_of(&mut self, program: &str) {
+        if let Some(process) = self.choose(program) {
+            process.signal(Signal::KILL);
+            self.note(&format!("killed {program}"));
+        }
+    }
+
+    fn stop_for_a_while(&mut self, program: &str) {
+        if let Some(process) = self.choose(program) {
+            process.signal(Signal::STOP);
+            pass(Duration::from_millis(self.random.u64(50..1200)));
+            // It may have been killed meanwhile; its number is hardly another's within a second.
+            let is_still_it = self.site.living(program).iter().any(|p| p.pid == process.pid);
+            if is_still_it {
+                process.signal(Signal::CONT);
+            }
+            self.note(&format!("stopped {program}"));
+        }
+    }
+
+    fn note(&mut self, deed: &str) {
+        *self.deeds.entry(deed.to_owned()).or_default() += 1;
+    }
+
+    /// Returns the daemons and what they hold.
+    pub(crate) fn daemons(&self) -> Vec<(u32, Holds)> {
+        let hive = self.site.living("rbee-hive").first().expect("a hive").pid;
+        [self.queen.pid(), hive].map(|pid| (pid, Holds::of(pid).expect("a daemon"))).to_vec()
+    }
+
+    pub(crate) fn name_of(&self, pid: u32) -> &'static str {
+        if pid == self.queen.pid() { "queen-rbee" } else { "rbee-hive" }
+    }
+
+    /// Looks through all logs.
+    pub(crate) fn assert_no_panic(&self) {
+        let home = self.site.cluster.home();
+        let folders = [home.join("logs"), home.parent().expect("a parent").to_owned()];
+        let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten();
+        let logs = entries.flatten().map(|entry| entry.path());
+        for log in logs.filter(|path| path.extension().is_some_and(|e| e == "log")) {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            let panic = text.lines().find(|line| line.contains("panicked at"));
+            assert_eq!(panic, None, "{}", log.display());
+        }
+    }
+}
+
+/// Lets time go by.
+pub(crate) fn pass(time: Duration) {
+    let start = SystemTime::now();
+    wait_until("time goes by", time * 2 + LIMIT, || start.elapsed().is_ok_and(|t| t >= time));
+}
