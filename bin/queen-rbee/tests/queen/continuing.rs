@@ -277,15 +277,17 @@ async fn a_client_neither_asks_for_marks_nor_gets_them() {
 }
 
 #[tokio::test]
-async fn retries_add_no_more_to_the_load_than_the_budget_has() {
-    let pair = Pair::ready(&["w-1", "w-2", "w-3"]).await;
+async fn retries_add_a_fifth_to_the_load_at_most() {
+    // So many that one is left while those that failed get nothing for a moment.
+    let workers: Vec<String> = (0..60).map(|number| format!("w-{number}")).collect();
+    let pair = Pair::ready(&workers.iter().map(String::as_str).collect::<Vec<_>>()).await;
     pair.hive.script([Reply::Error(ErrorCode::WorkerFailed)]);
-    for _ in 0..30 {
+    for _ in 0..200 {
         let (status, error) = error_of(pair.queen.chat(ALIAS, false).send().await.unwrap()).await;
         assert_eq!((status, &error["code"]), (502, &json!("worker_failed")));
     }
     let sent = pair.hive.forwarded_count();
-    assert!((35..=50).contains(&sent), "30 requests were sent {sent} times");
+    assert!((210..=240).contains(&sent), "200 requests were sent {sent} times");
     // What is the client's own fault is never tried again.
     pair.hive.script([Reply::Error(ErrorCode::ValidationFailed)]);
     let (status, _) = error_of(pair.queen.chat(ALIAS, false).send().await.unwrap()).await;
