@@ -185,19 +185,22 @@ async fn a_reply_that_gets_on_goes_on_as_often_as_it_must() {
     assert_eq!(sent(&pair)[4].delivered().unwrap().choices[0].tokens, [1, 2, 3, 4]);
 }
 
-#[tokio::test]
-async fn who_waits_too_long_for_another_worker_is_told() {
-    let pair = Pair::silent("continuation_wait_seconds = 1").await;
+/// A worker whose stream breaks after one token, another one beside it, and a
+/// queen that waits so many seconds for somebody to go on.
+async fn with_a_stream_that_breaks(wait_seconds: u32, other: WorkerState) -> Pair {
+    let pair = Pair::silent(&format!("continuation_wait_seconds = {wait_seconds}")).await;
     pair.hive.set_worker("w-1", WorkerState::Ready);
-    pair.hive.set_worker("w-2", WorkerState::Starting);
+    pair.hive.set_worker("w-2", other);
     pair.report().await;
     pair.online().await;
-    pair.hive.script([whole(&[
-        head(SHA),
-        token("a"),
-        told(&[1]),
-        failed(ErrorCode::WorkerFailed),
-    ])]);
+    let begun = [head(SHA), token("a"), told(&[1]), failed(ErrorCode::WorkerFailed)];
+    pair.hive.script([whole(&begun)]);
+    pair
+}
+
+#[tokio::test]
+async fn who_waits_too_long_for_another_worker_is_told() {
+    let pair = with_a_stream_that_breaks(1, WorkerState::Starting).await;
     let started = Instant::now();
     let text = stream(&pair).await;
     assert_eq!(error_code(&text), "worker_failed");
@@ -209,17 +212,7 @@ async fn who_waits_too_long_for_another_worker_is_told() {
 
 #[tokio::test]
 async fn it_can_be_switched_off() {
-    let pair = Pair::silent("continuation_wait_seconds = 0").await;
-    pair.hive.set_worker("w-1", WorkerState::Ready);
-    pair.hive.set_worker("w-2", WorkerState::Ready);
-    pair.report().await;
-    pair.online().await;
-    pair.hive.script([whole(&[
-        head(SHA),
-        token("a"),
-        told(&[1]),
-        failed(ErrorCode::WorkerFailed),
-    ])]);
+    let pair = with_a_stream_that_breaks(0, WorkerState::Ready).await;
     let text = stream(&pair).await;
     assert_eq!(text, [token("a"), failed(ErrorCode::WorkerFailed)].concat());
     assert_eq!(pair.hive.forwarded_count(), 1);
