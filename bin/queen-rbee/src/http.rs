@@ -44,9 +44,12 @@ pub(crate) fn routes(readiness: Readiness) -> RouteTable<Arc<App>> {
 pub(crate) fn authenticator(client: &Secret, hive: &Secret) -> Authenticator {
     let client = TokenDigest::of(client.expose());
     let hive = TokenDigest::of(hive.expose());
-    Arc::new(move |digest| match (digest.matches(&client), digest.matches(&hive)) {
-        (true, _) => Some(Principal::Client),
-        (false, true) => Some(Principal::Peer),
-        (false, false) => None,
+    Arc::new(move |shown| {
+        let digest = shown.digest();
+        match (digest.matches(&client), digest.matches(&hive)) {
+            (true, _) => Some(Principal::Client),
+            (false, true) => Some(Principal::Peer),
+            (false, false) => None,
+        }
     })
 }

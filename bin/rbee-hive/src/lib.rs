@@ -219,9 +219,10 @@ fn assemble(config: Config, home: Home, url: &str, ledger: Ledger) -> Result<Arc
 /// Knows the queen by the shared token, and each live worker by its own.
 fn authenticator(token: &Secret, registry: Arc<Registry>) -> Authenticator {
     let peer = TokenDigest::of(token.expose());
-    Arc::new(move |digest| {
-        let worker = registry.caller(digest).map(Principal::Worker);
-        if peer.matches(digest) { Some(Principal::Peer) } else { worker }
+    Arc::new(move |shown| {
+        let digest = shown.digest();
+        let worker = registry.caller(&digest).map(Principal::Worker);
+        if peer.matches(&digest) { Some(Principal::Peer) } else { worker }
     })
 }
 

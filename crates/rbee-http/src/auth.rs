@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use auth_min::{BearerToken, TokenDigest};
+use auth_min::BearerToken;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -59,8 +59,9 @@ impl Access {
     }
 }
 
-/// Answers whose credential a token is.
-pub type Authenticator = Arc<dyn Fn(&TokenDigest) -> Option<Principal> + Send + Sync>;
+/// Answers whose credential a token is. Gets the token itself, since a signed
+/// one has to be read; a token of ours is compared by its digest alone.
+pub type Authenticator = Arc<dyn Fn(&BearerToken<'_>) -> Option<Principal> + Send + Sync>;
 
 /// The layer that asks for the credential, and leaves behind whose it is and
 /// its fingerprint.
@@ -72,37 +73,35 @@ pub(crate) async fn authenticate(
     if PUBLIC_PATHS.contains(&request.uri().path()) {
         return next.run(request).await;
     }
-    let digest = match presented(request.headers()) {
-        Ok(digest) => digest,
+    let token = match presented(request.headers()) {
+        Ok(token) => token,
         Err(reason) => {
             tracing::info!(reason, "credential refused");
             return unauthorized(&reason).into_response();
         }
     };
-    match authenticator(&digest) {
+    let fingerprint = token.digest().fingerprint();
+    match authenticator(&token) {
         Some(principal) => {
             request.extensions_mut().insert(principal);
-            request.extensions_mut().insert(digest.fingerprint());
+            request.extensions_mut().insert(fingerprint);
             next.run(request).await
         }
         None => {
-            tracing::info!(token = %digest.fingerprint(), "credential refused");
+            tracing::info!(token = %fingerprint, "credential refused");
             unauthorized("the token is not known here").into_response()
         }
     }
 }
 
-/// Returns the digest of the one bearer token that `headers` hold.
-fn presented(headers: &HeaderMap) -> Result<TokenDigest, String> {
+/// Returns the one bearer token that `headers` hold.
+fn presented(headers: &HeaderMap) -> Result<BearerToken<'_>, String> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let header = values.next().ok_or("no credential was sent")?;
     if values.next().is_some() {
         return Err("more than one credential was sent".to_owned());
     }
-    match BearerToken::parse(header.as_bytes()) {
-        Ok(token) => Ok(token.digest()),
-        Err(error) => Err(error.to_string()),
-    }
+    BearerToken::parse(header.as_bytes()).map_err(|error| error.to_string())
 }
 
 fn unauthorized(reason: &str) -> ApiError {

@@ -33,6 +33,6 @@ pub use metrics::{Metrics, MetricsError};
 pub use relay::{Relay, relay_events};
 pub use request::{RequestContext, new_request_id};
 pub use routes::RouteTable;
-pub use server::{Server, bind};
+pub use server::{RemoteAddress, Server, bind};
 pub use sse::{DONE_EVENT, error_event, event, event_stream_response, json_event};
 pub use telemetry::{LogError, LogFormat, check_log_filter, init_logs};

@@ -15,6 +15,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tower_http::add_extension::AddExtension;
 
 use crate::vanished::notice;
 
@@ -26,6 +27,11 @@ const HEADER_BYTES_MAX: usize = 32 * 1024;
 const CONNECTIONS_MAX: usize = 4096;
 /// Pause after a failed accept, which mostly means that descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Where a request came from: the other end of its connection, whatever its
+/// headers say. Every request that a [`Server`] takes has it as an extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RemoteAddress(pub SocketAddr);
 
 /// Binds a listener.
 ///
@@ -61,14 +67,14 @@ impl Server {
             .max_buf_size(HEADER_BYTES_MAX)
             .keep_alive(true);
         loop {
-            let (stream, permit) = tokio::select! {
+            let (stream, remote, permit) = tokio::select! {
                 () = stop.cancelled() => break,
                 accepted = accept(&self.listener, &permits) => match accepted {
                     Some(accepted) => accepted,
                     None => continue,
                 },
             };
-            let service = TowerToHyperService::new(self.router.clone());
+            let service = TowerToHyperService::new(AddExtension::new(self.router.clone(), remote));
             let connection = http.serve_connection(TokioIo::new(stream), service);
             let watched = graceful.watch(connection);
             tokio::spawn(async move {
@@ -89,10 +95,10 @@ impl Server {
 async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
-) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, RemoteAddress, OwnedSemaphorePermit)> {
     let permit = Arc::clone(permits).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => {
+        Ok((stream, address)) => {
             // Without this a stream of tokens stalls about 40 ms at each hop.
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(error = %error, "cannot set TCP_NODELAY");
@@ -100,7 +106,7 @@ async fn accept(
             if let Err(error) = notice(&stream) {
                 tracing::debug!(error = %error, "cannot watch over a connection");
             }
-            Some((stream, permit))
+            Some((stream, RemoteAddress(address), permit))
         }
         Err(error) => {
             tracing::warn!(error = %error, "cannot accept a connection");

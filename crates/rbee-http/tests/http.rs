@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use auth_min::TokenDigest;
+use auth_min::{BearerToken, TokenDigest};
 use axum::Json;
 use deadline_propagation::Deadline;
 use input_validation::RequestId;
@@ -56,7 +56,8 @@ fn metrics() -> Metrics {
 async fn start() -> (SocketAddr, CancellationToken) {
     let client = TokenDigest::of(TOKEN);
     let worker = TokenDigest::of(WORKER_TOKEN);
-    let authenticator = Arc::new(move |shown: &TokenDigest| {
+    let authenticator = Arc::new(move |shown: &BearerToken<'_>| {
+        let shown = shown.digest();
         if shown.matches(&client) {
             return Some(Principal::Client);
         }

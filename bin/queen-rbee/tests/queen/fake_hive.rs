@@ -124,7 +124,7 @@ impl FakeHive {
         });
         let digest = auth_min::TokenDigest::of(token.expose());
         let authenticator: Authenticator =
-            Arc::new(move |shown| shown.matches(&digest).then_some(Principal::Peer));
+            Arc::new(move |shown| shown.digest().matches(&digest).then_some(Principal::Peer));
         let weak = Arc::downgrade(&hive);
         let table = RouteTable::<std::sync::Weak<Self>>::new()
             .health(Readiness::new(|| Ok(())))

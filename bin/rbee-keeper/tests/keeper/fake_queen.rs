@@ -114,7 +114,7 @@ fn metrics() -> Metrics {
 
 fn authenticator(token: &Secret) -> Authenticator {
     let expected = TokenDigest::of(token.expose());
-    Arc::new(move |digest| digest.matches(&expected).then_some(Principal::Client))
+    Arc::new(move |shown| shown.digest().matches(&expected).then_some(Principal::Client))
 }
 
 fn routes() -> RouteTable<Arc<Script>> {
