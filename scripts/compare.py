@@ -172,7 +172,8 @@ def main():
     # Ends what was started before this program itself ends.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     token, layout, rows = os.urandom(24).hex(), (1, CONTEXT_TOKENS), []
-    peer = start_peer(options, "llama-server", layout, "--no-cache-prompt")
+    # As a worker computes on a processor: without flash attention, in pieces of 256 tokens.
+    peer = start_peer(options, "llama-server", layout, "--no-cache-prompt", "--flash-attn", "off", "-ub", "256")
     servers = [peer]
     try:
         wait_ready(peer)

@@ -3,7 +3,7 @@
 mod room;
 
 use input_validation::WorkerId;
-use model_catalog::{CacheType, GgufHeader, MemoryParams, Purpose, estimate_memory};
+use model_catalog::{CacheType, GgufHeader, MemoryParams, Purpose, Scores, estimate_memory};
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use serde_json::json;
 
@@ -53,6 +53,8 @@ pub(crate) struct CacheRules {
     pub(crate) type_v: CacheType,
     /// Whether all slots share one memory.
     pub(crate) unified: bool,
+    /// Whether the scores of attention are kept.
+    pub(crate) scores: Scores,
     /// Mebibytes wanted for conversations that have no slot.
     pub(crate) store_mib: u64,
 }
@@ -200,6 +202,10 @@ fn memory_bytes(header: &GgufHeader, slots: u32, context_tokens: u32, cache: Cac
         cache_type_k: cache.type_k,
         cache_type_v: cache.type_v,
         cache_unified: cache.unified,
+        scores: match header.purpose {
+            Purpose::Generate => cache.scores,
+            Purpose::Embed | Purpose::Rerank => Scores::No,
+        },
     };
     estimate_memory(header, params).total_bytes
 }

@@ -173,6 +173,7 @@ fn assemble(config: Config, home: Home, url: &str, ledger: Ledger) -> Result<Arc
             type_k: config.worker.cache_type_k,
             type_v: config.worker.cache_type_v,
             unified: config.worker.kv_layout == Some(KvLayout::Unified),
+            scores: config.worker.scores(),
             store_mib: config.worker.cache_ram_mib,
         },
         load_timeout: config.load_timeout(),

@@ -8,6 +8,13 @@ const CACHE_CELLS_STEP: u64 = 256;
 /// Bytes of one number while computing: f32.
 const COMPUTE_NUMBER_BYTES: u64 = 4;
 
+/// Tokens whose scores are kept at once, where they are.
+const SCORED_TOKENS: u64 = 256;
+
+/// Scores that a worker keeps at most: the larger of this and of an eighth of weights and cache. With more it goes
+/// back to flash attention.
+const SCORES_BYTES_MAX: u64 = 128 << 20;
+
 /// Says how a worker is to be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryParams {
@@ -25,6 +32,19 @@ pub struct MemoryParams {
     pub cache_type_v: CacheType,
     /// Whether all slots share one memory, so that a step looks at all of it.
     pub cache_unified: bool,
+    /// Whether the scores of attention are kept.
+    pub scores: Scores,
+}
+
+/// Says whether a worker keeps the scores of attention, as it does without flash attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scores {
+    /// Never.
+    No,
+    /// While they are small beside the model.
+    WhereSmall,
+    /// Always.
+    Yes,
 }
 
 /// Holds the parts of an estimate, in bytes.
@@ -47,8 +67,8 @@ pub struct MemoryEstimate {
 ///   types, with the cells of a slot rounded up to 256 (`llama_kv_cache` in llama.cpp). Exact for plain attention; an upper bound for sliding windows,
 ///   shared layers and compressed caches, which store less.
 /// - Compute: step × (2 × feed-forward width + 6 × embedding width) × 4 bytes for the widest layer, two copies of the
-///   logits, and the f16 attention mask of step × cells that a token can see. A heuristic after llama.cpp's graph reservation with flash
-///   attention.
+///   logits, the f16 attention mask of step × cells that a token can see, and the scores of 256 tokens × heads × these
+///   cells × 4 bytes where they may be kept. A heuristic after llama.cpp's graph reservation.
 #[must_use]
 pub fn estimate_memory(header: &GgufHeader, params: MemoryParams) -> MemoryEstimate {
     let cells_per_slot = u64::from(params.context_per_slot).next_multiple_of(CACHE_CELLS_STEP);
@@ -68,11 +88,28 @@ pub fn estimate_memory(header: &GgufHeader, params: MemoryParams) -> MemoryEstim
         outputs.saturating_mul(header.vocabulary_size).saturating_mul(2 * COMPUTE_NUMBER_BYTES);
     let cells_seen = if params.cache_unified { cells } else { cells_per_slot };
     let mask_bytes = step.saturating_mul(cells_seen).saturating_mul(2);
-    let compute_bytes = layer_bytes.saturating_add(logits_bytes).saturating_add(mask_bytes);
-
     let weights_bytes = header.weights_bytes;
+    let model_bytes = weights_bytes.saturating_add(kv_bytes);
+    let scores_bytes = scores_bytes(params.scores, header.head_count, cells_seen, model_bytes);
+    let compute_bytes = layer_bytes
+        .saturating_add(logits_bytes)
+        .saturating_add(mask_bytes)
+        .saturating_add(scores_bytes);
+
     let total_bytes = weights_bytes.saturating_add(kv_bytes).saturating_add(compute_bytes);
     MemoryEstimate { weights_bytes, kv_bytes, compute_bytes, total_bytes }
+}
+
+/// Returns what the scores take, or 0 where a worker would not keep them.
+fn scores_bytes(kept: Scores, heads: u32, cells_seen: u64, model_bytes: u64) -> u64 {
+    let scores = u64::from(heads).saturating_mul(cells_seen).saturating_mul(SCORED_TOKENS);
+    let bytes = scores.saturating_mul(COMPUTE_NUMBER_BYTES);
+    let are_small = bytes <= SCORES_BYTES_MAX.max(model_bytes / 8);
+    match kept {
+        Scores::Yes => bytes,
+        Scores::WhereSmall if are_small => bytes,
+        Scores::No | Scores::WhereSmall => 0,
+    }
 }
 
 #[cfg(test)]
@@ -113,7 +150,21 @@ mod tests {
         cache_type_k: CacheType::F16,
         cache_type_v: CacheType::F16,
         cache_unified: false,
+        scores: Scores::No,
     };
+
+    #[test]
+    fn scores_count_where_they_may_be_kept() {
+        let compute = |context_per_slot, scores| {
+            let params = MemoryParams { context_per_slot, scores, ..PARAMS };
+            estimate_memory(&llama_3_8b(), params).compute_bytes
+        };
+        let of = |tokens: u64| 256 * 32 * tokens * 4;
+        let (small, large) = (8192, 65_536);
+        assert_eq!(compute(small, Scores::WhereSmall) - compute(small, Scores::No), of(8192));
+        assert_eq!(compute(large, Scores::WhereSmall), compute(large, Scores::No));
+        assert_eq!(compute(large, Scores::Yes) - compute(large, Scores::No), of(65_536));
+    }
 
     #[test]
     fn the_cache_of_known_models_is_exact() {

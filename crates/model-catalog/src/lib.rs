@@ -18,7 +18,7 @@ mod transfer;
 pub use cache_type::CacheType;
 pub use catalog::{Catalog, OpenedCatalog};
 pub use error::{CatalogError, StoreError};
-pub use estimate::{MemoryEstimate, MemoryParams, estimate_memory};
+pub use estimate::{MemoryEstimate, MemoryParams, Scores, estimate_memory};
 pub use gguf::{GgufError, GgufHeader, Purpose};
 pub use import::ImportRequest;
 pub use model::Model;

@@ -90,6 +90,7 @@ impl Loader for EchoLoader {
             layout: Layout::Split,
             can_cut: true,
             store_bytes_max: self.store_bytes_max,
+            tile_tokens: 1,
         };
         let speculation = Speculation::Off;
         let subject = Subject { file: None, form: "tokens".to_owned() };

@@ -2,6 +2,7 @@
 //! every slot is a sequence with memory of its own. Decides nothing about who
 //! is computed when, and chooses tokens only through the sampler.
 
+mod attention;
 mod calls;
 mod estimate;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use attention::{Attention, tile_tokens};
 use rbee_llama::backend::{BUILD, system_info};
 use rbee_llama::chat::ChatTemplate;
 use rbee_llama::context::{AbortHandle, Context, ContextError};
@@ -96,6 +98,7 @@ impl LlamaLoader {
             layout: shape.layout,
             can_cut,
             store_bytes_max: self.store_bytes_max,
+            tile_tokens: tile_tokens(shape.params.flash_attention, shape.layout),
         };
         let loaded = Loaded {
             slots: shape.slots,
@@ -134,17 +137,18 @@ fn context_params(
     threads: u32,
     layout: Layout,
     placement: &Placement,
+    attention: Attention,
 ) -> ContextParams {
     ContextParams {
         n_ctx: sizes.slots.saturating_mul(sizes.context_tokens),
         n_batch: STEP_TOKENS,
-        n_ubatch: STEP_TOKENS,
+        n_ubatch: attention.piece_tokens,
         n_seq_max: sizes.slots,
         n_outputs_max: sizes.slots + DRAFT_MAX,
         n_threads: threads,
         n_threads_batch: threads,
         kv_unified: layout == Layout::Unified,
-        flash_attention: placement.flash_attention,
+        flash_attention: attention.flash,
         type_k: placement.type_k,
         type_v: placement.type_v,
         swa_full: false,

@@ -41,11 +41,11 @@ pub(crate) struct MemoryLimits {
     pub(crate) can_cut: bool,
     /// Most bytes of states outside the context.
     pub(crate) store_bytes_max: u64,
+    /// Tokens of one prompt that are computed much faster together; 1 where
+    /// no number of them is.
+    pub(crate) tile_tokens: u32,
 }
 
-/// Tokens of one prompt from which on llama.cpp computes their attention in
-/// tiles on a processor: many times faster than one by one.
-pub(crate) const TILE: u32 = 64;
 /// Tokens of depth at which the attention of one token, outside a tile, takes
 /// about as long as all the rest of it.
 const TILE_DEPTH: usize = 256;
@@ -166,11 +166,10 @@ impl Memory {
     /// for a tile, if computing a whole tile is faster.
     fn leave_a_tile(&self, source: Source, prompt_len: usize) -> Source {
         let shorter = |len: usize| {
-            let tile = TILE as usize;
+            let tile = self.limits.tile_tokens as usize;
             let missing = tile.saturating_sub(prompt_len - len);
             let slow = (prompt_len - len) * len > missing * TILE_DEPTH;
-            let can = self.limits.can_cut && self.limits.layout == Layout::Split;
-            if can && slow { len.saturating_sub(missing) } else { len }
+            if self.limits.can_cut && slow { len.saturating_sub(missing) } else { len }
         };
         match source {
             Source::Nothing | Source::Later => source,

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::memory::TILE;
 use crate::scheduler::Budget;
 
 /// What a step beside running streams may take: a pause that a reader hardly sees.
@@ -20,8 +19,11 @@ const STEP_TARGET_WAITERS_MAX: f64 = 8.0;
 const STEP_TARGET_DECODES: f64 = 2.0;
 /// Fewest prompt tokens beside streams.
 const PROMPT_TOKENS_MIN: u32 = 8;
-/// So many times longer a step may take for prompts to be computed in tiles.
-const STEP_TARGET_TILE: f64 = 3.0;
+/// Tokens of prompts that are worth a pass over the weights of their own; and
+/// a tile, where attention has those.
+const PIECE_TOKENS: u32 = 64;
+/// So many times longer a step may take for such a piece.
+const STEP_TARGET_PIECE: f64 = 3.0;
 /// Fewest prompt tokens in a step that says what one takes.
 const PROMPT_TOKENS_TELLING: u32 = 8;
 /// A measurement counts at most as so many times the average: a machine that
@@ -83,11 +85,11 @@ impl Pace {
             reason = "clamped to the range of u16"
         )]
         let tokens = tokens as u32;
-        let tile_takes = f64::from(TILE) * self.prompt_token;
-        let tokens = if tokens >= TILE {
-            tokens - tokens % TILE
-        } else if decoding + tile_takes <= target * STEP_TARGET_TILE {
-            TILE
+        let piece_takes = f64::from(PIECE_TOKENS) * self.prompt_token;
+        let tokens = if tokens >= PIECE_TOKENS {
+            tokens - tokens % PIECE_TOKENS
+        } else if decoding + piece_takes <= target * STEP_TARGET_PIECE {
+            PIECE_TOKENS
         } else {
             tokens
         };
@@ -170,7 +172,7 @@ mod tests {
         (0..50).for_each(|_| pace.observe(4, 100, ms(20 + 20_000)));
         assert_eq!(beside(&pace, 4, 1), PROMPT_TOKENS_MIN);
         (0..50).for_each(|_| pace.observe(4, PROMPT_TOKENS_MIN, ms(20 + 32)));
-        assert_eq!(beside(&pace, 4, 1), TILE, "what was slow once is slow for ever");
+        assert_eq!(beside(&pace, 4, 1), PIECE_TOKENS, "what was slow once is slow for ever");
         (0..50).for_each(|_| pace.observe(4, 512, ms(20 + 26)));
         let fast = beside(&pace, 4, 1);
         assert!(fast > 1000, "{fast}");

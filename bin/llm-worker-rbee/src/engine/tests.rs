@@ -93,8 +93,13 @@ impl Loader for Doomed {
             interrupt: Some(Arc::clone(&self.interrupt) as Arc<dyn Interrupt>),
             load_time: Duration::ZERO,
         };
-        let memory =
-            MemoryLimits { slots: 2, layout: Layout::Unified, can_cut: true, store_bytes_max: 0 };
+        let memory = MemoryLimits {
+            slots: 2,
+            layout: Layout::Unified,
+            can_cut: true,
+            store_bytes_max: 0,
+            tile_tokens: 1,
+        };
         let speculation = Speculation::Off;
         let generator = Generator { backend: self, memory, disk: None, speculation };
         Ok((Core::Generator(generator), loaded))

@@ -47,8 +47,13 @@ fn facts(header: &GgufHeader) -> Facts<'_> {
     }
 }
 
-const CACHE: CacheRules =
-    CacheRules { type_k: CacheType::F16, type_v: CacheType::F16, unified: false, store_mib: 512 };
+const CACHE: CacheRules = CacheRules {
+    type_k: CacheType::F16,
+    type_v: CacheType::F16,
+    unified: false,
+    scores: Scores::No,
+    store_mib: 512,
+};
 
 fn started(admission: Admission) -> WorkerSize {
     match admission {

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use model_catalog::CacheType;
+use model_catalog::{CacheType, Scores};
 use rbee_api::worker::Backend;
 use rbee_home::ConfigError;
 use serde::{Deserialize, Deserializer};
@@ -215,6 +215,15 @@ impl WorkerConfig {
             None => WorkerMemoryLimit::Estimated,
             Some(0) => WorkerMemoryLimit::None,
             Some(mib) => WorkerMemoryLimit::Bytes(mib << 20),
+        }
+    }
+
+    /// Says whether workers of these settings keep the scores of attention.
+    pub(crate) fn scores(&self) -> Scores {
+        match self.flash_attention {
+            FlashAttention::Off => Scores::Yes,
+            FlashAttention::Auto if !self.cache_type_v.is_quantised() => Scores::WhereSmall,
+            FlashAttention::Auto | FlashAttention::On => Scores::No,
         }
     }
 

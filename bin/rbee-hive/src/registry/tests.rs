@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model_catalog::{CacheType, GgufHeader, Purpose};
+use model_catalog::{CacheType, GgufHeader, Purpose, Scores};
 use rbee_api::error::ErrorDetail;
 use rbee_api::worker_exit::{ExitCause, WorkerExit};
 use secrets_management::Secret;
@@ -66,6 +66,7 @@ pub(crate) fn wanted<'a>(name: &str, model: &'a Model) -> Wanted<'a> {
             type_k: CacheType::F16,
             type_v: CacheType::F16,
             unified: false,
+            scores: Scores::No,
             store_mib: 0,
         },
     }

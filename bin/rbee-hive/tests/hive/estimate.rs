@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use model_catalog::{CacheType, GgufHeader, MemoryParams, estimate_memory};
+use model_catalog::{CacheType, GgufHeader, MemoryParams, Scores, estimate_memory};
 use serde_json::Value;
 
 use crate::program::worker_program;
@@ -68,6 +68,7 @@ fn hive_and_worker_estimate_the_same() {
                 cache_type_k: kind,
                 cache_type_v: kind,
                 cache_unified: unified,
+                scores: if kind.is_quantised() { Scores::No } else { Scores::WhereSmall },
             },
         );
         let case = format!("{own:?} {device}");

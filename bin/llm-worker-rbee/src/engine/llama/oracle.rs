@@ -14,12 +14,14 @@ use deadline_propagation::Deadline;
 use rbee_api::openai::Sampling;
 use rbee_llama::batch::{Batch, Logits};
 use rbee_llama::context::Context;
+use rbee_llama::context_params::{ContextParams, FlashAttention};
 use rbee_llama::model::Model;
 use rbee_llama::model_params::ModelParams;
 use rbee_llama::vocab::Token;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::attention::Attention;
 use super::{LlamaLoader, STEP_TOKENS, Sizes, context_params};
 use crate::config::placement::Placement;
 use crate::engine::backend::{
@@ -88,10 +90,16 @@ fn model() -> Arc<Model> {
 /// The tokens of a reply; beside each, how much better it was than the second best.
 type Reply = Vec<(u32, f32)>;
 
+/// Context as a worker on a processor has it.
+fn alone(sizes: Sizes) -> ContextParams {
+    let attention = Attention { flash: FlashAttention::Off, piece_tokens: 256 };
+    context_params(sizes, compute_threads(), Layout::Split, &Placement::default(), attention)
+}
+
 /// What the plain loop answers.
 fn plain_loop(prompt: &[u32], reply_tokens: u32) -> Reply {
     let sizes = Sizes { slots: 1, ..SIZES };
-    let params = context_params(sizes, compute_threads(), Layout::Split, &Placement::default());
+    let params = alone(sizes);
     let mut context = Context::new(model(), &params).unwrap();
     let mut batch = Batch::with_capacity(STEP_TOKENS as usize);
     let mut reply = Reply::new();
@@ -130,12 +138,7 @@ fn compute(context: &mut Context, batch: &mut Batch, tokens: &[u32], mut positio
 /// reply must be as good as the best one there, or nearly: llama.cpp's own
 /// logits change with the sizes of its batches.
 fn assert_plausible(question: &str, turns: &[&[u32]], reply: &[u32]) {
-    let params = context_params(
-        Sizes { slots: 1, ..SIZES },
-        compute_threads(),
-        Layout::Split,
-        &Placement::default(),
-    );
+    let params = alone(Sizes { slots: 1, ..SIZES });
     let mut context = Context::new(model(), &params).unwrap();
     let mut batch = Batch::with_capacity(STEP_TOKENS as usize);
     let mut position = 0;

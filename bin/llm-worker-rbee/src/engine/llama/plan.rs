@@ -8,6 +8,7 @@ use rbee_llama::memory_use::{DeviceUse, MeasuredModel};
 use rbee_llama::model::Model;
 use rbee_llama::model_params::ModelParams;
 
+use super::attention::{Attention, Facts};
 use super::sizing::{self, Sizes, free_memory_bytes};
 use super::{LlamaLoader, context_params};
 use crate::config::placement::{GpuLayers, Placement};
@@ -192,11 +193,33 @@ impl LlamaLoader {
         let suits = if on_gpus { Layout::Unified } else { Layout::Split };
         let layout = self.layout.unwrap_or(suits);
         let Sizes { slots, context_tokens } = sizes;
-        let params = context_params(sizes, threads, layout, &self.placement);
+        let attention = self.attention(model, spread, sizes, layout);
+        let params = context_params(sizes, threads, layout, &self.placement, attention);
         if spread.layers_on_gpus(model) > 0 {
             gpus_take_pieces(&spread.gpus, model, &params)?;
         }
         Ok(Shape { slots, context_tokens, layout, pooling: None, params })
+    }
+
+    fn attention(&self, model: &Model, spread: &Spread, sizes: Sizes, layout: Layout) -> Attention {
+        let types = (self.placement.type_k, self.placement.type_v);
+        let cells = u64::from(sizes.context_tokens);
+        let slots = u64::from(sizes.slots);
+        let kv_bytes = sizing::kv_bytes_per_token(model, types).unwrap_or(0);
+        Attention::choose(Facts {
+            wish: self.placement.flash_attention,
+            on_processor: spread.layers_on_gpus(model) == 0,
+            type_v: self.placement.type_v,
+            cells_seen: match layout {
+                Layout::Split => cells,
+                Layout::Unified => cells.saturating_mul(slots),
+            },
+            heads: sizing::heads(model),
+            model_bytes: kv_bytes
+                .saturating_mul(cells)
+                .saturating_mul(slots)
+                .saturating_add(model.size_bytes()),
+        })
     }
 }
 

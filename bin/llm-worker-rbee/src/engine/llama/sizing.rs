@@ -75,10 +75,8 @@ impl Sizes {
 /// Keys and values of one token in one layer, counted as numbers, from the
 /// header's figures; `None` where they are missing.
 pub(super) fn kv_numbers(model: &Model) -> Option<(u64, u64)> {
-    let architecture = model.meta("general.architecture")?;
-    let number =
-        |key: &str| -> Option<u64> { model.meta(&format!("{architecture}.{key}"))?.parse().ok() };
-    let heads = number("attention.head_count")?;
+    let number = |key: &str| number(model, key);
+    let heads = heads(model)?;
     let kv_heads = number("attention.head_count_kv").unwrap_or(heads);
     let head_width = number("embedding_length")?.checked_div(heads)?;
     let key_width = number("attention.key_length").unwrap_or(head_width);
@@ -86,8 +84,18 @@ pub(super) fn kv_numbers(model: &Model) -> Option<(u64, u64)> {
     Some((kv_heads.checked_mul(key_width)?, kv_heads.checked_mul(value_width)?))
 }
 
+/// Heads of attention in a layer; `None` where the header has no one number.
+pub(super) fn heads(model: &Model) -> Option<u64> {
+    number(model, "attention.head_count")
+}
+
+fn number(model: &Model, key: &str) -> Option<u64> {
+    let architecture = model.meta("general.architecture")?;
+    model.meta(&format!("{architecture}.{key}"))?.parse().ok()
+}
+
 /// Bytes of keys and values of one token in all layers.
-fn kv_bytes_per_token(model: &Model, (type_k, type_v): (KvType, KvType)) -> Option<u64> {
+pub(super) fn kv_bytes_per_token(model: &Model, (type_k, type_v): (KvType, KvType)) -> Option<u64> {
     let (keys, values) = kv_numbers(model)?;
     let bytes_of_32 = keys
         .saturating_mul(type_k.bytes_of_32())

@@ -12,7 +12,8 @@ fn scope(number: u8) -> Scope {
 }
 
 fn limits(layout: Layout, store_bytes_max: u64) -> MemoryLimits {
-    MemoryLimits { slots: 4, layout, can_cut: true, store_bytes_max }
+    let tile_tokens = if layout == Layout::Split { 64 } else { 1 };
+    MemoryLimits { slots: 4, layout, can_cut: true, store_bytes_max, tile_tokens }
 }
 
 /// Tokens from `from`, `len` of them.
@@ -208,12 +209,14 @@ fn so_much_is_copied_that_it_pays() {
         let prompt: Vec<u32> = (0..shared).chain(500..600).collect();
         assert_eq!(memory.source(1, scope(0), &prompt), source, "{shared}");
     }
-    // A unified memory has no tiles to fill.
-    let mut memory = Memory::new(limits(Layout::Unified, 0));
-    run(&mut memory, scope(0), &tokens(0, 1000));
-    let prompt: Vec<u32> = (0..1000).chain(5000..5030).collect();
-    let source = memory.source(1, scope(0), &prompt);
-    assert_eq!(source, Source::Slot { from: 0, len: 1000 });
+    // Where there are tiles, so much is left to compute as fills one.
+    for (tile_tokens, len) in [(1, 1000), (64, 966)] {
+        let mut memory = Memory::new(MemoryLimits { tile_tokens, ..limits(Layout::Split, 0) });
+        run(&mut memory, scope(0), &tokens(0, 1000));
+        let prompt: Vec<u32> = (0..1000).chain(5000..5030).collect();
+        let source = memory.source(1, scope(0), &prompt);
+        assert_eq!(source, Source::Slot { from: 0, len });
+    }
 }
 
 #[test]

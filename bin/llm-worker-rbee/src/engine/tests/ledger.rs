@@ -64,7 +64,8 @@ pub(super) struct Terms {
 
 impl Terms {
     pub(super) fn of(layout: Layout, slots: u32) -> Self {
-        let limits = MemoryLimits { slots, layout, can_cut: true, store_bytes_max: 0 };
+        let limits =
+            MemoryLimits { slots, layout, can_cut: true, store_bytes_max: 0, tile_tokens: 64 };
         Self { limits, speculation: Speculation::Off, cells: usize::MAX, faults: None }
     }
 }
