@@ -13,12 +13,16 @@ mod cluster;
 mod gguf;
 mod http;
 mod machines;
+mod pair;
 mod process;
+mod told;
 mod wait;
 
 pub use cluster::{Cluster, Finished, STARTER_MODEL, bin, starter_model_file};
 pub use gguf::{TinyKind, tiny_gguf};
 pub use http::{Http, Reply, Sse};
 pub use machines::{Machine, free_address};
+pub use pair::Pair;
 pub use process::{Process, processes_of};
+pub use told::told;
 pub use wait::{holds_within, wait_for, wait_until};

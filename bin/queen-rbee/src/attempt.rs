@@ -11,12 +11,13 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use rbee_api::continuation::Delivered;
-use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_api::error::{ErrorCode, ErrorDetail, TAKEN};
 use rbee_http::{CallError, collect};
 use tokio::time::timeout_at;
 
 use crate::app::App;
 use crate::dispatch::Call;
+use crate::placement::Part;
 use crate::turns::Turn;
 
 /// What clients are told when a machine breaks off. The end of a worker is told
@@ -29,6 +30,43 @@ pub(crate) struct Failure {
     pub(crate) detail: ErrorDetail,
     /// The worker did not fail; nobody answered at its machine's address.
     pub(crate) machine_is_gone: bool,
+    pub(crate) reached: Reached,
+}
+
+/// How far the worker had come, as far as was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reached {
+    /// Nothing had come from it.
+    Nothing,
+    /// Nothing had come of the rest of a reply that began elsewhere: it may have been on
+    /// the way to where that broke off.
+    NothingNew,
+    /// It had begun to answer, which it does not before it computes.
+    Computing,
+}
+
+impl Failure {
+    /// What a request had to do with it that was sent by `turn`. A worker is given
+    /// a little more than its slots take, which waits there.
+    pub(crate) fn part(&self, turn: &Turn) -> Part {
+        let figures = self.detail.details.as_ref();
+        let was_taken = figures.and_then(|figures| figures.get(TAKEN)) != Some(&false.into());
+        if self.detail.code != ErrorCode::WorkerFailed {
+            return Part::Unknown;
+        }
+        let suspect = Part::Suspect { computed_for: turn.since.elapsed() };
+        match self.reached {
+            Reached::Computing => suspect,
+            Reached::Nothing if was_taken && turn.had_slot => suspect,
+            Reached::NothingNew if was_taken => Part::Unknown,
+            Reached::Nothing | Reached::NothingNew => Part::Bystander,
+        }
+    }
+
+    /// The same of a reply that was to go on.
+    pub(crate) fn before_the_rest(self) -> Self {
+        Self { reached: Reached::NothingNew, ..self }
+    }
 }
 
 /// The events of a stream, as they come from a worker.
@@ -86,17 +124,17 @@ fn body_after(call: &Call, delivered: Option<&Delivered>) -> Bytes {
 pub(crate) fn machine_is_gone() -> Failure {
     let message = "the machine that has the model does not answer";
     let detail = ErrorDetail::new(ErrorCode::HiveUnreachable, message);
-    Failure { detail, machine_is_gone: true }
+    Failure { detail, machine_is_gone: true, reached: Reached::Nothing }
 }
 
 fn broke_off(error: CallError) -> Failure {
     let detail = error.into_detail(ErrorCode::HiveUnreachable, BROKE_OFF);
-    Failure { detail, machine_is_gone: false }
+    Failure { detail, machine_is_gone: false, reached: Reached::Nothing }
 }
 
 pub(crate) fn nothing_came() -> Failure {
     let detail = ErrorDetail::new(ErrorCode::HiveUnreachable, BROKE_OFF);
-    Failure { detail, machine_is_gone: false }
+    Failure { detail, machine_is_gone: false, reached: Reached::Nothing }
 }
 
 fn json_response(body: Bytes) -> Response {

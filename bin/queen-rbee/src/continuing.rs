@@ -14,10 +14,11 @@ use rbee_http::{ApiError, error_event};
 use tokio::time::{Instant, timeout_at};
 
 use crate::app::App;
-use crate::attempt::{Answer, Failure, attempt, machine_is_gone, nothing_came};
-use crate::dispatch::{Call, Retry, Search, Upstream, find_turn, put_back};
+use crate::attempt::{Answer, Failure, Reached, attempt, machine_is_gone, nothing_came};
+use crate::dispatch::{Call, Upstream};
 use crate::marked_frames::{End, MarkedFrames, Remedy, Taken};
 use crate::placement::may_go_elsewhere;
+use crate::search::{Retry, Search, find_turn, put_back};
 use crate::telemetry::{self, Continuation};
 use crate::turns::Turn;
 
@@ -107,7 +108,8 @@ impl Continuing {
             None => {}
             Some(End::Whole) => self.upstream = None,
             Some(End::Failed { detail, events: last_words }) => {
-                let failure = Failure { detail: *detail, machine_is_gone: false };
+                let (machine_is_gone, reached) = (false, Reached::Computing);
+                let failure = Failure { detail: *detail, machine_is_gone, reached };
                 self.broken = Some(Break { failure, last_words });
             }
             Some(End::Garbled) => self.breaks_off(nothing_came()),
@@ -118,10 +120,12 @@ impl Continuing {
         if let Some(since) = self.broke_at.take() {
             telemetry::continuation(Continuation::Continued { gap: since.elapsed() });
         }
+        self.upstream.iter_mut().for_each(|upstream| upstream.turn.passed());
         Some(events)
     }
 
     fn breaks_off(&mut self, failure: Failure) {
+        let failure = Failure { reached: Reached::Computing, ..failure };
         self.broken = Some(Break { failure, last_words: Bytes::new() });
     }
 
@@ -212,6 +216,7 @@ impl Continuing {
                     let message = "a worker gave a whole reply where a stream was asked for";
                     return Err(ApiError::new(ErrorCode::InternalError, message));
                 }
+                Err(failure) if delivered.is_some() => failed = (turn, failure.before_the_rest()),
                 Err(failure) => failed = (turn, failure),
             }
         }

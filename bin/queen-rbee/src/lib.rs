@@ -19,6 +19,7 @@ mod queue;
 mod registry;
 mod retry_budget;
 mod running;
+mod search;
 mod shutdown;
 mod starts;
 mod tasks;

@@ -1,26 +1,20 @@
 //! Where a request runs: the queen's one decision, a pure function of the
 //! cluster, of what became of the request so far, and of the time. Carries
-//! nothing out and never waits; `dispatch.rs` does what is decided here.
+//! nothing out and never waits; `search.rs` does what is decided here.
+
+mod want;
 
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use input_validation::{ModelRef, NodeName, Sha256Hex, WorkerId};
+use input_validation::{ModelRef, NodeName, WorkerId};
 use rbee_api::error::{ErrorCode, ErrorDetail};
-use rbee_api::model::{ModelInfo, ModelKind};
 use rbee_api::worker::{WorkerInfo, WorkerState};
 use tokio::time::Instant;
 
 use crate::cluster::{Cluster, HiveView, Reach, is_live};
+pub(crate) use want::{Part, Want};
 
-/// How often a request is tried again after it failed before the first byte of
-/// a reply: enough for one lost worker and its replacement, too few to let a
-/// request that kills workers go through a cluster.
-const RETRIES_MAX: usize = 2;
-/// How often a request may find its worker full and wait for another turn. Turns
-/// are given by what the queen knows of the workers, so this is rare; it ends
-/// one that a worker never has the memory for.
-const FOUND_FULL_MAX: usize = 8;
 /// How many workers one request may have started: more means that they vanish.
 const STARTS_MAX: usize = 3;
 /// How long the report of a worker's end may take once a request found it gone.
@@ -56,154 +50,6 @@ pub(crate) enum Decision {
     Refuse(ErrorDetail),
 }
 
-/// One request and what became of it so far.
-#[derive(Debug, Clone)]
-pub(crate) struct Want {
-    /// The model, as the client named it.
-    model: ModelRef,
-    /// The kind of model that can answer it.
-    asks: ModelKind,
-    /// Workers it waits for, because they were starting.
-    awaited: Vec<WorkerId>,
-    /// Workers that it was sent to, and since when they ran, in milliseconds since the epoch.
-    tried: Vec<(WorkerId, u64)>,
-    /// Workers that failed it, and when.
-    broken: Vec<(WorkerId, Instant)>,
-    /// The file that its reply was begun with, which no other can go on with.
-    file: Option<Sha256Hex>,
-    /// Whether a worker may be started for it.
-    may_start: bool,
-    /// Machines that refused to start a worker for it.
-    refused_by: Vec<NodeName>,
-    attempts_failed: usize,
-    found_full: usize,
-    starts: usize,
-    last_error: Option<ErrorDetail>,
-}
-
-impl Want {
-    /// A fresh request for `model` that a model of kind `asks` can answer.
-    pub(crate) fn new(model: ModelRef, asks: ModelKind) -> Self {
-        Self {
-            model,
-            asks,
-            awaited: Vec::new(),
-            tried: Vec::new(),
-            broken: Vec::new(),
-            file: None,
-            may_start: true,
-            refused_by: Vec::new(),
-            attempts_failed: 0,
-            found_full: 0,
-            starts: 0,
-            last_error: None,
-        }
-    }
-
-    /// Returns the model, as the client named it.
-    pub(crate) fn model(&self) -> &ModelRef {
-        &self.model
-    }
-
-    /// Notes that it waits for `worker`: if that one fails to load, so does the request.
-    pub(crate) fn awaits(&mut self, worker: WorkerId) {
-        if !self.awaited.contains(&worker) {
-            self.awaited.push(worker);
-        }
-    }
-
-    /// Notes that it is sent to `worker`.
-    pub(crate) fn tries(&mut self, worker: &WorkerInfo) {
-        if !self.is_broken(worker) {
-            self.broken.retain(|(id, _)| *id != worker.id);
-        }
-        self.tried.retain(|(id, _)| *id != worker.id);
-        self.tried.push((worker.id.clone(), worker.started_at_ms));
-    }
-
-    /// Notes that its reply was begun with this file.
-    pub(crate) fn keeps_to(&mut self, file: Sha256Hex) {
-        self.file = Some(file);
-    }
-
-    /// Notes that its worker was told to stop: others may go on with it, but
-    /// none is started in its place.
-    pub(crate) fn starts_nothing(&mut self) {
-        self.may_start = false;
-    }
-
-    /// Notes that its client got something new, so that failures before it do
-    /// not count any more.
-    pub(crate) fn progressed(&mut self) {
-        self.attempts_failed = 0;
-        self.starts = 0;
-    }
-
-    /// Says whether it failed too often to be tried again.
-    pub(crate) fn is_given_up(&self) -> bool {
-        self.attempts_failed > RETRIES_MAX
-    }
-
-    /// Notes that a start was asked for.
-    pub(crate) fn started(&mut self) {
-        self.starts += 1;
-    }
-
-    /// Notes that a machine refused to start a worker.
-    pub(crate) fn refused(&mut self, hive: NodeName, reason: ErrorDetail) {
-        self.refused_by.push(hive);
-        self.last_error = Some(reason);
-    }
-
-    /// Notes that forwarding failed before the first byte of a reply; `worker`
-    /// is the one to blame, where it is not the way to it.
-    pub(crate) fn failed(&mut self, worker: Option<WorkerId>, reason: ErrorDetail, now: Instant) {
-        self.attempts_failed += 1;
-        self.broken.extend(worker.map(|worker| (worker, now)));
-        // The code is true between queen and hive, but a client named no worker.
-        self.last_error = Some(if reason.code == ErrorCode::WorkerNotFound {
-            let message = "the worker ended before it could take the request";
-            ErrorDetail::new(ErrorCode::WorkerFailed, message)
-        } else {
-            reason
-        });
-    }
-
-    /// Notes that a worker had no room for it; says whether it may wait for
-    /// another turn.
-    pub(crate) fn found_full(&mut self) -> bool {
-        self.found_full += 1;
-        self.found_full <= FOUND_FULL_MAX
-    }
-
-    /// Says whether `worker` has failed this request. One that was started
-    /// anew since under the same id has not.
-    pub(crate) fn is_broken(&self, worker: &WorkerInfo) -> bool {
-        let is_another =
-            |(id, since): &(WorkerId, u64)| *id == worker.id && *since < worker.started_at_ms;
-        self.broken.iter().any(|(id, _)| *id == worker.id) && !self.tried.iter().any(is_another)
-    }
-
-    fn can_use(&self, worker: &WorkerInfo) -> bool {
-        worker.state == WorkerState::Ready && !self.is_broken(worker)
-    }
-
-    /// Says whether a model of a machine is the one that can answer it.
-    fn suits(&self, model: &ModelInfo) -> bool {
-        self.file.as_ref().is_none_or(|file| model.sha256 == *file)
-    }
-
-    /// As `suits`, for a worker of a machine.
-    fn suits_worker(&self, hive: &HiveView, worker: &WorkerInfo) -> bool {
-        self.file.is_none() || hive.model(&worker.model_ref).is_some_and(|model| self.suits(model))
-    }
-
-    /// Says whether every ready worker of its model can be used for it.
-    pub(crate) fn takes_any(&self) -> bool {
-        self.broken.is_empty() && self.file.is_none()
-    }
-}
-
 /// Says whether another worker might do better: the failure is the worker's or
 /// its machine's, not the request's.
 pub(crate) fn may_go_elsewhere(code: ErrorCode) -> bool {
@@ -233,7 +79,23 @@ pub(crate) fn place(cluster: &Cluster, want: &Want, now: Instant) -> Decision {
 }
 
 fn too_many_failures(want: &Want) -> Option<Decision> {
+    if want.is_convicted() {
+        return Some(Decision::Refuse(likely_cause(want)));
+    }
     want.is_given_up().then(|| Decision::Refuse(last_error(want)))
+}
+
+/// What is said of a request that workers end of. Whoever sent it again would
+/// only end more of them.
+fn likely_cause(want: &Want) -> ErrorDetail {
+    let last = last_error(want);
+    let message = format!(
+        "the workers for {} ended while they computed this request, one after the other, so it \
+         is not tried again; the last one: {}",
+        want.model, last.message
+    );
+    let detail = ErrorDetail::new(ErrorCode::WorkerFailed, message);
+    ErrorDetail { retryable: false, details: last.details, ..detail }
 }
 
 fn wrong_kind(cluster: &Cluster, want: &Want) -> Option<Decision> {

@@ -264,6 +264,11 @@ impl Registry {
         Load { registry: Arc::clone(self), worker: worker.clone(), slots }
     }
 
+    /// Has turns looked for, as if a worker had less to do than before.
+    pub(crate) fn look_for_room(&self) {
+        self.load_fell.notify_one();
+    }
+
     /// Waits until a worker has less to do than before; one that waits at a time.
     pub(crate) async fn load_fell(&self) {
         self.load_fell.notified().await;

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use crate::app::draining;
 use crate::telemetry::{self, RequestLabels};
 
 /// The outcome of a request that ended well.
@@ -65,6 +66,16 @@ impl Running {
         telemetry::first_byte(self.started.elapsed());
     }
 
+    /// What a client is told that waits for its reply when the queen can wait no longer.
+    pub(crate) fn cut_off(&self) -> ErrorDetail {
+        if self.is_placed {
+            let message = format!("{CUT_OFF}, and nothing of it was sent; send the request again");
+            ErrorDetail::new(ErrorCode::Draining, message)
+        } else {
+            draining().into_detail()
+        }
+    }
+
     /// Notes that the reply is whole.
     pub(crate) fn completed(&mut self) {
         self.outcome = Some(OK);
@@ -87,7 +98,7 @@ impl Drop for Running {
     }
 }
 
-/// What clients are told whose stream outlasts the drain time.
+/// What clients are told whose reply outlasts the drain time.
 const CUT_OFF: &str = "the queen shut down before the reply was complete";
 
 /// The beginning of the event that ends a stream that is not whole.

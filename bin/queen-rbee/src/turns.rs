@@ -3,6 +3,7 @@
 //! with which whatever was taken is given back, however a request ends.
 //! Chooses no order; which worker is least loaded stands in `placement.rs`.
 
+mod place;
 mod refusal;
 
 use std::collections::{HashMap, HashSet};
@@ -15,13 +16,13 @@ use rbee_http::ApiError;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
-use crate::app::draining;
 use crate::cluster::Cluster;
 use crate::placement::{Want, least_loaded, ready_workers};
 use crate::queue::rooms::{Rooms, places};
 use crate::queue::{Arrival, Capacity, Limits, Queue, Refusal, Ticket};
 use crate::registry::{Load, Registry};
 use crate::telemetry;
+pub(crate) use place::{Place, PutBack};
 
 /// How often the queue is looked at without a cause, so that nothing hangs on
 /// one that was missed.
@@ -54,22 +55,15 @@ struct Waiter {
     outcome: oneshot::Sender<Outcome>,
 }
 
-/// A request's place in the queue; dropped while it waits, it leaves.
-#[derive(Debug)]
-pub(crate) struct Place {
-    turns: Arc<Turns>,
-    ticket: Ticket,
-    line: Arc<str>,
-    model: ModelRef,
-    since: Instant,
-    outcome: oneshot::Receiver<Outcome>,
-}
-
 /// A worker with room for a request, held until dropped.
 #[derive(Debug)]
 pub(crate) struct Turn {
     pub(crate) hive: NodeName,
     pub(crate) worker: WorkerId,
+    /// Whether the worker had a free slot for it, and so computed it at once.
+    pub(crate) had_slot: bool,
+    /// When it was given.
+    pub(crate) since: Instant,
     slots: u32,
     // Given back in this order: what becomes free is dealt out by who has how much.
     seat: Seat,
@@ -80,18 +74,20 @@ pub(crate) struct Turn {
 #[derive(Debug)]
 struct Seat {
     turns: Arc<Turns>,
+    worker: WorkerId,
     ticket: Option<Ticket>,
+    /// Whether no other suspect is given to the worker meanwhile.
+    is_apart: bool,
 }
 
-/// Why a turn was for nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PutBack {
-    /// The worker has no room.
-    WorkerIsFull,
-    /// The worker failed.
-    WorkerFailed,
-    /// Nobody answered at the machine's address.
-    MachineIsGone,
+/// What is given to a request.
+struct Given {
+    hive: NodeName,
+    worker: WorkerId,
+    had_slot: bool,
+    slots: u32,
+    /// How long no other suspect is given to the worker.
+    apart: Option<Duration>,
 }
 
 impl Turns {
@@ -199,21 +195,38 @@ impl Turns {
                     if full.contains(waiter.want.model()) {
                         return None;
                     }
+                    let apart = waiter.want.time_apart();
                     let found = least_loaded(&cluster, &waiter.want, |worker| {
                         let places = places(worker.slots_total, service);
                         let load = cluster.load_of(&worker.id);
                         rooms.has_room(&worker.id, load, places, now)
+                            && (apart.is_none() || rooms.takes_suspect(&worker.id, now))
                     });
                     if found.is_none() && waiter.want.takes_any() {
                         full.insert(waiter.want.model().clone());
                     }
-                    found.map(|(hive, worker)| (hive.name.clone(), worker.id.clone(), slots))
+                    found.map(|(hive, worker)| Given {
+                        hive: hive.name.clone(),
+                        had_slot: cluster.load_of(&worker.id) + slots <= worker.slots_total,
+                        worker: worker.id.clone(),
+                        slots,
+                        apart,
+                    })
                 });
-                let Some((ticket, (hive, worker, slots))) = next else { break };
+                let Some((ticket, given)) = next else { break };
+                let Given { hive, worker, had_slot, slots, apart } = given;
+                if let Some(time) = apart {
+                    rooms.suspect_comes(&worker, ticket, now + time);
+                }
                 let load = self.registry.load(&worker, slots);
                 *cluster.load.entry(worker.clone()).or_insert(0) += slots;
-                let seat = Seat { turns: Arc::clone(self), ticket: Some(ticket) };
-                let turn = Turn { hive, worker, slots, seat, load };
+                let seat = Seat {
+                    turns: Arc::clone(self),
+                    worker: worker.clone(),
+                    ticket: Some(ticket),
+                    is_apart: apart.is_some(),
+                };
+                let turn = Turn { hive, worker, had_slot, since: now, slots, seat, load };
                 news.extend(state.stop_waiting(ticket).map(|waiter| (waiter.outcome, Ok(turn))));
             }
         }
@@ -258,68 +271,15 @@ impl State {
     }
 }
 
-impl Place {
-    /// Waits for the request's turn. Cancel safe: the place is kept.
-    ///
-    /// # Errors
-    /// `queue_full` for one that had to give way, `draining` when the queen ends.
-    pub(crate) async fn turn(&mut self) -> Result<Turn, ApiError> {
-        match (&mut self.outcome).await {
-            Ok(Ok(turn)) => {
-                telemetry::queue_left(&self.line, self.since.elapsed());
-                Ok(turn)
-            }
-            Ok(Err(refusal)) => Err(refusal::told(&refusal, &self.line)),
-            Err(_) => Err(draining()),
-        }
-    }
-
-    /// Puts the request back to where it was in the queue, after a turn that
-    /// was for nothing, with what became of it so far.
-    pub(crate) fn put_back(&mut self, turn: Turn, why: PutBack, want: &Want) {
-        let now = Instant::now();
-        let Turn { worker, slots, mut seat, load, .. } = turn;
-        seat.ticket = None;
-        drop(load);
-        let (sender, outcome) = oneshot::channel();
-        self.outcome = outcome;
-        self.since = now;
-        let mut state = self.turns.lock();
-        let cluster = self.turns.registry.view();
-        match why {
-            PutBack::WorkerIsFull => state.rooms.is_full(&worker, cluster.load_of(&worker), now),
-            PutBack::WorkerFailed => state.rooms.failed(&worker, now),
-            // The machine is checked before it gets anything.
-            PutBack::MachineIsGone => {}
-        }
-        let places = state.capacity(&cluster, &self.line, &self.model, now).places;
-        let (line, want) = (Arc::clone(&self.line), want.clone());
-        tracing::debug!(worker_id = %worker, slots, ?why, "request put back into the queue");
-        state.wait(self.ticket, Waiter { line, want, outcome: sender });
-        let gone = state.queue.put_back(self.ticket, places);
-        let mut news = state.gave_way(gone);
-        news.extend(self.turns.deal_out(&mut state, cluster, now));
-        drop(state);
-        tell(news);
-    }
-
-    /// What the request is answered when its time is over before its turn.
-    pub(crate) fn out_of_time(&self) -> ApiError {
-        let state = self.turns.lock();
-        let cluster = self.turns.registry.view();
-        let places = state.capacity(&cluster, &self.line, &self.model, Instant::now()).places;
-        let retry_after = state.queue.retry_after(&self.line, places);
-        drop(state);
-        refusal::out_of_time(&self.line, retry_after)
-    }
-}
-
-/// A turn that was given and not taken is dropped with the channel after this, when the lock is free.
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut state = self.turns.lock();
-        if state.queue.leave(self.ticket) {
-            drop(state.stop_waiting(self.ticket));
+impl Turn {
+    /// Notes that the request got past what its worker before ended of, so that
+    /// the next suspect may come.
+    pub(crate) fn passed(&mut self) {
+        if let Some(ticket) = self.seat.ticket
+            && std::mem::take(&mut self.seat.is_apart)
+        {
+            self.seat.turns.lock().rooms.suspect_passed(&self.worker, ticket);
+            self.seat.turns.registry.look_for_room();
         }
     }
 }
@@ -327,7 +287,9 @@ impl Drop for Place {
 impl Drop for Seat {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
-            self.turns.lock().queue.ended(ticket, Instant::now());
+            let mut state = self.turns.lock();
+            state.rooms.suspect_passed(&self.worker, ticket);
+            state.queue.ended(ticket, Instant::now());
         }
     }
 }

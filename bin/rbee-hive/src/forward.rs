@@ -10,11 +10,12 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use input_validation::WorkerId;
 use metrics::counter;
-use rbee_api::error::ErrorCode;
+use rbee_api::error::{ErrorCode, ErrorDetail, TAKEN};
 use rbee_api::openai::{
     ChatRequest, CompletionRequest, EmbeddingRequest, RequestError, RerankRequest,
 };
 use rbee_http::{ApiError, CallError, ForwardedBody, Relay, RequestContext, collect, relay_events};
+use serde_json::json;
 
 use crate::registry::Registry;
 
@@ -66,7 +67,7 @@ pub(crate) async fn forward(
 ) -> Result<Response, ApiError> {
     let parts = ForwardedBody::split(headers, body.clone())?;
     let wants_stream = endpoint.wants_stream(&parts.client)?;
-    let (client, guard) = registry.enter(worker)?;
+    let (client, guard) = registry.enter(worker).map_err(|e| not_taken(e.into_detail()))?;
     counter!("rbee_hive_requests_forwarded_total").increment(1);
     let broken = |error: CallError| error.into_detail(ErrorCode::WorkerFailed, BROKEN);
     let (path, id) = (endpoint.path(), &context.id);
@@ -75,7 +76,8 @@ pub(crate) async fn forward(
     } else {
         client.forward(path, body, id, deadline).await
     };
-    let reply = reply.map_err(broken)?;
+    let reply = reply
+        .map_err(|error| if error.was_sent() { broken(error) } else { not_taken(broken(error)) })?;
     if wants_stream {
         let relay = Relay {
             request_id: context.id,
@@ -91,4 +93,15 @@ pub(crate) async fn forward(
     let mut response = body.into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
+}
+
+/// Adds to what is said of a worker's end that the request never came to it.
+fn not_taken(mut detail: ErrorDetail) -> ErrorDetail {
+    if detail.code == ErrorCode::WorkerFailed {
+        let figures = detail.details.get_or_insert_with(|| json!({}));
+        if let Some(figures) = figures.as_object_mut() {
+            figures.insert(TAKEN.to_owned(), json!(false));
+        }
+    }
+    detail
 }

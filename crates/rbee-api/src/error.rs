@@ -100,6 +100,10 @@ impl fmt::Display for ErrorCode {
     }
 }
 
+/// The figure of `worker_failed` that is `false` where the request never came to its
+/// worker, so that it has no part in that one's end.
+pub const TAKEN: &str = "taken";
+
 /// The body of every reply that is not a success.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ErrorBody {

@@ -50,6 +50,16 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// Says whether the call came to whoever was called, as far as is known.
+    #[must_use]
+    pub fn was_sent(&self) -> bool {
+        match self {
+            Self::Unreachable(error) => !error.is_connect(),
+            Self::Setup(_) => false,
+            Self::TimedOut | Self::Refused(_) | Self::Foreign { .. } => true,
+        }
+    }
+
     /// Returns the error to hand on: the next hop's own, or `unreachable` where it gave none.
     #[must_use]
     pub fn into_detail(self, unreachable: ErrorCode, message: &str) -> ErrorDetail {

@@ -1,15 +1,11 @@
 //! Streams whose workers are killed: every one ends whole, and says what it
 //! would have said.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use e2e::{
-    Cluster, Http, Machine, Process, STARTER_MODEL, free_address, starter_model_file, wait_until,
-};
+use e2e::{Cluster, Http, Pair, STARTER_MODEL, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -19,83 +15,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Workers are killed more often here than a breaker has patience for.
 const PATIENT: &str = "[restart]\nfailures_max = 1000\ndelay_ms = 10\n";
 
-/// A queen with two machines, each with a worker for the same file.
-struct Two {
-    // Ends before the cluster, which ends what it leaves behind.
-    attic: Machine,
-    cluster: Cluster,
-}
-
-impl Two {
-    fn echo() -> Self {
-        let address = free_address();
-        let cluster = Cluster::echo().config("rbee-hive", PATIENT);
-        let cluster = cluster.env("RBEE_QUEEN_BIND", &address);
-        cluster.import_tiny("tiny");
-        let file = cluster.home().with_file_name("tiny.gguf");
-        Self::start(cluster, &address, file, "tiny")
-    }
-
-    fn llama() -> Self {
-        let address = free_address();
-        let cluster = Cluster::llama().config("rbee-hive", PATIENT);
-        let cluster = cluster.env("RBEE_QUEEN_BIND", &address);
-        cluster.import_starter();
-        Self::start(cluster, &address, starter_model_file(), STARTER_MODEL)
-    }
-
-    fn start(cluster: Cluster, address: &str, file: PathBuf, alias: &str) -> Self {
-        let attic = cluster.add_machine("attic", address);
-        attic.import(&file, alias);
-        for hive in [cluster.hive(), attic.hive()] {
-            let reply = hive.post("/api/v1/workers", &json!({"model": alias}));
-            assert!(reply.status < 300, "{}", reply.body);
-        }
-        let two = Self { attic, cluster };
-        wait_until("two workers are ready", LIMIT, || two.ready() == 2);
-        two
-    }
-
-    fn ready(&self) -> usize {
-        self.cluster.workers().iter().filter(|worker| worker["state"] == "ready").count()
-    }
-
-    fn worker_processes(&self) -> Vec<Process> {
-        let all = self.cluster.processes().into_iter();
-        all.filter(|process| process.program == "llm-worker-rbee" && process.state != 'Z').collect()
-    }
-}
-
-/// What a client makes of a stream, as one value: all that must be the same
-/// however often its worker was killed.
+/// As `e2e::told`, of a stream that has to be whole.
 fn told(events: &[String]) -> Value {
-    assert_eq!(events.last().map(String::as_str), Some("[DONE]"), "{events:?}");
-    let (mut texts, mut roles) = (BTreeMap::<u64, String>::new(), 0);
-    let (mut ends, mut usage) = (Vec::new(), Vec::new());
-    let (mut names, mut calls) = (Vec::new(), String::new());
-    for event in &events[..events.len() - 1] {
-        let event: Value = serde_json::from_str(event).expect("JSON");
-        assert!(event["error"].is_null(), "{event}");
-        let name = (event["id"].to_string(), event["created"].to_string());
-        if !names.contains(&name) {
-            names.push(name);
-        }
-        usage.extend(event["usage"]["completion_tokens"].as_u64());
-        for choice in event["choices"].as_array().expect("choices") {
-            let delta = &choice["delta"];
-            roles += usize::from(delta["role"].is_string());
-            let text = texts.entry(choice["index"].as_u64().expect("an index")).or_default();
-            text.push_str(delta["content"].as_str().unwrap_or_default());
-            ends.extend(choice["finish_reason"].as_str().map(str::to_owned));
-            for call in delta["tool_calls"].as_array().into_iter().flatten() {
-                calls.push_str(call["function"]["name"].as_str().unwrap_or_default());
-                calls.push_str(call["function"]["arguments"].as_str().unwrap_or_default());
-            }
-        }
-    }
-    assert_eq!(names.len(), 1, "one id and one time: {names:?}");
-    let texts: Vec<String> = texts.into_values().collect();
-    json!({"texts": texts, "calls": calls, "roles": roles, "ends": ends, "usage": usage})
+    e2e::told(events).expect("a whole stream")
 }
 
 /// Numbers that are told, so that a run can be repeated.
@@ -139,8 +61,8 @@ fn read_all(queen: &Http, bodies: &[Value], events: &AtomicUsize) -> Vec<Vec<Str
 
 #[test]
 fn streams_of_workers_that_are_killed_at_random_tokens_end_whole_and_the_same() {
-    let two = Two::echo();
-    let queen = two.cluster.queen();
+    let pair = Pair::echo(PATIENT);
+    let queen = pair.cluster.queen();
     let said = |n: usize| {
         let mut words = format!("[[tokens={} delay_ms=12]]", 150 + n);
         (0..40).for_each(|word| write!(words, " n{n}w{word}").expect("a string"));
@@ -174,16 +96,16 @@ fn streams_of_workers_that_are_killed_at_random_tokens_end_whole_and_the_same() 
             let at = all * kill / 4 + dice.below(all / 8);
             wait_until("so many events came and two workers are ready", LIMIT, || {
                 let come = events.load(Ordering::Relaxed) >= at || reader.is_finished();
-                come && (two.ready() == 2 || reader.is_finished())
+                come && (pair.ready() == 2 || reader.is_finished())
             });
-            let workers = two.worker_processes();
+            let workers = pair.worker_processes();
             if let Some(victim) = workers.get(dice.below(workers.len().max(1))) {
                 victim.signal(Signal::KILL);
                 wait_until("the killed worker is gone", LIMIT, || {
-                    two.worker_processes().iter().all(|worker| worker.pid != victim.pid)
+                    pair.worker_processes().iter().all(|worker| worker.pid != victim.pid)
                 });
             }
-            restart_missing(&two);
+            pair.ask_for_workers();
         }
         reader.join().expect("the streams")
     });
@@ -195,14 +117,6 @@ fn streams_of_workers_that_are_killed_at_random_tokens_end_whole_and_the_same() 
     assert!(continued >= 3, "{continued} streams went on elsewhere");
 }
 
-/// Has the machine whose worker is gone start another one.
-fn restart_missing(two: &Two) {
-    for hive in [two.cluster.hive(), two.attic.hive()] {
-        let reply = hive.post("/api/v1/workers", &json!({"model": "tiny"}));
-        assert!(reply.status < 300, "{}", reply.body);
-    }
-}
-
 fn metric(metrics: &str, name: &str) -> u64 {
     let line = metrics.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
@@ -210,8 +124,8 @@ fn metric(metrics: &str, name: &str) -> u64 {
 
 #[test]
 fn streams_of_a_real_model_go_on_at_the_other_worker() {
-    let two = Two::llama();
-    let queen = two.cluster.queen();
+    let pair = Pair::llama(PATIENT);
+    let queen = pair.cluster.queen();
     let schema = json!({"type": "object", "additionalProperties": false, "properties": {
         "tags": {"type": "array", "items": {"enum": ["red", "green", "blue"]},
             "minItems": 12, "maxItems": 16}}, "required": ["tags"]});
@@ -236,7 +150,7 @@ fn streams_of_a_real_model_go_on_at_the_other_worker() {
         .collect();
     let mut dice = Dice::new();
     for (body, expected) in bodies.iter().zip(&alone) {
-        wait_until("two workers are ready", LIMIT, || two.ready() == 2);
+        wait_until("two workers are ready", LIMIT, || pair.ready() == 2);
         events.store(0, Ordering::Relaxed);
         let at = 5 + dice.below(20);
         let events_seen = std::thread::scope(|scope| {
@@ -245,7 +159,7 @@ fn streams_of_a_real_model_go_on_at_the_other_worker() {
             wait_until("so many events came", LIMIT, || {
                 events.load(Ordering::Relaxed) >= at || reader.is_finished()
             });
-            busy_worker(&two).into_iter().for_each(|worker| worker.signal(Signal::KILL));
+            pair.busy_worker().into_iter().for_each(|worker| worker.signal(Signal::KILL));
             reader.join().expect("a stream")
         });
         let seen = told(&events_seen);
@@ -259,21 +173,10 @@ fn streams_of_a_real_model_go_on_at_the_other_worker() {
             let list = if body == &bodies[1] { &value["tags"] } else { &value["numbers"] };
             assert!(list.as_array().is_some_and(|list| list.len() >= 12), "{seen}");
         }
-        for hive in [two.cluster.hive(), two.attic.hive()] {
-            let reply = hive.post("/api/v1/workers", &json!({"model": STARTER_MODEL}));
-            assert!(reply.status < 300, "{}", reply.body);
-        }
+        pair.ask_for_workers();
     }
     let metrics = queen.get("/metrics").body;
     assert!(metric(&metrics, "rbee_queen_continuations_total{outcome=\"continued\"}") > 0);
-}
-
-/// The process of a worker that has a request, as the queen counts it.
-fn busy_worker(two: &Two) -> Option<Process> {
-    let workers = two.cluster.workers();
-    let busy = workers.iter().find(|worker| worker["slots_available"] != worker["slots_total"])?;
-    let pid = busy["pid"].as_u64()?;
-    two.worker_processes().into_iter().find(|process| u64::from(process.pid) == pid)
 }
 
 #[test]

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use crate::site::Site;
 
-const CHAT: &str = "/v1/chat/completions";
+pub(crate) const CHAT: &str = "/v1/chat/completions";
+/// The streams that went on at another worker, in the queen's metrics.
+pub(crate) const CONTINUED: &str = "rbee_queen_continuations_total{outcome=\"continued\"}";
 
 /// What a client does.
 #[derive(Debug, Clone, Copy)]

@@ -1,5 +1,5 @@
 //! Everything at once for a while: clients of all manners, and a nemesis that kills,
-//! stops and wakes at random. Every request ends exactly once, nobody panics, and what
+//! stops, halts and wakes at random. Every request ends exactly once, nobody panics, and what
 //! the daemons hold does not grow. `make soak` runs it for an hour.
 
 use std::collections::BTreeMap;
@@ -11,9 +11,9 @@ use e2e::holds_within;
 
 use crate::agreement::assert_agreement;
 use crate::figures::Holds;
-use crate::nemesis::{Nemesis, Reach, pass};
+use crate::nemesis::{Nemesis, Reach, StopAtEnd, pass};
 use crate::requests::{Ending, Manner, ask, under_way};
-use crate::site::{LIMIT, Site};
+use crate::site::{HIVE, LIMIT, QUEEN, Site};
 use crate::volume;
 
 const CLIENTS: u64 = 6;
@@ -25,6 +25,15 @@ const ROUND_MAX: Duration = Duration::from_secs(600);
 const DESCRIPTORS_MORE_MAX: usize = 64;
 const THREADS_MORE_MAX: usize = 12;
 const MEMORY_MORE_KIB_MAX: u64 = 16 * 1024;
+
+/// Pauses and a breaker that a model gets through within the time it is waited for.
+const RESTART: &str = "[restart]\ndelay_ms = 100\ndelay_max_ms = 1000\nwindow_seconds = 10\n\
+                       healthy_seconds = 10\nprobe_delays_ms = [2000, 4000]\n";
+
+/// A worker that was halted while it loaded is not waited for.
+const LOAD: &str = "load_stall_seconds = 3\n";
+/// A request ends before its client gives up, even if one worker after another is halted.
+const REQUEST: &str = "request_timeout_seconds = 20\n";
 
 /// What clients have seen so far.
 #[derive(Default)]
@@ -77,6 +86,7 @@ fn phase(nemesis: &mut Nemesis<'_>, reach: Reach, time: Duration, tally: &Tally)
     let seed = nemesis.random.u64(..);
     let site = nemesis.site;
     std::thread::scope(|scope| {
+        let _end = StopAtEnd(&stop);
         for number in 0..CLIENTS {
             let (stop, queens) = (&stop, &queens);
             scope.spawn(move || client(site, seed ^ number, stop, queens, tally));
@@ -85,7 +95,6 @@ fn phase(nemesis: &mut Nemesis<'_>, reach: Reach, time: Duration, tally: &Tally)
         while start.elapsed().is_ok_and(|passed| passed < time) {
             nemesis.act(reach, &queens);
         }
-        stop.store(true, Ordering::Relaxed);
     });
     let wrong = tally.wrong.lock().expect("a tally");
     assert!(wrong.is_empty(), "{} requests did not end: {wrong:?}", wrong.len());
@@ -128,7 +137,7 @@ fn assert_no_growth(nemesis: &Nemesis<'_>, before: &[(u32, Holds)]) {
 fn under_random_faults_every_request_ends_once_and_nothing_grows() {
     let seed = fastrand::u64(..);
     volume::figure("soak, seed", seed);
-    let site = Site::new();
+    let site = Site::with(&format!("{LOAD}{HIVE}{RESTART}"), &format!("{QUEEN}{REQUEST}"));
     let mut nemesis = Nemesis::new(&site, seed);
     for model in MODELS {
         site.cluster.import_tiny(model);
@@ -143,6 +152,7 @@ fn under_random_faults_every_request_ends_once_and_nothing_grows() {
         nemesis.assert_no_panic();
     }
     volume::figure("soak, what was done", format!("{:?}", nemesis.deeds));
+    volume::figure("soak, streams that went on at another worker", nemesis.continued());
     let endings = tally.endings.into_inner().expect("a tally");
     volume::figure("soak, how requests ended", format!("{endings:?}"));
     assert!(endings.get("done").is_some_and(|done| *done > 0), "{endings:?}");

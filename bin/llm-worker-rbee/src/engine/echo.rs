@@ -199,13 +199,12 @@ struct Slot {
 }
 
 impl Slot {
-    /// Whether it holds the prompt and the reply of its own job and no more.
-    fn holds_its_own(&self) -> bool {
-        let Some(reply) = self.tokens.strip_prefix(self.prompt.as_slice()) else { return false };
-        match self.script.draws {
-            true => reply.len() == self.next as usize,
-            false => reply.iter().copied().eq(0..self.next),
-        }
+    /// The tokens of its own job's reply that it holds; `None` where it holds
+    /// anything but the prompt and tokens chosen of that reply.
+    fn reply_held(&self) -> Option<u32> {
+        let reply = self.tokens.strip_prefix(self.prompt.as_slice())?;
+        let len = u32::try_from(reply.len()).ok().filter(|len| *len <= self.next)?;
+        (self.script.draws || reply.iter().copied().eq(0..len)).then_some(len)
     }
 }
 
@@ -267,18 +266,18 @@ impl Backend for EchoBackend {
             if run.outputs == 0 {
                 continue;
             }
-            if !slot.holds_its_own() {
+            let Some(held) = slot.reply_held() else {
                 let reason = format!("slot {} holds somebody else's tokens", run.slot);
                 return Err(StepError::Fatal { reason });
-            }
-            let token = Some(slot.next + 1);
+            };
+            let token = Some(held + 1);
             if slot.script.die_at == token {
                 std::process::abort();
             }
             if slot.script.hang_at == token {
                 hang();
             }
-            if slot.next > 0 {
+            if held > 0 {
                 delay = delay.max(slot.script.delay);
             }
         }
@@ -290,6 +289,10 @@ impl Backend for EchoBackend {
         let slot = *self.slots_of_runs.get(run)?;
         let slot = self.slots.get_mut(slot as usize)?;
         let token = slot.next;
+        if slot.reply_held() != Some(token) {
+            tracing::error!("a token is to be chosen that was chosen before");
+            return None;
+        }
         slot.next += 1;
         if token >= slot.script.tokens {
             return Some(END);

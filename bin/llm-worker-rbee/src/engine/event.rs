@@ -12,7 +12,8 @@ pub(crate) enum Event {
     /// More text, never empty, and its tokens where they were asked for.
     Text { text: String, logprobs: Vec<PlacedLogprobs>, trace: Option<Trace> },
     /// The text of the tokens chosen [earlier](Earlier), as far as it was sent
-    /// then; comes first, where there are such tokens.
+    /// then; comes first, where there are such tokens, and not before
+    /// something new is about to be computed.
     Replayed(String),
     /// The end; nothing comes after it.
     End(End),

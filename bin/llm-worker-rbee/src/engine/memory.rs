@@ -48,7 +48,7 @@ pub(crate) struct MemoryLimits {
 
 /// Tokens of depth at which the attention of one token, outside a tile, takes
 /// about as long as all the rest of it.
-const TILE_DEPTH: usize = 256;
+pub(crate) const TILE_DEPTH: u16 = 256;
 /// Tokens that a copy must save: below, computing them costs no more.
 const COPY_TOKENS_MIN: usize = 16;
 /// Tokens more than elsewhere that a state on disk must hold to be read.
@@ -168,7 +168,7 @@ impl Memory {
         let shorter = |len: usize| {
             let tile = self.limits.tile_tokens as usize;
             let missing = tile.saturating_sub(prompt_len - len);
-            let slow = (prompt_len - len) * len > missing * TILE_DEPTH;
+            let slow = (prompt_len - len) * len > missing * usize::from(TILE_DEPTH);
             if self.limits.can_cut && slow { len.saturating_sub(missing) } else { len }
         };
         match source {
@@ -258,6 +258,12 @@ impl Memory {
             .collect();
         idle.sort_unstable();
         idle.into_iter().map(|(_, slot)| slot).collect()
+    }
+
+    /// Tokens of a prompt from which on they are computed in another way than
+    /// one by one; 1 where any two are.
+    pub(crate) fn tile_tokens(&self) -> u32 {
+        self.limits.tile_tokens
     }
 
     /// Tokens that a slot holds.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::memory::TILE_DEPTH;
 use crate::scheduler::Budget;
 
 /// What a step beside running streams may take: a pause that a reader hardly sees.
@@ -112,6 +113,19 @@ impl Pace {
         let lengths = DRAFT_LENGTHS.iter().copied().filter(|len| *len <= len_max);
         let best = lengths.max_by(|a, b| speed(*a).total_cmp(&speed(*b)));
         best.filter(|len| speed(*len) >= alone * DRAFT_GAIN_MIN).unwrap_or(0)
+    }
+
+    /// What a step takes that holds one token of each of so many streams; nothing
+    /// where none was measured.
+    pub(crate) fn decoding(&self, streams: u32) -> Duration {
+        Duration::try_from_secs_f64(self.step_of(streams)).unwrap_or_default()
+    }
+
+    /// What so many tokens take that are computed in pieces too small for tiles, of a
+    /// text that is `depth` tokens long at last.
+    pub(crate) fn outside_tiles(&self, tokens: u32, depth: u32) -> Duration {
+        let each = self.prompt_token * (1.0 + f64::from(depth) / f64::from(TILE_DEPTH));
+        Duration::try_from_secs_f64(each * f64::from(tokens)).unwrap_or(Duration::MAX)
     }
 
     /// What is left of a step when its prompts are taken out: its streams, and

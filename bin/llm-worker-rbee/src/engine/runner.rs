@@ -120,6 +120,7 @@ impl Runner {
             self.give_slots();
             self.end_reads();
             self.close_gap();
+            self.hurry_replays();
             self.draft();
             self.plan(began);
             self.stats.set_running(self.scheduler.running_len());
@@ -170,7 +171,7 @@ impl Runner {
         };
         let Some(slot) = self.scheduler.lone_stream() else { return };
         let active = self.scheduler.job_in(slot).and_then(|id| self.jobs.get_mut(&id));
-        let Some(active) = active else { return };
+        let Some(active) = active.filter(|active| !active.retraces()) else { return };
         // The token after the guessed ones is one of the reply too.
         let room = active.tokens_left().saturating_sub(1).min(DRAFT_MAX);
         let forced = active.job.sampler.forced_tokens();
@@ -244,7 +245,7 @@ impl Runner {
                     }
                     Work::Decode { draft } => {
                         position = active.tokens_held();
-                        self.tokens.extend(active.tokens.last());
+                        self.tokens.extend(active.next_token());
                         self.tokens.extend(active.drafts.draft().iter().take(draft as usize));
                     }
                 }
@@ -273,6 +274,9 @@ impl Runner {
 
     /// Chooses as many tokens as the guesses were right, and one more.
     fn hand_out_run(&mut self, run: usize, entry: &Entry) -> Option<Cause> {
+        if self.retrace(entry) {
+            return None;
+        }
         let active = self.jobs.get_mut(&entry.job)?;
         let position = active.tokens.len();
         let mut delta = Delta::default();

@@ -3,6 +3,7 @@
 
 mod held;
 mod ledger;
+mod resumed;
 
 use std::collections::VecDeque;
 use std::sync::Mutex;

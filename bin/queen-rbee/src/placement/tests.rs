@@ -8,6 +8,7 @@ use rbee_api::hive::{HiveSnapshot, Resources};
 use rbee_api::model::{ModelInfo, ModelKind};
 use rbee_api::worker::Backend;
 
+use super::want::RETRIES_MAX;
 use super::*;
 
 const ALIAS: &str = "smollm2:135m";
@@ -104,7 +105,7 @@ fn a_reply_goes_on_only_where_its_file_is() {
     use WorkerState::{Ready, Starting};
     let mut request = want(ALIAS);
     request.keeps_to(Sha256Hex::from_bytes(&[8; 32]));
-    request.failed(None, error(ErrorCode::WorkerFailed), Instant::now());
+    request.failed(None, error(ErrorCode::WorkerFailed), Part::Unknown, Instant::now());
     let other = |workers| hive("a", Online, 9, workers);
     let same = |workers| {
         let mut view = hive("b", Online, 1, workers);
@@ -130,13 +131,13 @@ fn a_worker_that_was_started_anew_has_not_failed() {
     let mut request = want(ALIAS);
     let mut first = worker("w-1", WorkerState::Ready);
     request.tries(&first);
-    request.failed(Some(id("w-1")), error(ErrorCode::WorkerFailed), Instant::now());
+    request.failed(Some(id("w-1")), error(ErrorCode::WorkerFailed), Part::Unknown, Instant::now());
     assert!(request.is_broken(&first));
     first.started_at_ms += 1;
     assert!(!request.is_broken(&first), "it runs since later");
     request.tries(&first);
     assert!(!request.is_broken(&first));
-    request.failed(Some(id("w-1")), error(ErrorCode::WorkerFailed), Instant::now());
+    request.failed(Some(id("w-1")), error(ErrorCode::WorkerFailed), Part::Unknown, Instant::now());
     assert!(request.is_broken(&first), "that one failed, too");
 }
 
@@ -145,7 +146,7 @@ fn what_gets_on_has_all_its_attempts_again() {
     let mut request = want(ALIAS);
     for _ in 0..3 {
         assert!(!request.is_given_up());
-        request.failed(None, error(ErrorCode::WorkerFailed), Instant::now());
+        request.failed(None, error(ErrorCode::WorkerFailed), Part::Unknown, Instant::now());
     }
     assert!(request.is_given_up());
     request.progressed();
@@ -283,7 +284,7 @@ fn a_worker_that_failed_the_request_is_not_used_again() {
     let ready = WorkerState::Ready;
     let now = Instant::now();
     let mut request = want(ALIAS);
-    request.failed(Some(id("w-1")), error(ErrorCode::WorkerFailed), now);
+    request.failed(Some(id("w-1")), error(ErrorCode::WorkerFailed), Part::Unknown, now);
     let two = vec![hive("a", Reach::Online, 1, &[("w-1", ready), ("w-2", ready)])];
     assert_eq!(told(&place(&cluster(two), &request, now), now), "use a w-2");
 
@@ -311,7 +312,8 @@ fn after_two_more_attempts_the_last_failure_is_the_answer() {
     for (failed, expected) in
         [("w-1", "use a w-2"), ("w-2", "use a w-3"), ("w-3", "refuse worker_failed")]
     {
-        request.failed(Some(id(failed)), error(ErrorCode::WorkerNotFound), Instant::now());
+        let error = error(ErrorCode::WorkerNotFound);
+        request.failed(Some(id(failed)), error, Part::Unknown, Instant::now());
         assert_eq!(decide(hives(), &request), expected);
     }
 }
@@ -361,7 +363,7 @@ fn only_failures_of_workers_and_machines_are_worth_another_attempt() {
     for code in ErrorCode::ALL.iter().filter(|code| may_go_elsewhere(**code)) {
         let mut request = want(ALIAS);
         for _ in 0..=RETRIES_MAX {
-            request.failed(None, error(*code), Instant::now());
+            request.failed(None, error(*code), Part::Unknown, Instant::now());
         }
         let Decision::Refuse(told) = place(&cluster(Vec::new()), &request, Instant::now()) else {
             panic!("not refused");
@@ -422,7 +424,8 @@ proptest! {
         view.load = load.iter().map(|(h, n, count)| (id(&format!("w-{h}-{n}")), *count)).collect();
         let mut request = want(ALIAS);
         for (h, n) in &failed {
-            request.failed(Some(id(&format!("w-{h}-{n}"))), error(ErrorCode::WorkerNotFound), now);
+            let (id, error) = (id(&format!("w-{h}-{n}")), error(ErrorCode::WorkerNotFound));
+            request.failed(Some(id), error, Part::Unknown, now);
         }
         let usable: Vec<&WorkerInfo> = online(&view)
             .flat_map(|hive| hive.workers_for(request.model()))

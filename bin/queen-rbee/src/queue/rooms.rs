@@ -1,12 +1,15 @@
 //! How many requests a worker is given at once: its slots, a few more so that
 //! none stands empty while the next request is on its way, and fewer for a
-//! while after it said that it is full, or none after it failed. Takes `now`, never looks at a clock.
+//! while after it said that it is full, or none after it failed. Of the requests that
+//! workers may have ended of, one at a time. Takes `now`, never looks at a clock.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use input_validation::WorkerId;
 use tokio::time::Instant;
+
+use super::Ticket;
 
 /// The time that the requests given ahead have to cover: a reply's way to the
 /// queen and the next request's way to the worker, with some delay on both.
@@ -26,6 +29,8 @@ pub(crate) struct Rooms {
     ceilings: BTreeMap<WorkerId, Ceiling>,
     /// Until when workers get nothing.
     doubted: BTreeMap<WorkerId, Instant>,
+    /// The suspect that a worker has, and until when it gets no other.
+    suspects: BTreeMap<WorkerId, (Ticket, Instant)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -80,10 +85,30 @@ impl Rooms {
         self.doubted.insert(worker.clone(), now + DOUBT);
     }
 
+    /// Says whether `worker` can be given a request that one before it may have
+    /// ended of: two of them at one worker, and it would not be known whose fault it is.
+    pub(crate) fn takes_suspect(&self, worker: &WorkerId, now: Instant) -> bool {
+        self.suspects.get(worker).is_none_or(|(_, until)| *until <= now)
+    }
+
+    /// Notes that `worker` is given a suspect, and no other before `until`.
+    pub(crate) fn suspect_comes(&mut self, worker: &WorkerId, suspect: Ticket, until: Instant) {
+        self.suspects.insert(worker.clone(), (suspect, until));
+    }
+
+    /// Notes that a suspect has got on, or has left `worker`.
+    pub(crate) fn suspect_passed(&mut self, worker: &WorkerId, suspect: Ticket) {
+        if self.suspects.get(worker).is_some_and(|(there, _)| *there == suspect) {
+            self.suspects.remove(worker);
+        }
+    }
+
     /// Returns when the next worker may be tried again.
     pub(crate) fn next_try(&self, now: Instant) -> Option<Instant> {
         let ceilings = self.ceilings.values().map(|ceiling| ceiling.until);
-        ceilings.chain(self.doubted.values().copied()).filter(|until| *until > now).min()
+        let suspects = self.suspects.values().map(|(_, until)| *until);
+        let all = ceilings.chain(self.doubted.values().copied()).chain(suspects);
+        all.filter(|until| *until > now).min()
     }
 }
 
@@ -106,6 +131,23 @@ mod tests {
         ] {
             assert_eq!(places(slots, service), expected, "{slots} {service:?}");
         }
+    }
+
+    #[test]
+    fn a_worker_gets_one_suspect_at_a_time() {
+        let (id, other): (WorkerId, WorkerId) = ("w-1".parse().unwrap(), "w-2".parse().unwrap());
+        let (mut rooms, now) = (Rooms::default(), Instant::now());
+        let until = now + Duration::from_secs(1);
+        rooms.suspect_comes(&id, Ticket(1), until);
+        assert!(!rooms.takes_suspect(&id, now) && rooms.takes_suspect(&other, now));
+        assert!(rooms.has_room(&id, 0, 9, now), "others are no suspects");
+        assert_eq!(rooms.next_try(now), Some(until));
+        assert!(rooms.takes_suspect(&id, until));
+        rooms.suspect_comes(&id, Ticket(2), until);
+        rooms.suspect_passed(&id, Ticket(1));
+        assert!(!rooms.takes_suspect(&id, now), "another one is there");
+        rooms.suspect_passed(&id, Ticket(2));
+        assert!(rooms.takes_suspect(&id, now));
     }
 
     #[test]

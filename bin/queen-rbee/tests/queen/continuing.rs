@@ -161,14 +161,15 @@ async fn no_other_file_goes_on_and_the_client_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn a_request_that_kills_each_worker_at_one_token_kills_three() {
+async fn a_request_that_kills_each_worker_at_one_token_kills_two() {
     let pair = Pair::ready(&["w-1", "w-2", "w-3", "w-4"]).await;
     let begun = [head(SHA), token("a"), told(&[1]), failed(ErrorCode::WorkerFailed)];
     let dies = whole(&[head(SHA), failed(ErrorCode::WorkerFailed)]);
     pair.hive.script([whole(&begun), dies.clone(), dies]);
     let text = stream(&pair).await;
     assert_eq!((text.starts_with(&token("a")), error_code(&text)), (true, json!("worker_failed")));
-    assert_eq!(workers(&pair), ["w-1", "w-2", "w-3"]);
+    assert!(text.contains("\"retryable\":false"), "{text}");
+    assert_eq!(workers(&pair), ["w-1", "w-2"]);
 }
 
 #[tokio::test]

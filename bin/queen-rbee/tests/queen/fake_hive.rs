@@ -16,7 +16,7 @@ use futures_util::{StreamExt as _, stream};
 use http::HeaderMap;
 use input_validation::{ModelRef, NodeName, Sha256Hex, WorkerId};
 use rbee_api::continuation::Delivered;
-use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_api::error::{ErrorCode, ErrorDetail, TAKEN};
 use rbee_api::headers::CLIENT_BYTES;
 use rbee_api::hive::{HeartbeatReply, HiveSnapshot, HiveStatus, Resources};
 use rbee_api::model::{ModelInfo, ModelKind, ModelList};
@@ -46,6 +46,8 @@ pub(crate) enum End {
 pub(crate) enum Reply {
     Json(&'static str),
     Error(ErrorCode),
+    /// The worker ended before the request came to it.
+    NotTaken,
     Events(Vec<String>, End),
     /// Breaks the connection before the head of a reply.
     NoHead,
@@ -354,6 +356,10 @@ fn forward(
     });
     match hive.next_reply() {
         Reply::Error(code) => Err(ApiError::new(code, "scripted")),
+        Reply::NotTaken => {
+            let detail = ErrorDetail::new(ErrorCode::WorkerFailed, "scripted");
+            Err(detail.with_details(serde_json::json!({TAKEN: false})).into())
+        }
         Reply::Json(text) => Ok(([("content-type", "application/json")], text).into_response()),
         Reply::Events(pieces, end) => Ok(events(&hive, pieces, end)),
         // The head waits for the first piece of the body, which never comes.

@@ -167,6 +167,30 @@ async fn three_failures_are_enough() {
 }
 
 #[tokio::test]
+async fn a_request_that_two_workers_ended_of_is_not_tried_at_a_third() {
+    for stream in [false, true] {
+        let pair = Pair::ready(&["w-1", "w-2", "w-3", "w-4"]).await;
+        pair.hive.script([Reply::Error(ErrorCode::WorkerFailed)]);
+        let reply = pair.queen.chat(ALIAS, stream).send().await.unwrap();
+        assert_eq!(reply.headers()["x-should-retry"], "false", "nor by the client");
+        let (status, error) = error_of(reply).await;
+        assert_eq!((status, &error["code"]), (502, &json!("worker_failed")));
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("one after the other"), "{message}");
+        assert_eq!(pair.hive.forwarded_count(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_never_came_to_its_workers_has_no_part_in_their_end() {
+    let pair = Pair::ready(&["w-1", "w-2", "w-3", "w-4"]).await;
+    let lost = Reply::NotTaken;
+    pair.hive.script([lost.clone(), lost.clone(), lost, Reply::Json("{}")]);
+    assert_eq!(pair.queen.chat(ALIAS, false).send().await.unwrap().status(), 200);
+    assert_eq!(pair.hive.forwarded_count(), 4);
+}
+
+#[tokio::test]
 async fn what_another_worker_would_not_do_better_is_passed_on() {
     let pair = Pair::ready(&["w-1", "w-2"]).await;
     for (index, code) in [

@@ -179,6 +179,24 @@ async fn requests_that_outlast_the_drain_time_are_told() {
 }
 
 #[tokio::test]
+async fn a_whole_reply_that_outlasts_the_drain_time_is_told_to_be_lost() {
+    let mut pair = Pair::silent("drain_seconds = 0").await;
+    pair.hive.set_worker("w-1", rbee_api::worker::WorkerState::Ready);
+    pair.report().await;
+    pair.online().await;
+    pair.hive.script([Reply::Events(vec!["{\"id\":".to_owned()], End::Open)]);
+    let running = tokio::spawn(pair.queen.chat(ALIAS, false).send());
+    eventually("it runs", async || (pair.hive.forwarded_count() == 1).then_some(())).await;
+    pair.queen.signal(Signal::TERM);
+    let (status, error) = error_of(running.await.unwrap().unwrap()).await;
+    assert_eq!((status, &error["code"]), (503, &json!("draining")));
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("before the reply was complete") && message.contains("again"));
+    assert_eq!(error["retryable"], true);
+    assert_eq!(pair.queen.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
 async fn without_any_machine_a_listing_is_an_error_and_not_empty() {
     for (settings, why) in [(NO_HIVE, "local_hive is off"), (MISSING_HIVE, "cannot be started")] {
         let home = TestHome::new();

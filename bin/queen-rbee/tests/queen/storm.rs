@@ -67,7 +67,7 @@ async fn counters_return_to_zero_after_a_storm_of_disconnects() {
     pair.online().await;
 
     let plans: Vec<(u64, u64, bool)> =
-        (0..REQUESTS).map(|_| (draw(40), draw(5), draw(2) == 0)).collect();
+        (0..REQUESTS).map(|_| (draw(20), draw(5), draw(2) == 0)).collect();
     let storm = stream::iter(plans).map(|(patience_ms, user, streams)| {
         let body = json!({
             "model": ALIAS, "stream": streams, "user": format!("user-{user}"),

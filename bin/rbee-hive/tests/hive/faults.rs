@@ -62,9 +62,16 @@ async fn an_answer_in_one_piece_fails_with_its_worker() {
     let hive = Place::new().start().await;
     let worker = hive.ready_worker("tiny").await;
     let refusal = hive.chat(worker.id.as_str(), "[[tokens=9 delay_ms=10 die_at=5]] x").await;
-    assert_eq!(code(refusal), ErrorCode::WorkerFailed);
+    let refusal = refusal.unwrap_err();
+    assert_eq!((refusal.code, refusal.details), (ErrorCode::WorkerFailed, None));
     let failed = hive.worker_in(worker.id.as_str(), WorkerState::Failed).await;
     assert_eq!(failed.failure.unwrap().details, Some(json!({"signal": 6})));
+    let late = hive.chat(worker.id.as_str(), "hello").await.unwrap_err();
+    assert_eq!(
+        (late.code, late.details),
+        (ErrorCode::WorkerFailed, Some(json!({"signal": 6, "taken": false}))),
+        "who comes afterwards has no part in it"
+    );
 }
 
 /// Starts a worker that is a shell script, and waits until it has failed.

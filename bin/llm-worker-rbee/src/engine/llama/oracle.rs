@@ -2,6 +2,7 @@
 //! loop over one llama.cpp context, token for token, on a real model.
 
 mod alone;
+mod resumed;
 mod shared;
 
 use std::collections::HashMap;
@@ -30,7 +31,7 @@ use crate::engine::backend::{
 };
 use crate::engine::memory::{Layout, Scope};
 use crate::engine::request::RequestProgress;
-use crate::engine::{End, EngineEnd, EngineHandle, Event, Job, start};
+use crate::engine::{Earlier, End, EngineEnd, EngineHandle, Event, Job, start};
 use crate::error::LoadFailure;
 use crate::sampler::Sampler;
 use crate::scheduler::JobId;
@@ -312,7 +313,12 @@ impl Engine {
         loaded.generates(&NAME.parse().unwrap()).unwrap().as_ref()
     }
 
-    fn submit(&self, prompt: Prompt, scope: Scope) -> (JobId, mpsc::Receiver<Event>) {
+    fn submit(
+        &self,
+        prompt: Prompt,
+        scope: Scope,
+        earlier: Option<Earlier>,
+    ) -> (JobId, mpsc::Receiver<Event>) {
         let (events, receiver) = EngineHandle::events();
         let id = self.handle.next_job();
         let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
@@ -322,7 +328,7 @@ impl Engine {
             tokens_max: REPLY_TOKENS,
             text: TextStream::new(&[]),
             sampler: Sampler::new(sampling, 0),
-            earlier: None,
+            earlier,
             deadline: Deadline::after(Duration::from_secs(60)),
             events,
             request: Arc::new(RequestProgress::new(Instant::now(), 1)),
@@ -347,7 +353,7 @@ impl Engine {
     /// prompt's were not computed.
     async fn reply_in(&self, scope: Scope, prompt: Prompt) -> (Vec<u32>, u32) {
         let tokens = prompt.tokens.clone();
-        let (_, mut events) = self.submit(prompt, scope);
+        let (_, mut events) = self.submit(prompt, scope, None);
         let mut text = String::new();
         loop {
             match events.recv().await.unwrap() {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::super::drafts::Drafts;
 use super::super::stats::{JobTimes, Outcome, Stats};
 use super::super::{End, Event, Job, Trace};
+use super::replay::Retraced;
 use crate::sampler::constraint::ConstraintError;
 use crate::text::{Flow, LogprobQueue};
 
@@ -22,6 +23,10 @@ pub(super) struct Active {
     pub(super) cached_tokens: Option<u32>,
     /// Tokens chosen elsewhere whose text has not been made here.
     pub(super) to_replay: Vec<u32>,
+    /// Tokens at the end of `tokens` that a step is still to lead to, though they are known.
+    pub(super) retraced: Retraced,
+    /// The text of what was chosen elsewhere, until its reader is told of it.
+    pub(super) replayed: Option<String>,
     generated: u32,
     /// How many of them were chosen elsewhere.
     generated_earlier: u32,
@@ -81,6 +86,8 @@ impl Active {
             drafts: Drafts::new(),
             cached_tokens: earlier.cached_tokens,
             to_replay: earlier.tokens,
+            retraced: Retraced::default(),
+            replayed: None,
             generated,
             generated_earlier: generated,
             first_token_at: None,
@@ -93,9 +100,16 @@ impl Active {
         self.generated
     }
 
-    /// Tokens that a slot holds while a reply is computed: all but the last.
+    /// Tokens that a slot holds while a reply is computed: all but the last, and
+    /// but those that are retraced.
     pub(super) fn tokens_held(&self) -> u32 {
-        u32::try_from(self.tokens.len().saturating_sub(1)).unwrap_or(u32::MAX)
+        let ahead = self.retraced.tokens_left as usize + 1;
+        u32::try_from(self.tokens.len().saturating_sub(ahead)).unwrap_or(u32::MAX)
+    }
+
+    /// The token that comes after those held.
+    pub(super) fn next_token(&self) -> Option<u32> {
+        self.tokens.get(self.tokens_held() as usize).copied()
     }
 
     /// Tokens that may still be chosen.

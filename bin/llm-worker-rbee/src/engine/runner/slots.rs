@@ -38,7 +38,7 @@ impl Runner {
         let Some(id) = self.scheduler.job_in(slot) else { return };
         let Some(active) = self.jobs.get(&id) else { return };
         let scope = active.job.scope;
-        let source = self.memory.source(slot, scope, &active.tokens);
+        let source = self.memory.source(slot, scope, active.tokens_prefilled());
         if let Source::Kept { id: kept, .. } = source
             && !self.has_read(kept)
         {
@@ -46,7 +46,7 @@ impl Runner {
         }
         let Some(active) = self.jobs.get(&id) else { return };
         let (tokens, prompt): (Arc<[u32]>, _) =
-            (Arc::from(active.tokens.as_slice()), Arc::clone(&active.job.prompt));
+            (Arc::from(active.tokens_prefilled()), Arc::clone(&active.job.prompt));
         let generated = active.generated();
         let Some(len) = self.bring(slot, source) else { return };
         self.backend.begin(slot, &prompt, generated);
@@ -161,6 +161,7 @@ impl Runner {
             self.stats.preempted();
             self.is_full = true;
             self.store(slot, 0);
+            self.stop_retracing(slot);
             self.scheduler.preempt(slot);
             self.memory.end(slot);
             self.empty(slot);

@@ -177,10 +177,15 @@ async fn a_reply_ends_at_its_stop_text_within_a_guess_too() {
 fn ask() -> impl Strategy<Value = Ask> {
     let stretches = proptest::collection::vec(0..3_u32, 1..4);
     let stop = prop::option::of("[a-e]{2,4}");
-    let parts = (0..2_u8, stretches, 1..6_u32, 1..50_u32, stop);
-    parts.prop_map(|(scope, stretches, last, tokens_max, stop)| {
+    let said = prop_oneof![Just(0), 0..8_usize];
+    let parts = (0..2_u8, stretches, 1..6_u32, 1..50_u32, stop, said);
+    parts.prop_map(|(scope, stretches, last, tokens_max, stop, said)| {
         let prompt = stretches.iter().flat_map(|s| (s * 100)..(s * 100 + 20));
-        Ask { scope, prompt: prompt.chain([1000 + last]).collect(), tokens_max, stop }
+        let prompt = prompt.chain([1000 + last]).collect();
+        let ask = Ask { scope, prompt, tokens_max, stop, said: 0 };
+        // So many eighths of it, and never all.
+        let said = ask.answer().1 * said / 8;
+        Ask { said, ..ask }
     })
 }
 

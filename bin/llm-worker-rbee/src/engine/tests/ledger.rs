@@ -60,13 +60,21 @@ pub(super) struct Terms {
     pub(super) cells: usize,
     /// Where set, steps are interrupted and states cannot be used now and then.
     pub(super) faults: Option<u64>,
+    /// What a step takes.
+    pub(super) step_time: Duration,
 }
 
 impl Terms {
     pub(super) fn of(layout: Layout, slots: u32) -> Self {
-        let limits =
-            MemoryLimits { slots, layout, can_cut: true, store_bytes_max: 0, tile_tokens: 64 };
-        Self { limits, speculation: Speculation::Off, cells: usize::MAX, faults: None }
+        let tile_tokens = if layout == Layout::Split { 64 } else { 1 };
+        let limits = MemoryLimits { slots, layout, can_cut: true, store_bytes_max: 0, tile_tokens };
+        Self {
+            limits,
+            speculation: Speculation::Off,
+            cells: usize::MAX,
+            faults: None,
+            step_time: Duration::ZERO,
+        }
     }
 }
 
@@ -82,6 +90,8 @@ pub(super) struct Log {
     pub(super) saves: u32,
     pub(super) restores: u32,
     pub(super) tokens_computed: usize,
+    /// The tokens of every step.
+    pub(super) sizes: Vec<usize>,
     /// The slots of every step.
     pub(super) steps: Vec<Vec<u32>>,
     /// What the slot held when a job was first given one.
@@ -174,6 +184,7 @@ impl Backend for Ledger {
         if held + more > self.terms.cells {
             return Err(StepError::NoRoom);
         }
+        std::thread::park_timeout(self.terms.step_time);
         self.outputs.clear();
         for run in runs {
             let held = &mut self.slots[run.slot as usize];
@@ -183,6 +194,7 @@ impl Backend for Ledger {
         }
         let mut log = self.log.lock().unwrap();
         log.tokens_computed += more;
+        log.sizes.push(more);
         log.steps.push(runs.iter().map(|run| run.slot).collect());
         Ok(())
     }
@@ -262,11 +274,13 @@ pub(super) struct Ask {
     pub(super) tokens_max: u32,
     /// The text that ends the reply.
     pub(super) stop: Option<String>,
+    /// Tokens of the reply that were said elsewhere.
+    pub(super) said: usize,
 }
 
 impl Ask {
     pub(super) fn new(prompt: impl IntoIterator<Item = u32>, tokens_max: u32) -> Self {
-        Self { scope: 0, prompt: prompt.into_iter().collect(), tokens_max, stop: None }
+        Self { scope: 0, prompt: prompt.into_iter().collect(), tokens_max, stop: None, said: 0 }
     }
 
     pub(super) fn plain_reply(&self) -> Vec<u32> {
@@ -274,7 +288,7 @@ impl Ask {
     }
 
     /// The text of the reply, and how many tokens it takes to say it.
-    fn answer(&self) -> (String, usize) {
+    pub(super) fn answer(&self) -> (String, usize) {
         let text = text_of(&self.plain_reply());
         let end = self.stop.as_ref().and_then(|stop| Some((text.find(stop)?, stop.len())));
         match end {
@@ -320,6 +334,10 @@ impl Kept {
         let name = format!("job {}", id.0);
         let prompt =
             Prompt { tokens: ask.prompt.clone(), text: Some(name.clone()), ..Prompt::default() };
+        let tokens: Vec<u32> = ask.plain_reply().into_iter().take(ask.said).collect();
+        let chosen = u32::try_from(tokens.len()).unwrap();
+        self.log().chosen.insert(name.clone(), chosen);
+        let earlier = (chosen > 0).then_some(Earlier { tokens, cached_tokens: None });
         let job = Job {
             id,
             prompt: Arc::new(prompt),
@@ -327,7 +345,7 @@ impl Kept {
             tokens_max: ask.tokens_max,
             text: TextStream::new(ask.stop.as_slice()),
             sampler: Sampler::new(Sampling::default(), 1),
-            earlier: None,
+            earlier,
             deadline: Deadline::after(PATIENCE * 2),
             events,
             request: Arc::new(RequestProgress::new(Instant::now(), 1)),
@@ -344,7 +362,10 @@ impl Kept {
         let usage = loop {
             match tokio::time::timeout(PATIENCE, asked.events.recv()).await.expect("no end came") {
                 Some(Event::Text { text, .. }) => said.push_str(&text),
-                Some(Event::Replayed(text)) => panic!("nothing was said before: {text}"),
+                Some(Event::Replayed(text)) => {
+                    assert!(asked.ask.said > 0 && said.is_empty(), "nothing was said before");
+                    said.push_str(&text);
+                }
                 Some(Event::End(End::Finished { text, usage, .. })) => {
                     said.push_str(&text);
                     break usage;

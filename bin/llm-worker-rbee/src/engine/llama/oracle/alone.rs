@@ -52,7 +52,7 @@ async fn a_long_prompt_that_is_abandoned_is_broken_off_and_leaves_no_trace() {
     let prompt = engine.prompt(&story);
     let steps_of_prompt = prompt.tokens.len().div_ceil(STEP_TOKENS as usize) as u64;
     assert!(steps_of_prompt >= 6, "{steps_of_prompt}");
-    let (job, mut events) = engine.submit(prompt, Scope([0; 32]));
+    let (job, mut events) = engine.submit(prompt, Scope([0; 32]), None);
     engine.until("a step is computed", |engine| engine.handle.snapshot().stepping).await;
     events.close();
     engine.handle.abandon(job);
