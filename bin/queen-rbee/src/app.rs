@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use crate::cluster::Reach;
 use crate::config::Settings;
 use crate::registry::Registry;
 use crate::retry_budget::RetryBudget;
@@ -83,13 +84,16 @@ impl App {
         let mut workers: Vec<_> = cluster
             .hives
             .iter()
+            .filter(|hive| hive.is_listed())
             .flat_map(|hive| {
-                hive.workers().map(|worker| PlacedWorker {
-                    hive: hive.name.clone(),
-                    worker: WorkerInfo {
-                        slots_available: cluster.slots_available(worker),
-                        ..worker.clone()
-                    },
+                hive.workers().map(|worker| {
+                    let free = cluster.slots_available(worker);
+                    let slots_available = if hive.reach == Reach::Online { free } else { 0 };
+                    PlacedWorker {
+                        hive: hive.name.clone(),
+                        hive_state: hive.state(),
+                        worker: WorkerInfo { slots_available, ..worker.clone() },
+                    }
                 })
             })
             .collect();

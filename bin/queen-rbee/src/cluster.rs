@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use input_validation::{ModelRef, NodeName, WorkerId};
 use rbee_api::error::ErrorDetail;
-use rbee_api::hive::HiveSnapshot;
+use rbee_api::hive::{HiveSnapshot, HiveState};
 use rbee_api::model::ModelInfo;
 use rbee_api::worker::{WorkerInfo, WorkerState};
 use tokio::time::Instant;
@@ -52,8 +52,22 @@ pub(crate) enum Reach {
         /// When waiting stops being worthwhile.
         until: Instant,
     },
+    /// Not now: it has been silent for too long; and what is said of that.
+    Suspect(ErrorDetail),
+    /// No: it has been silent for so long that what it told last is not to be relied on.
+    Stale(ErrorDetail),
     /// No; and why.
     Lost(ErrorDetail),
+}
+
+impl Reach {
+    /// Returns why no work can be given, where it will not be soon.
+    pub(crate) const fn obstacle(&self) -> Option<&ErrorDetail> {
+        match self {
+            Self::Suspect(why) | Self::Stale(why) | Self::Lost(why) => Some(why),
+            Self::Online | Self::Draining | Self::Awaited { .. } => None,
+        }
+    }
 }
 
 impl Cluster {
@@ -120,6 +134,22 @@ impl Cluster {
 }
 
 impl HiveView {
+    /// Returns its state as listings and metrics tell it. One that is being looked for is suspect if it was ever there.
+    pub(crate) const fn state(&self) -> HiveState {
+        match (&self.reach, &self.snapshot) {
+            (Reach::Online, _) => HiveState::Online,
+            (Reach::Draining, _) => HiveState::Draining,
+            (Reach::Suspect(_), _) | (Reach::Awaited { .. }, Some(_)) => HiveState::Suspect,
+            (Reach::Stale(_), _) => HiveState::Stale,
+            (Reach::Lost(_), _) | (Reach::Awaited { .. }, None) => HiveState::Unreachable,
+        }
+    }
+
+    /// Says whether its models and workers are listed: those of a stale machine may be long gone.
+    pub(crate) const fn is_listed(&self) -> bool {
+        !matches!(self.reach, Reach::Stale(_))
+    }
+
     /// Returns its workers, the failed ones too.
     pub(crate) fn workers(&self) -> impl Iterator<Item = &WorkerInfo> {
         self.snapshot.iter().flat_map(|snapshot| &snapshot.workers).chain(&self.noted)

@@ -186,7 +186,7 @@ pub(crate) async fn online_hive(
             },
             Some(Reach::Awaited { until }) => until,
             Some(Reach::Draining) => return Err(draining()),
-            Some(Reach::Lost(reason)) => {
+            Some(Reach::Suspect(reason) | Reach::Stale(reason) | Reach::Lost(reason)) => {
                 app.registry.ask_for_check();
                 return Err(reason.into());
             }
@@ -215,10 +215,8 @@ pub(crate) async fn first_report(app: &App, deadline: Deadline) -> Result<(), Ap
 }
 
 fn no_machine_answers(cluster: &Cluster) -> ErrorDetail {
-    let why = cluster.hives.iter().find_map(|hive| match &hive.reach {
-        Reach::Lost(reason) => Some(reason.message.as_str()),
-        Reach::Online | Reach::Draining | Reach::Awaited { .. } => None,
-    });
+    let why = cluster.hives.iter().find_map(|hive| hive.reach.obstacle());
+    let why = why.map(|reason| reason.message.as_str());
     let why = why.unwrap_or("the queen still waits for the first one");
     let message = format!("no machine answers; {why}; `rbee logs hive` shows the log of the hive");
     ErrorDetail::new(ErrorCode::HiveUnreachable, message)

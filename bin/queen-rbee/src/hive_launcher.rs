@@ -17,7 +17,7 @@ use std::time::Duration;
 use deadline_propagation::Deadline;
 use input_validation::NodeName;
 use process_wrap::tokio::{ChildWrapper, CommandWrap, ProcessSession};
-use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_api::error::ErrorDetail;
 use rbee_api::hive::{HiveSnapshot, HiveStatus};
 use rbee_api::model::ModelList;
 use rbee_api::queen::RunFile;
@@ -69,10 +69,20 @@ pub(crate) struct HiveLauncher {
     options: LauncherOptions,
     /// The process, if this queen started it and it has not been seen to end.
     child: Option<Box<dyn ChildWrapper>>,
-    /// Whether the hive last found belongs to a queen and ends with it.
+    /// Whether the hive last found or started belongs to a queen and ends with it, its workers too. A hive that was
+    /// killed has left them; one that ended in order has not.
     is_managed: bool,
     launches: Launches,
-    last_report: Option<String>,
+    last_failure: Option<Failure>,
+}
+
+/// Why there was no hive when it was last looked for.
+#[derive(Debug)]
+struct Failure {
+    /// As it was logged.
+    told: String,
+    /// As clients are told.
+    detail: ErrorDetail,
 }
 
 impl HiveLauncher {
@@ -82,7 +92,7 @@ impl HiveLauncher {
             child: None,
             is_managed: false,
             launches: Launches::default(),
-            last_report: None,
+            last_failure: None,
         }
     }
 
@@ -103,7 +113,7 @@ impl HiveLauncher {
         };
         let told = self.ask_what_it_has(&client, status).await;
         self.options.registry.answered(&self.options.name, client, told);
-        if self.last_report.take().is_some() {
+        if self.last_failure.take().is_some() {
             tracing::info!(hive = %self.options.name, "the local hive answers again");
         }
         Ok(())
@@ -122,16 +132,16 @@ impl HiveLauncher {
 
     /// Tells log and registry why there is no hive; the log only once in a row.
     pub(crate) fn report(&mut self, error: &LaunchError) {
-        self.options.registry.lost(&self.options.name, error.detail());
-        let told = error.to_string();
-        if self.last_report.as_ref() != Some(&told) {
+        let (told, detail) = (error.to_string(), error.detail());
+        self.options.registry.lost(&self.options.name, detail.clone());
+        if self.last_failure.as_ref().is_none_or(|last| last.told != told) {
             let source = std::error::Error::source(error).map(ToString::to_string);
             tracing::error!(
                 hive = %self.options.name, error = %error, source,
                 "the local hive cannot be used; trying again"
             );
-            self.last_report = Some(told);
         }
+        self.last_failure = Some(Failure { told, detail });
     }
 
     /// Finds a hive that runs on this machine already and answers.
@@ -210,9 +220,9 @@ impl HiveLauncher {
         if due <= now + PAUSE_WORTH_WAITING {
             registry.restarting(name, due + LAUNCH_LIMIT);
         } else {
-            let message =
-                "the hive of the queen's machine ends again and again; rbee-hive.log says why";
-            registry.lost(name, ErrorDetail::new(ErrorCode::HiveUnreachable, message));
+            // What kept the last one from starting says more than that it is tried again.
+            let known = self.last_failure.as_ref().map(|failure| failure.detail.clone());
+            registry.lost(name, known.unwrap_or_else(error::ends_again_and_again));
         }
         let asked = async {
             registry.check_is_asked_for().await;
@@ -230,6 +240,15 @@ impl HiveLauncher {
         self.launches.begin(Instant::now());
         telemetry::hive_started();
         let log_start = self.spawn_hive()?;
+        self.started(log_start, limit).await
+    }
+
+    /// Waits until the process that was started answers, and kills it where it does not by `limit`.
+    async fn started(
+        &mut self,
+        log_start: u64,
+        limit: Instant,
+    ) -> Result<(HopClient, HiveStatus), LaunchError> {
         loop {
             let ended = match self.child.as_mut() {
                 Some(child) => timeout(POLL, child.wait()).await.ok(),
@@ -310,6 +329,7 @@ impl HiveLauncher {
         match status {
             Ok(status) => {
                 tracing::info!(hive = %self.options.name, %status, "local hive ended");
+                self.is_managed = !status.success();
             }
             Err(error) => {
                 tracing::error!(hive = %self.options.name, error = %error, "lost the local hive");

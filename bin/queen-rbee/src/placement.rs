@@ -201,7 +201,12 @@ fn machine_on_its_way(cluster: &Cluster, want: &Want, now: Instant) -> Option<De
         .filter(|hive| hive.model(&want.model).is_none_or(|model| want.suits(model)))
         .filter_map(|hive| match hive.reach {
             Reach::Awaited { until } if until > now => Some(until.min(now + LOOK_AGAIN)),
-            Reach::Awaited { .. } | Reach::Online | Reach::Draining | Reach::Lost(_) => None,
+            Reach::Awaited { .. }
+            | Reach::Online
+            | Reach::Draining
+            | Reach::Suspect(_)
+            | Reach::Stale(_)
+            | Reach::Lost(_) => None,
         })
         .min()
         .map(|until| Decision::Wait { worker: None, until })
@@ -216,7 +221,7 @@ fn reason_to_refuse(cluster: &Cluster, want: &Want) -> ErrorDetail {
     let nobody_reported = cluster.hives.iter().all(|hive| hive.snapshot.is_none());
     match knows.or_else(|| cluster.hives.first().filter(|_| nobody_reported)) {
         Some(hive) => match &hive.reach {
-            Reach::Lost(reason) => reason.clone(),
+            Reach::Suspect(reason) | Reach::Stale(reason) | Reach::Lost(reason) => reason.clone(),
             Reach::Draining => {
                 let message = format!("the machine that has {model} is shutting down");
                 ErrorDetail::new(ErrorCode::NoWorkerAvailable, message)

@@ -2,19 +2,22 @@
 //! out, a wake-up on every change. Fed by heartbeats, by the answers of hives
 //! and by the keeper of the local hive. Decides nothing and calls nobody.
 
+mod standing;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use input_validation::{NodeName, WorkerId};
-use rbee_api::error::{ErrorCode, ErrorDetail};
-use rbee_api::hive::{HiveInfo, HiveSnapshot, HiveState};
+use rbee_api::error::ErrorDetail;
+use rbee_api::hive::{HiveInfo, HiveSnapshot};
 use rbee_api::worker::WorkerInfo;
 use rbee_http::HopClient;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::cluster::{Cluster, HiveView, Reach, is_live};
+use crate::cluster::{Cluster, HiveView, is_live};
+use standing::{Contact, Facts, judge};
 
 /// How long a machine that answers may take for its first report, and a machine
 /// of which nothing is known for its first sign of life.
@@ -23,8 +26,6 @@ const REPORT_GRACE: Duration = Duration::from_secs(10);
 const CHECK_GRACE: Duration = Duration::from_secs(10);
 /// How long a worker named in an answer counts without a report that names it.
 const NOTED_MAX: Duration = Duration::from_secs(10);
-/// Silence of this many heartbeat intervals makes a machine unreachable.
-const SILENT_INTERVALS: u32 = 2;
 
 /// No such machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -63,13 +64,6 @@ struct Entry {
 struct Noted {
     worker: WorkerInfo,
     at: Instant,
-}
-
-#[derive(Debug)]
-enum Contact {
-    Up,
-    Awaited { until: Instant },
-    Lost(ErrorDetail),
 }
 
 /// Counts the slots that one request takes for its worker until dropped.
@@ -131,12 +125,7 @@ impl Registry {
     pub(crate) fn view(&self) -> Cluster {
         let now = Instant::now();
         let state = self.lock();
-        let hives = state.hives.iter().map(|(name, entry)| HiveView {
-            name: name.clone(),
-            reach: self.reach(entry, now),
-            snapshot: entry.snapshot.clone(),
-            noted: entry.noted_workers(now),
-        });
+        let hives = state.hives.iter().map(|(name, entry)| self.view_of(name, entry, now));
         Cluster { hives: hives.collect(), load: state.load.clone() }
     }
 
@@ -285,35 +274,35 @@ impl Registry {
     pub(crate) fn hive_infos(&self) -> Vec<HiveInfo> {
         let now = Instant::now();
         let state = self.lock();
-        let infos = state.hives.iter().map(|(name, entry)| HiveInfo {
-            name: name.clone(),
-            url: entry.client.as_ref().map_or_else(String::new, |c| c.base_url().to_owned()),
-            state: match self.reach(entry, now) {
-                Reach::Online => HiveState::Online,
-                Reach::Draining => HiveState::Draining,
-                Reach::Awaited { .. } | Reach::Lost(_) => HiveState::Unreachable,
-            },
-            last_heartbeat_age_ms: entry.heard_at.map(|at| {
-                u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX)
-            }),
-            resources: entry.snapshot.as_ref().map(|snapshot| snapshot.resources.clone()),
-            workers: count(entry.snapshot.iter().flat_map(|s| &s.workers).filter(|w| is_live(w))),
-            models: count(entry.snapshot.iter().flat_map(|s| &s.models)),
+        let infos = state.hives.iter().map(|(name, entry)| {
+            let view = self.view_of(name, entry, now);
+            let listed = || entry.snapshot.iter().filter(|_| view.is_listed());
+            HiveInfo {
+                name: name.clone(),
+                url: entry.client.as_ref().map_or_else(String::new, |c| c.base_url().to_owned()),
+                state: view.state(),
+                last_heartbeat_age_ms: entry.heard_at.map(|at| {
+                    u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX)
+                }),
+                resources: entry.snapshot.as_ref().map(|snapshot| snapshot.resources.clone()),
+                workers: count(listed().flat_map(|s| &s.workers).filter(|w| is_live(w))),
+                models: count(listed().flat_map(|s| &s.models)),
+            }
         });
         infos.collect()
     }
 
-    fn reach(&self, entry: &Entry, now: Instant) -> Reach {
-        let silence_max = self.interval * SILENT_INTERVALS;
-        match &entry.contact {
-            Contact::Lost(reason) => Reach::Lost(reason.clone()),
-            Contact::Awaited { until } if *until > now => Reach::Awaited { until: *until },
-            Contact::Awaited { .. } => Reach::Lost(unreachable("does not report to the queen")),
-            Contact::Up if entry.heard_at.is_none_or(|at| at + silence_max < now) => {
-                Reach::Lost(unreachable("has not been heard of for two heartbeat intervals"))
-            }
-            Contact::Up if entry.snapshot.as_ref().is_some_and(|s| s.draining) => Reach::Draining,
-            Contact::Up => Reach::Online,
+    fn view_of(&self, name: &NodeName, entry: &Entry, now: Instant) -> HiveView {
+        let facts = Facts {
+            contact: &entry.contact,
+            heard_at: entry.heard_at,
+            is_draining: entry.snapshot.as_ref().is_some_and(|snapshot| snapshot.draining),
+        };
+        HiveView {
+            name: name.clone(),
+            reach: judge(&facts, self.interval, now),
+            snapshot: entry.snapshot.clone(),
+            noted: entry.noted_workers(now),
         }
     }
 
@@ -339,11 +328,6 @@ impl Entry {
         let is_fresh = |noted: &&Noted| now < noted.at + NOTED_MAX;
         self.noted.iter().filter(is_fresh).map(|noted| noted.worker.clone()).collect()
     }
-}
-
-fn unreachable(what: &str) -> ErrorDetail {
-    let message = format!("the machine {what}; `rbee status` shows the machines");
-    ErrorDetail::new(ErrorCode::HiveUnreachable, message)
 }
 
 fn count<T>(items: impl Iterator<Item = T>) -> u32 {

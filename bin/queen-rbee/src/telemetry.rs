@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use crate::cluster::{Cluster, Reach, UNKNOWN_MODEL};
+use rbee_api::hive::HiveState;
+
+use crate::cluster::{Cluster, UNKNOWN_MODEL};
 
 /// Starts of the local hive's process.
 const HIVE_STARTS: &str = "rbee_queen_hive_starts_total";
@@ -148,13 +150,9 @@ pub(crate) fn queue_refused(reason: &'static str) {
 pub(crate) fn scraped(cluster: &Cluster, queue_bytes: u64) {
     // Exact up to 2^53.
     metrics::gauge!(QUEUE_BYTES).set(queue_bytes as f64);
-    let state = |reach: &Reach| match reach {
-        Reach::Online => "online",
-        Reach::Draining => "draining",
-        Reach::Awaited { .. } | Reach::Lost(_) => "unreachable",
-    };
-    for name in ["online", "draining", "unreachable"] {
-        let count = cluster.hives.iter().filter(|hive| state(&hive.reach) == name).count();
-        metrics::gauge!(HIVES, "state" => name).set(u32::try_from(count).unwrap_or(u32::MAX));
+    for state in HiveState::ALL {
+        let count = cluster.hives.iter().filter(|hive| hive.state() == *state).count();
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        metrics::gauge!(HIVES, "state" => state.as_str()).set(count);
     }
 }

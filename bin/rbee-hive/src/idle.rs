@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::registry::Registry;
+use crate::waiting::{Woken, woken};
 
 /// Stops idle workers until `stop`.
 pub(crate) async fn keep(registry: Arc<Registry>, idle: Duration, stop: CancellationToken) {
@@ -14,10 +15,9 @@ pub(crate) async fn keep(registry: Arc<Registry>, idle: Duration, stop: Cancella
     loop {
         changes.mark_unchanged();
         let next = registry.stop_idle(Instant::now(), idle);
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = sleep_until(next) => {}
-            changed = changes.changed() => if changed.is_err() { return },
+        match woken(&stop, &mut changes, Some(next)).await {
+            Woken::Stopped => return,
+            Woken::Due | Woken::Changed => {}
         }
     }
 }

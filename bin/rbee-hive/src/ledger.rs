@@ -2,6 +2,7 @@
 //! gone, so that a hive that takes over after a crash knows every process it has to answer for. Owns its schema and
 //! its rows; starts, signals and decides nothing.
 
+mod failing;
 mod tally;
 
 use std::path::Path;
@@ -46,6 +47,7 @@ const STEPS: &[M<'_>] = &[
          INSERT INTO tally VALUES (0, 0, 0, NULL);",
     ),
     M::up("ALTER TABLE worker ADD COLUMN heartbeat_seconds INTEGER NOT NULL DEFAULT 30"),
+    M::up("CREATE TABLE failing (model_ref TEXT PRIMARY KEY NOT NULL, past TEXT NOT NULL) STRICT"),
 ];
 
 const SCHEMA: Migrations<'_> = Migrations::from_slice(STEPS);
@@ -173,7 +175,7 @@ impl Ledger {
     }
 }
 
-/// Each change is one statement, so a thread that panicked has left the connection usable.
+/// Each change is one statement or one transaction, so a thread that panicked has left the connection usable.
 fn locked(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
     connection.lock().unwrap_or_else(PoisonError::into_inner)
 }

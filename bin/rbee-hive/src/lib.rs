@@ -24,6 +24,7 @@ mod restart;
 mod shutdown;
 mod supervisor;
 mod tasks;
+mod waiting;
 mod watchdog;
 mod worker_logs;
 
@@ -55,6 +56,7 @@ use machine::ThisMachine;
 use models::Models;
 use registry::Registry;
 use reservations::Reservations;
+use restart::Moment;
 use shutdown::Shutdown;
 use supervisor::{Launcher, Rules, Supervisor};
 
@@ -118,9 +120,10 @@ pub async fn run(
     }
     let url = url_for_neighbours(address);
     let (ledger, left) = Ledger::open(&home.workers_db())?;
-    let tally = ledger.tally()?;
+    let (tally, failing) = (ledger.tally()?, ledger.failing()?);
     let hive = assemble(config, home, &url, ledger)?;
     ending::show_tally(tally);
+    hive.registry.restore(failing, Moment::now());
     hive.supervisor.adopt(left).await;
     let living =
         hive.registry.snapshot().into_iter().map(|worker| hive.home.worker_log(&worker.id));

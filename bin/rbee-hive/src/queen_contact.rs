@@ -10,15 +10,19 @@ use rbee_api::hive::HeartbeatReply;
 use rbee_home::Daemon;
 use rbee_http::{CallError, HopClient};
 use secrets_management::Secret;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::hive::Hive;
+use crate::waiting::{Woken, woken};
 
 /// A queen on the same machine answers within milliseconds, one elsewhere within a round trip.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 /// Pause before a queen that did not answer is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// That pause when something has changed: it may have been a queen just started that asked for it, and whoever asked
+/// her looks for it there next.
+const RETRY_ON_CHANGE: Duration = Duration::from_millis(50);
 /// Shortest time between two snapshots, however much changes in between.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -57,15 +61,13 @@ pub(crate) async fn keep(hive: Arc<Hive>, token: Arc<Secret>, stop: Cancellation
                 RETRY
             }
         };
-        let is_retry = contact != Contact::Made;
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = sleep(wait) => {}
-            // While nobody listens, a change is no reason to hurry.
-            changed = changes.changed(), if !is_retry => match changed {
-                Ok(()) => sleep(PAUSE).await,
-                Err(_) => return,
-            },
+        match woken(&stop, &mut changes, Some(Instant::now() + wait)).await {
+            Woken::Stopped => return,
+            Woken::Due => {}
+            Woken::Changed => {
+                let pause = if contact == Contact::Made { PAUSE } else { RETRY_ON_CHANGE };
+                stop.run_until_cancelled(sleep(pause)).await;
+            }
         }
     }
 }

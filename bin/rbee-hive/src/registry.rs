@@ -2,6 +2,7 @@
 //! nothing, starts nothing, and holds the lock across no await.
 
 mod liveness;
+mod past;
 mod removal;
 mod requests;
 mod restarts;
@@ -28,8 +29,9 @@ use crate::liveness::{Watched, load_allowance};
 use crate::restart::RestartRules;
 
 pub(crate) use liveness::Silent;
+pub(crate) use past::KeptPast;
 use restarts::Lineage;
-pub(crate) use restarts::{Failure, Planned, Turn};
+pub(crate) use restarts::{Failure, Forgotten, Planned, Turn};
 use worker::Worker;
 pub(crate) use worker::{Grant, WorkerSignals};
 
@@ -220,7 +222,10 @@ impl Registry {
         let mut worker = Worker::new(info, memory_bytes, callback, watched);
         worker.client = Some(client);
         let signals = worker.signals.clone();
-        self.lock().workers.push(worker);
+        let mut state = self.lock();
+        state.succeed(&mut worker);
+        state.workers.push(worker);
+        drop(state);
         self.touch();
         signals
     }

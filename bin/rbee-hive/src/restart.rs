@@ -4,11 +4,15 @@
 //! the breaker: from then on single tries are made, each after a longer pause. What has been healthy for long has no
 //! past.
 
+mod kept;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use rbee_api::worker_exit::{Breaker, ExitCause};
 use tokio::time::Instant;
+
+pub(crate) use kept::{KeptRecord, Moment};
 
 /// Most by which a pause is lengthened, so that workers that failed together do not start together.
 const JITTER_MAX: f64 = 0.25;
@@ -107,7 +111,7 @@ impl Cure {
 }
 
 /// The past of a model's workers, as far as it bears on the next start.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RestartRecord {
     /// Failures that count, oldest first; never more than open the breaker.
     failures: VecDeque<Instant>,
@@ -208,6 +212,11 @@ impl RestartRecord {
         self.ready_at.is_some_and(|at| now.saturating_duration_since(at) >= rules.healthy)
     }
 
+    /// Returns when it will have been healthy for so long, unless it fails before.
+    pub(crate) fn recovers_at(&self, rules: &RestartRules) -> Option<Instant> {
+        self.ready_at?.checked_add(rules.healthy)
+    }
+
     /// Says whether a worker may start.
     pub(crate) fn gate(&self, now: Instant) -> Gate {
         match self.next {
@@ -225,8 +234,8 @@ impl RestartRecord {
         }
     }
 
-    /// Returns how often workers were started again, the one included that runs or is to come.
-    pub(crate) const fn restarts(&self) -> u32 {
+    /// Returns how many workers in a row have failed. One that starts then is started again for that many times.
+    pub(crate) const fn failures(&self) -> u32 {
         self.in_a_row
     }
 

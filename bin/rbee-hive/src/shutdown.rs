@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+
+use crate::waiting::until;
 
 /// Time at the end that a hive keeps for killing the workers that are left and for closing its connections.
 const LAST_STEPS: Duration = Duration::from_secs(2);
@@ -67,15 +69,9 @@ impl Shutdown {
         let mut kill_at = self.kill_at.subscribe();
         loop {
             let due = *kill_at.borrow_and_update();
-            let is_due = async {
-                match due {
-                    Some(due) => sleep_until(due).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 () = self.hasten.cancelled() => return,
-                () = is_due => return,
+                () = until(due) => return,
                 // The sender lives as long as this does.
                 _ = kill_at.changed() => {}
             }

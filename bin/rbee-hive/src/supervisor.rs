@@ -9,6 +9,7 @@ mod cause;
 mod failure;
 mod life;
 mod owned;
+mod past;
 mod port;
 mod process;
 mod restarts;

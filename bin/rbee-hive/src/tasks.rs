@@ -25,6 +25,7 @@ pub(crate) fn start(
     }
     tasks.spawn(watchdog::keep(Arc::clone(hive), hive.config.liveness(), stop.clone()));
     tasks.spawn(Arc::clone(&hive.supervisor).keep_restarting(stop.clone()));
+    tasks.spawn(Arc::clone(&hive.supervisor).keep_past(stop.clone()));
     tasks.spawn(rebuild_catalog(Arc::clone(hive), stop.clone()));
 }
 

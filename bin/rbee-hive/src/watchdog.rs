@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use deadline_propagation::Deadline;
 use rbee_api::worker::WorkerStatus;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::hive::Hive;
 use crate::liveness::LivenessLimits;
 use crate::registry::Silent;
+use crate::waiting::{Woken, woken};
 
 /// How long a silent worker has to answer: one that is halted never does, one that is short of processor time does.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
@@ -35,22 +36,18 @@ pub(crate) async fn keep(hive: Arc<Hive>, limits: LivenessLimits, stop: Cancella
         for worker in silent {
             hive.tasks.spawn(ask(Arc::clone(&hive), worker, stop.clone()));
         }
-        let due = async {
-            match next {
-                Some(next) => sleep_until(next).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = due => {
+        match woken(&stop, &mut changes, next).await {
+            Woken::Stopped => return,
+            Woken::Changed => {}
+            Woken::Due => {
                 let now = Instant::now();
                 if next.is_some_and(|next| now > next + LATE) {
-                    tracing::warn!("this hive was halted or starved; silence of workers meanwhile does not count");
+                    tracing::warn!(
+                        "this hive was halted or starved; silence of workers meanwhile does not count"
+                    );
                     deaf_until = now;
                 }
             }
-            changed = changes.changed() => if changed.is_err() { return },
         }
     }
 }

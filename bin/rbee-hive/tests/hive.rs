@@ -48,6 +48,12 @@ mod logs;
 #[path = "hive/models.rs"]
 mod models;
 #[cfg(test)]
+#[path = "hive/past.rs"]
+mod past;
+#[cfg(test)]
+#[path = "hive/resets.rs"]
+mod resets;
+#[cfg(test)]
 #[path = "hive/restarts.rs"]
 mod restarts;
 #[cfg(test)]

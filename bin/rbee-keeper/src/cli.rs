@@ -263,9 +263,9 @@ pub(crate) struct WorkersArgs {
 /// What to do with workers.
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkersAction {
-    /// Forget that workers have failed, and start them again at once
+    /// Forget the failures of workers, and start those that failed again at once
     #[command(
-        after_help = "With --json: {\"reset\":[WORKER,…]}, the workers that start or run, as in `rbee ps --json`"
+        after_help = "With --json: {\"reset\":[WORKER,…]}, the workers that start or run, each with failures_cleared and breaker_was"
     )]
     Reset(ResetArgs),
 }
@@ -273,10 +273,10 @@ pub(crate) enum WorkersAction {
 /// `rbee workers reset`.
 #[derive(Debug, Args)]
 pub(crate) struct ResetArgs {
-    /// A worker's id from `rbee ps`, or a model, which means its worker that failed
+    /// A worker's id from `rbee ps`, or a model, which means its workers on all machines
     #[arg(value_name = "WORKER|MODEL", required_unless_present = "all")]
     pub(crate) target: Option<String>,
-    /// Reset every worker that failed
+    /// Reset every worker that has failures
     #[arg(long, conflicts_with = "target")]
     pub(crate) all: bool,
 }

@@ -9,7 +9,7 @@ use futures_util::{Stream, StreamExt as _};
 use input_validation::{ModelRef, RequestId, WorkerId};
 use rbee_api::model::PullRequest;
 use rbee_api::openai::{ChatCompletion, EmbeddingList};
-use rbee_api::queen::{PlacedModelList, PlacedWorker, PlacedWorkerList, QueenStatus, Removed};
+use rbee_api::queen::{PlacedModelList, PlacedWorkerList, PlacedWorkerReset, QueenStatus, Removed};
 use rbee_http::{CallError, HopClient, collect};
 use secrets_management::Secret;
 use serde_json::{Value, json};
@@ -85,8 +85,11 @@ impl QueenClient {
         self.delete(&format!("/api/v1/workers/{id}")).await
     }
 
-    /// Has the failures of a worker's model forgotten, and one started at once.
-    pub(crate) async fn reset_worker(&self, id: &WorkerId) -> Result<PlacedWorker, KeeperError> {
+    /// Has the failures of a worker's model forgotten, and another started in the place of a failed one.
+    pub(crate) async fn reset_worker(
+        &self,
+        id: &WorkerId,
+    ) -> Result<PlacedWorkerReset, KeeperError> {
         let budget = Budget::new(STOPPING);
         let path = format!("/api/v1/workers/{id}/reset");
         let nothing = json!({});

@@ -79,15 +79,47 @@ pub struct HeartbeatReply {
 }
 
 /// Whether the queen can give a machine work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HiveState {
     /// Heard of within two intervals.
+    #[default]
     Online,
-    /// Silent for more than two intervals, or known only from the database.
+    /// Silent for more than two intervals, or being looked for after it was there: gets no new work.
+    Suspect,
+    /// Silent for more than four intervals: its workers and models are not listed any more.
+    Stale,
+    /// Never heard of, or not to be had for a reason that is known.
     Unreachable,
     /// Shutting down.
     Draining,
+}
+
+impl HiveState {
+    /// All states.
+    pub const ALL: &'static [Self] =
+        &[Self::Online, Self::Suspect, Self::Stale, Self::Unreachable, Self::Draining];
+
+    /// Returns the state as it stands on the wire and in metrics, lower_snake.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Suspect => "suspect",
+            Self::Stale => "stale",
+            Self::Unreachable => "unreachable",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// Says whether requests come through to a machine, those at least that it has.
+    #[must_use]
+    pub const fn is_reachable(self) -> bool {
+        match self {
+            Self::Online | Self::Draining => true,
+            Self::Suspect | Self::Stale | Self::Unreachable => false,
+        }
+    }
 }
 
 /// One machine, as the queen lists it.
@@ -130,4 +162,16 @@ pub struct HiveStatus {
     pub models: u32,
     /// Workers, the failed ones too.
     pub workers: Vec<WorkerInfo>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_has_the_same_name_in_json_and_in_text() {
+        for state in HiveState::ALL {
+            assert_eq!(serde_json::to_string(state).unwrap(), format!("\"{}\"", state.as_str()));
+        }
+    }
 }

@@ -3,9 +3,9 @@
 use input_validation::NodeName;
 use serde::{Deserialize, Serialize};
 
-use crate::hive::HiveInfo;
+use crate::hive::{HiveInfo, HiveState};
 use crate::model::ModelInfo;
-use crate::worker::{WorkerDetail, WorkerInfo};
+use crate::worker::{WorkerDetail, WorkerInfo, WorkerReset};
 
 /// `GET /api/v1/status` on the queen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,6 +56,9 @@ pub struct QueueInfo {
 pub struct PlacedWorker {
     /// The machine.
     pub hive: NodeName,
+    /// Whether that can be reached. Where it cannot, the rest is what it said last, and no slot is free.
+    #[serde(default)]
+    pub hive_state: HiveState,
     /// The worker.
     #[serde(flatten)]
     pub worker: WorkerInfo,
@@ -69,6 +72,16 @@ pub struct PlacedWorkerDetail {
     /// The worker.
     #[serde(flatten)]
     pub detail: WorkerDetail,
+}
+
+/// `POST /api/v1/workers/{id}/reset` on the queen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlacedWorkerReset {
+    /// The machine.
+    pub hive: NodeName,
+    /// What was forgotten there, and the worker.
+    #[serde(flatten)]
+    pub reset: WorkerReset,
 }
 
 /// `GET /api/v1/workers` on the queen.

@@ -63,7 +63,7 @@ pub struct WorkerInfo {
     pub last_heartbeat_ms: Option<u64>,
     /// Why it failed.
     pub failure: Option<ErrorDetail>,
-    /// How often a worker of its model was started again since one was last healthy for long.
+    /// How often a worker of its model had been started again, itself included, since one was last healthy for long.
     #[serde(default)]
     pub restart_count: u32,
     /// How its own process ended, or, while that runs, how the one before it did.
@@ -101,6 +101,19 @@ pub struct WorkerDetail {
     pub worker: WorkerInfo,
     /// The worker's own word; null while it does not answer.
     pub status: Option<WorkerStatus>,
+}
+
+/// `POST /api/v1/workers/{id}/reset` on a hive: what was forgotten of the worker's model, and the worker of it that is
+/// there now: a new one in the place of a failed one, else the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerReset {
+    /// Failures in a row that counted until now; 0 where there was nothing to forget.
+    pub failures_cleared: u32,
+    /// What they had brought the breaker to.
+    pub breaker_was: Breaker,
+    /// The worker.
+    #[serde(flatten)]
+    pub worker: WorkerInfo,
 }
 
 /// What a hive writes to a new worker's standard input: the secrets that may

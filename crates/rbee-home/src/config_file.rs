@@ -151,6 +151,11 @@ fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigError>
         let (line, column) = position_after(before);
         let message = error.message().trim().replace('\n', ", ");
         let suggestion = suggestion(&message);
+        // All the words that are known would only hide the one that was meant.
+        let message = match (&suggestion, message.split_once(", expected ")) {
+            (Some(_), Some((what, _known))) => what.to_owned(),
+            _ => message,
+        };
         ConfigError::Content { path: path.to_owned(), line, column, message, suggestion }
     })
 }
@@ -235,7 +240,10 @@ mod tests {
         let error = load_text("workers_max = 3\n[log]\nlevl = 'debug'\n").unwrap_err();
         let told = error.to_string();
         assert!(told.contains("line 3, column 1") && told.contains("levl"), "{told}");
+        assert!(told.ends_with("unknown field `levl`"), "the known ones are left out: {told}");
         assert_eq!(error.hint(), "did you mean `level`?");
+        let far = load_text("colour = 'red'\n").unwrap_err().to_string();
+        assert!(far.contains("`workers_max`"), "without a guess they are told: {far}");
     }
 
     #[test]

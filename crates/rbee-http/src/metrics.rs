@@ -8,6 +8,8 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::telemetry::log_lines_lost;
+
 /// Seconds; from a health check to a long generation.
 const DURATION_BUCKETS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
@@ -75,6 +77,7 @@ impl Metrics {
     /// Renders all metrics in Prometheus' text format.
     #[must_use]
     pub fn render(&self) -> String {
+        metrics::counter!(self.name("log_lines_lost_total")).absolute(log_lines_lost());
         self.handle.render()
     }
 

@@ -71,3 +71,48 @@ fn a_second_signal_ends_queen_hive_and_workers_at_once() {
     let log = hive_log(&cluster);
     assert!(log.contains("graceful=1 forced=1") && log.contains("hastened=true"), "{log}");
 }
+
+/// A cluster with a worker that nobody but a hive can end in time.
+fn with_a_worker() -> Cluster {
+    let cluster = Cluster::echo();
+    cluster.import_tiny("tiny");
+    assert_eq!(cluster.rbee(&["infer", "-m", "tiny", "-p", "one"]).ok().trim(), "one");
+    cluster
+}
+
+fn kill_hive(cluster: &Cluster) {
+    let hive = cluster.process("rbee-hive");
+    hive.signal(Signal::KILL);
+    wait_until("the hive is dead", Duration::from_secs(10), || {
+        cluster.processes().iter().all(|process| process.pid != hive.pid || process.state == 'Z')
+    });
+}
+
+#[test]
+fn a_queen_that_stops_right_after_her_hive_was_killed_leaves_no_worker() {
+    // Once, the next hive is started at once; twice, the queen is in a pause before the next start.
+    for kills in [1, 2] {
+        let cluster = with_a_worker();
+        for _ in 0..kills {
+            kill_hive(&cluster);
+        }
+        let begun = SystemTime::now();
+        drop(cluster.rbee(&["queen", "stop"]).ok());
+        let left: Vec<_> = cluster.processes().into_iter().map(|left| left.program).collect();
+        assert_eq!(left, [""; 0], "{kills}: {}", hive_log(&cluster));
+        assert!(since(begun) < Duration::from_secs(20), "{kills}: {:?}", since(begun));
+    }
+}
+
+#[test]
+fn a_hive_that_is_killed_while_it_ends_leaves_no_worker_either() {
+    let (cluster, _script) = with_a_worker_that_hangs("");
+    let queen = cluster.process("queen-rbee");
+    queen.signal(Signal::TERM);
+    wait_until("the hive ends its workers", Duration::from_secs(10), || {
+        hive_log(&cluster).contains("hive stops its workers")
+    });
+    kill_hive(&cluster);
+    queen.signal(Signal::TERM);
+    cluster.wait_until_empty(Duration::from_secs(30));
+}

@@ -4,8 +4,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
-use e2e::{Cluster, Http};
+use e2e::{Cluster, Http, wait_until};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 fn monitoring_page() -> String {
@@ -118,4 +120,37 @@ fn bench_measures_the_whole_chain_by_the_tokens_that_it_counts() {
             assert!(request["ttft_ms"].as_f64() <= request["e2e_ms"].as_f64(), "{request}");
         }
     }
+}
+
+#[test]
+fn a_machine_that_falls_silent_is_suspect_then_stale_and_back_with_its_next_report() {
+    let interval = "heartbeat_interval_seconds = 3\n";
+    let cluster = Cluster::echo().config("queen-rbee", interval).config("rbee-hive", interval);
+    cluster.import_tiny("tiny");
+    assert_eq!(cluster.rbee(&["infer", "-m", "tiny", "-p", "one"]).ok().trim(), "one");
+    let state = || cluster.queen().get("/api/v1/hives").json()["hives"][0]["state"].clone();
+    let count = |state: &str| {
+        let metrics = cluster.queen().get("/metrics").body;
+        metrics.contains(&format!("rbee_queen_hives{{state=\"{state}\"}} 1"))
+    };
+    let before = cluster.workers();
+    assert_eq!((state(), &before[0]["hive_state"]), (json!("online"), &json!("online")));
+    let hive = cluster.process("rbee-hive");
+    hive.signal(Signal::STOP);
+    wait_until("it is suspect", Duration::from_secs(20), || state() == "suspect");
+    let worker = &cluster.workers()[0];
+    assert_eq!((&worker["hive_state"], &worker["state"]), (&json!("suspect"), &json!("ready")));
+    assert_eq!(worker["slots_available"], 0);
+    let ps = cluster.rbee(&["ps"]).ok();
+    assert!(ps.contains("  unreachable  ") && !ps.contains("  ready  "), "{ps}");
+    assert!(count("suspect"));
+    assert_ne!(cluster.rbee(&["infer", "-m", "tiny", "-p", "one"]).code, 0, "no new work");
+    wait_until("it is stale", Duration::from_secs(20), || state() == "stale");
+    assert!(cluster.workers().is_empty() && count("stale"), "what it had is not listed");
+    assert!(cluster.rbee(&["status"]).ok().contains("  stale  "));
+    hive.signal(Signal::CONT);
+    wait_until("it is online", Duration::from_secs(20), || state() == "online");
+    let after = cluster.workers();
+    assert_eq!((&after[0]["id"], &after[0]["pid"]), (&before[0]["id"], &before[0]["pid"]));
+    assert_eq!(cluster.rbee(&["infer", "-m", "tiny", "-p", "one"]).ok().trim(), "one");
 }

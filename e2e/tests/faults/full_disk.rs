@@ -171,4 +171,9 @@ fn a_hive_whose_log_cannot_be_written_goes_on() {
     site.import("tiny", 1);
     site.ready_worker("tiny");
     assert_eq!(hive.ended(), None);
+    let metrics = site.to_hive().get("/metrics").body;
+    let lost =
+        metrics.lines().find_map(|line| line.strip_prefix("rbee_hive_log_lines_lost_total "));
+    let lost: u64 = lost.and_then(|count| count.parse().ok()).expect("a count");
+    assert!(lost > 0, "{metrics}");
 }

@@ -23,6 +23,8 @@ const REPLY_LIMIT: Duration = Duration::from_secs(30);
 /// no worker that ends by itself, and little memory for each.
 pub(crate) const HIVE: &str = "heartbeat_interval_seconds = 1\nidle_stop_seconds = 0\n\
                                stop_grace_seconds = 2\nworkers_max = 64\n[worker]\ncache_ram_mib = 0\n";
+/// No breaker: failures outlive a hive, and who kills workers again and again would open it.
+const UNBROKEN: &str = "[restart]\nfailures_max = 1000\ndelay_ms = 10\ndelay_max_ms = 10\n";
 /// What every queen of this suite is told.
 pub(crate) const QUEEN: &str = "heartbeat_interval_seconds = 1\ndrain_seconds = 2\n";
 
@@ -93,7 +95,7 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) fn new() -> Self {
-        Self::with(HIVE, QUEEN)
+        Self::with(&format!("{HIVE}{UNBROKEN}"), QUEEN)
     }
 
     pub(crate) fn with(hive: &str, queen: &str) -> Self {

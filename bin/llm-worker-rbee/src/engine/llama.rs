@@ -70,6 +70,12 @@ impl Loader for LlamaLoader {
         let model = Model::load(&self.path, &spread.model_params(&self.placement), go_on)?;
         let shape = self.shape(&model, &spread)?;
         let (layers, device) = (spread.layers_on_gpus(&model), spread.device());
+        if spread.lacks_gpus(&self.placement) {
+            tracing::warn!(
+                "worker.gpu_layers asks for layers on a GPU and there is none that this program can use; all are \
+                 computed on the processor"
+            );
+        }
         tracing::info!(threads = shape.params.n_threads, device, gpu_layers = layers,
             layout = ?shape.layout, system = system_info(), "weights loaded");
         match shape.pooling {

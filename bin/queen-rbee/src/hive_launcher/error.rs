@@ -70,6 +70,12 @@ impl LaunchError {
     }
 }
 
+/// What clients are told of a hive that starts and ends again soon, each time.
+pub(super) fn ends_again_and_again() -> ErrorDetail {
+    let message = "the hive of the queen's machine ends again and again; rbee-hive.log says why";
+    ErrorDetail::new(ErrorCode::HiveUnreachable, message)
+}
+
 /// What a hive's exit code says about how it ended.
 fn why_ended(status: ExitStatus) -> &'static str {
     let is = |known: Known| status.code() == Some(i32::from(known.code()));

@@ -15,6 +15,7 @@ use rbee_api::queen::{PlacedModel, PlacedModelList, Removed};
 use rbee_http::{ApiError, JsonBody, event_stream_response};
 
 use crate::app::App;
+use crate::cluster::HiveView;
 use crate::dispatch::{first_report, online_hive};
 use crate::pull_relay::PullRelay;
 
@@ -27,10 +28,10 @@ const PULL_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a machine may take to remove a file.
 const REMOVE_LIMIT: Duration = Duration::from_secs(60);
 
-/// Returns every model once, with the machines that have it, oldest first.
+/// Returns every model once, with the machines that have it, oldest first. Those that are stale are left out.
 pub(super) fn known_models(app: &App) -> Vec<PlacedModel> {
     let mut placed: BTreeMap<ModelRef, PlacedModel> = BTreeMap::new();
-    for hive in app.registry.view().hives {
+    for hive in app.registry.view().hives.into_iter().filter(HiveView::is_listed) {
         for model in hive.snapshot.iter().flat_map(|snapshot| &snapshot.models) {
             let fresh = || PlacedModel { model: model.clone(), hives: Vec::new() };
             let entry = placed.entry(model.reference.clone()).or_insert_with(fresh);

@@ -13,8 +13,8 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use input_validation::WorkerId;
 use rbee_api::error::ErrorCode;
-use rbee_api::queen::{PlacedWorker, PlacedWorkerDetail, PlacedWorkerList, Removed};
-use rbee_api::worker::{WorkerDetail, WorkerInfo};
+use rbee_api::queen::{PlacedWorkerDetail, PlacedWorkerList, PlacedWorkerReset, Removed};
+use rbee_api::worker::{WorkerDetail, WorkerReset};
 use rbee_http::{ApiError, CallError, HopClient, LoadWatch, load_events};
 use serde_json::json;
 
@@ -80,20 +80,20 @@ pub(super) async fn stop(
     removed.map(Json).map_err(no_answer)
 }
 
-/// Has a worker's machine forget the failures of its model and start one at once.
+/// Has a worker's machine forget the failures of its model, and start another in the place of a failed one at once.
 pub(super) async fn reset(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
-) -> Result<Json<PlacedWorker>, ApiError> {
+) -> Result<Json<PlacedWorkerReset>, ApiError> {
     let id: WorkerId = id.parse().map_err(|_| not_found())?;
     let hive = app.registry.hive_of(&id).ok_or_else(not_found)?;
     let deadline = Deadline::after(RESET_LIMIT);
     let client = online_hive(&app, &hive, deadline).await?;
     let nothing = json!({});
-    let worker = client.post(&format!("/api/v1/workers/{id}/reset"), &nothing, deadline).await;
-    let worker: WorkerInfo = worker.map_err(no_answer)?;
-    app.registry.note_worker(&hive, worker.clone());
-    Ok(Json(PlacedWorker { hive, worker }))
+    let reset = client.post(&format!("/api/v1/workers/{id}/reset"), &nothing, deadline).await;
+    let reset: WorkerReset = reset.map_err(no_answer)?;
+    app.registry.note_worker(&hive, reset.worker.clone());
+    Ok(Json(PlacedWorkerReset { hive, reset }))
 }
 
 pub(super) async fn logs(

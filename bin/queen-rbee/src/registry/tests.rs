@@ -1,10 +1,12 @@
 //! What the registry makes of reports, answers and failures.
 
-use rbee_api::hive::Resources;
+use rbee_api::error::ErrorCode;
+use rbee_api::hive::{HiveState, Resources};
 use rbee_api::worker::{Backend, WorkerState};
 use secrets_management::Secret;
 
 use super::*;
+use crate::cluster::Reach;
 
 const INTERVAL: Duration = Duration::from_secs(30);
 
@@ -105,9 +107,28 @@ async fn a_machine_is_online_with_an_address_and_a_report_until_it_falls_silent(
     tokio::time::advance(INTERVAL * 2).await;
     assert_eq!(reach(&registry), Reach::Online);
     tokio::time::advance(Duration::from_millis(1)).await;
-    assert!(matches!(reach(&registry), Reach::Lost(_)));
+    assert!(matches!(reach(&registry), Reach::Suspect(_)));
     registry.heartbeat(&local(), report(1, 2, Vec::new())).unwrap();
     assert_eq!(reach(&registry), Reach::Online);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_machine_is_listed_without_its_workers_until_it_reports_again() {
+    let registry = registry();
+    registry.answered(&local(), client(), None);
+    let ready = || WorkerInfo { state: WorkerState::Ready, ..worker("w-1") };
+    registry.heartbeat(&local(), report(1, 1, vec![ready()])).unwrap();
+    let listed = || {
+        let info = registry.hive_infos().remove(0);
+        (info.state, info.workers)
+    };
+    assert_eq!(listed(), (HiveState::Online, 1));
+    tokio::time::advance(INTERVAL * 3).await;
+    assert_eq!(listed(), (HiveState::Suspect, 1));
+    tokio::time::advance(INTERVAL * 2).await;
+    assert_eq!(listed(), (HiveState::Stale, 0));
+    registry.heartbeat(&local(), report(1, 2, vec![ready()])).unwrap();
+    assert_eq!(listed(), (HiveState::Online, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -190,7 +211,7 @@ async fn every_change_wakes_who_waits() {
     assert!(changed(&mut changes));
     registry.suspect(&local());
     assert!(changed(&mut changes));
-    registry.lost(&local(), unreachable("is gone"));
+    registry.lost(&local(), ErrorDetail::new(ErrorCode::HiveUnreachable, "it is gone"));
     assert!(changed(&mut changes));
 }
 

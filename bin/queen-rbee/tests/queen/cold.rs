@@ -188,12 +188,38 @@ async fn a_hive_that_cannot_be_started_is_told_without_paths() {
         assert_eq!((status, &error["code"]), (502, &json!("hive_unreachable")), "{error}");
         let message = error["message"].as_str().unwrap();
         assert!(!message.contains('/') && message.contains(".log"), "{message}");
-        let log = eventually("the reason is logged", async || {
-            Some(home.log()).filter(|log| log.contains("local hive cannot be used"))
-        })
-        .await;
-        assert!(log.contains(program) || log.contains("exit status: 1"), "{log}");
+        // Clients are told first, and both queens write to one log.
+        let reason = if program == "/bin/false" { "exit status: 1" } else { program };
+        eventually("the reason is logged", async || home.log().contains(reason).then_some(()))
+            .await;
         assert!(zombies(queen.pid()).is_empty(), "an ended hive is not waited for");
+    }
+}
+
+#[tokio::test]
+async fn a_hive_that_is_tried_again_and_again_is_told_with_what_keeps_it_from_starting() {
+    const TRIES: usize = 4;
+    let home = TestHome::new();
+    let program = home.path().join("hive.sh");
+    // The exit code of a wrong configuration.
+    std::fs::write(&program, "#!/bin/sh\necho start >> \"$3/starts\"\nexit 78\n").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(&program, mode).unwrap();
+    let settings = format!("hive_path = '{}'", program.display());
+    let queen = Queen::start(&home, &settings).await;
+    let starts = home.home.root().join("starts");
+    eventually("it is tried at long intervals", async || {
+        let text = std::fs::read_to_string(&starts).unwrap_or_default();
+        (text.lines().count() >= TRIES).then_some(())
+    })
+    .await;
+    // The pause before the next start has begun, or is about to.
+    for _ in 0..20 {
+        let reply = queen.chat(ALIAS, false).timeout(Duration::from_secs(60)).send().await.unwrap();
+        let (status, error) = error_of(reply).await;
+        assert_eq!(status, 502, "{error}");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("its configuration is wrong"), "{message}");
     }
 }
 

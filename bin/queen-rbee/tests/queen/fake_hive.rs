@@ -21,7 +21,8 @@ use rbee_api::headers::CLIENT_BYTES;
 use rbee_api::hive::{HeartbeatReply, HiveSnapshot, HiveStatus, Resources};
 use rbee_api::model::{ModelInfo, ModelKind, ModelList};
 use rbee_api::queen::Removed;
-use rbee_api::worker::{Backend, StartWorker, WorkerInfo, WorkerState};
+use rbee_api::worker::{Backend, StartWorker, WorkerInfo, WorkerReset, WorkerState};
+use rbee_api::worker_exit::Breaker;
 use rbee_http::{
     Access, ApiError, Authenticator, HopClient, JsonBody, Metrics, Principal, RawJson, Readiness,
     RouteTable, Server, event_stream_response,
@@ -297,11 +298,12 @@ async fn stop_worker(State(hive): Hive, Path(id): Path<String>) -> Result<Json<R
 async fn reset_worker(
     State(hive): Hive,
     Path(id): Path<String>,
-) -> Result<Json<WorkerInfo>, ApiError> {
+) -> Result<Json<WorkerReset>, ApiError> {
     let hive = alive(&hive)?;
     hive.note(format!("reset {id}"));
     let model = hive.models.lock().unwrap()[0].clone();
-    Ok(Json(worker_info("w-fresh", &model, WorkerState::Starting)))
+    let worker = worker_info("w-fresh", &model, WorkerState::Starting);
+    Ok(Json(WorkerReset { failures_cleared: 3, breaker_was: Breaker::Open, worker }))
 }
 
 async fn logs(

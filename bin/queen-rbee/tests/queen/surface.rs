@@ -239,6 +239,7 @@ async fn a_reset_goes_to_the_machine_of_the_worker_and_names_its_successor() {
     };
     let begun = reset("w-1").await.json::<Value>().await.unwrap();
     assert_eq!((&begun["id"], &begun["hive"]), (&json!("w-fresh"), &json!("local")));
+    assert_eq!((&begun["failures_cleared"], &begun["breaker_was"]), (&json!(3), &json!("open")));
     assert_eq!(pair.hive.asked.lock().unwrap().clone(), ["reset w-1"]);
     let listed = pair.queen.get_json("/api/v1/workers").await;
     let ids: Vec<_> = listed["workers"].as_array().unwrap().iter().map(|row| &row["id"]).collect();

@@ -11,7 +11,9 @@ use http::HeaderMap;
 use input_validation::{WORKER_ID_PREFIX, WorkerId};
 use rbee_api::error::ErrorCode;
 use rbee_api::queen::Removed;
-use rbee_api::worker::{StartWorker, WorkerDetail, WorkerInfo, WorkerList};
+use rbee_api::worker::{
+    StartWorker, WorkerDetail, WorkerInfo, WorkerList, WorkerReset, WorkerState,
+};
 use rbee_http::{
     ApiError, CallError, JsonBody, LoadWatch, RawJson, RequestContext, collect, load_events,
 };
@@ -22,7 +24,7 @@ use super::paths::Named;
 use super::{HiveState, deadline, deadline_within, refuse_if_draining};
 use crate::forward::{Endpoint, forward};
 use crate::hive::Hive;
-use crate::registry::no_such_worker;
+use crate::registry::{Forgotten, no_such_worker};
 use crate::worker_logs::{self, Extent};
 
 /// How long a worker may take to tell about itself; it answers beside its engine, within milliseconds.
@@ -104,17 +106,21 @@ pub(super) async fn stop(
     }
 }
 
-/// Forgets the failures of a worker's model, and has a worker of it at once.
+/// Forgets the failures of a worker's model, and starts another in the place of a failed one at once.
 pub(super) async fn reset(
     State(hive): HiveState,
     Named(id): Named<WorkerId>,
-) -> Result<Json<WorkerInfo>, ApiError> {
+) -> Result<Json<WorkerReset>, ApiError> {
     refuse_if_draining(&hive)?;
-    let model = hive.registry.reset(&id).ok_or_else(no_such_worker)?;
-    tracing::info!(worker_id = %id, %model, "failures forgotten, as asked");
-    let worker = hive.supervisor.ensure_worker(&model).await?;
+    let Forgotten { worker, failures, breaker } =
+        hive.registry.reset(&id).ok_or_else(no_such_worker)?;
+    tracing::info!(worker_id = %id, model = %worker.model_ref, failures, "failures forgotten, as asked");
+    let worker = match worker.state {
+        WorkerState::Failed => hive.supervisor.ensure_worker(&worker.model_ref).await?,
+        WorkerState::Starting | WorkerState::Ready | WorkerState::Stopping => worker,
+    };
     hive.registry.queen_told().await;
-    Ok(Json(worker))
+    Ok(Json(WorkerReset { failures_cleared: failures, breaker_was: breaker, worker }))
 }
 
 /// Which part of a log is asked for.

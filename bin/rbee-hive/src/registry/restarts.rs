@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use input_validation::{ModelAlias, ModelRef, WorkerId};
 use rbee_api::error::{ErrorCode, ErrorDetail};
-use rbee_api::worker::WorkerState;
+use rbee_api::worker::{WorkerInfo, WorkerState};
 use rbee_api::worker_exit::{Breaker, ExitCause, WorkerExit};
 use rbee_http::ApiError;
 use serde_json::json;
@@ -51,12 +51,23 @@ pub(crate) enum Turn {
 }
 
 /// The past of a model's workers.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Lineage {
-    record: RestartRecord,
+    pub(super) record: RestartRecord,
     /// How the last one ended.
-    last_exit: WorkerExit,
-    alias: Option<ModelAlias>,
+    pub(super) last_exit: WorkerExit,
+    pub(super) alias: Option<ModelAlias>,
+}
+
+/// What a reset has forgotten.
+#[derive(Debug)]
+pub(crate) struct Forgotten {
+    /// The worker as it stands there now.
+    pub(crate) worker: WorkerInfo,
+    /// Failures in a row that counted.
+    pub(crate) failures: u32,
+    /// What they had brought the breaker to.
+    pub(crate) breaker: Breaker,
 }
 
 impl Registry {
@@ -124,11 +135,14 @@ impl Registry {
         self.touch();
     }
 
-    /// Forgets the past of a worker's model, and returns the model; `None` when there is no such worker.
-    pub(crate) fn reset(&self, id: &WorkerId) -> Option<ModelRef> {
+    /// Forgets the past of a worker's model; `None` when there is no such worker.
+    pub(crate) fn reset(&self, id: &WorkerId) -> Option<Forgotten> {
         let mut state = self.lock();
+        state.forgive(&self.restart_rules, Instant::now());
         let model = state.find(id)?.info.model_ref.clone();
+        let (mut failures, mut breaker) = (0, Breaker::Closed);
         if let Some(lineage) = state.lineages.get_mut(&model) {
+            (failures, breaker) = (lineage.record.failures(), lineage.record.breaker());
             lineage.record.reset();
         }
         state
@@ -136,9 +150,10 @@ impl Registry {
             .iter_mut()
             .filter(|worker| worker.info.model_ref == model)
             .for_each(is_as_new);
+        let worker = state.find(id)?.info.clone();
         drop(state);
         self.touch();
-        Some(model)
+        Some(Forgotten { worker, failures, breaker })
     }
 
     /// Forgets the past of a model that was removed or replaced.
@@ -161,7 +176,7 @@ impl Lineage {
         ErrorDetail::new(ErrorCode::WorkerFailing, message).with_details(json!({
             "cause": cause,
             "breaker": self.record.breaker(),
-            "restart_count": self.record.restarts(),
+            "failure_count": self.record.failures(),
             "retry_after_ms": pause_ms,
         }))
     }
@@ -219,7 +234,7 @@ impl State {
         self.workers.retain(|other| other.is_alive() || other.info.model_ref != *model);
         if let Some(lineage) = self.lineages.get_mut(model) {
             lineage.record.starts();
-            worker.info.restart_count = lineage.record.restarts();
+            worker.info.restart_count = lineage.record.failures();
             worker.info.last_exit = Some(lineage.last_exit);
             worker.info.breaker = lineage.record.breaker();
         }
@@ -240,7 +255,7 @@ impl State {
         });
     }
 
-    fn failed_of(&mut self, model: &ModelRef) -> Option<&mut Worker> {
+    pub(super) fn failed_of(&mut self, model: &ModelRef) -> Option<&mut Worker> {
         let is_failed = |worker: &&mut Worker| {
             worker.info.state == WorkerState::Failed && worker.info.model_ref == *model
         };

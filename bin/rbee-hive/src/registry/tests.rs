@@ -386,11 +386,14 @@ async fn a_reset_forgets_the_failures_of_the_model() {
         matches!(turn(&registry, "a", 3600), Turn::Refused(_)),
         "an open breaker lets none wait"
     );
-    assert_eq!(registry.reset(&id("a")), Some(model("a").reference));
+    let forgotten = registry.reset(&id("a")).unwrap();
+    assert_eq!((forgotten.failures, forgotten.breaker), (1, Breaker::Open));
     let row = registry.get(&id("a")).unwrap();
+    assert_eq!(forgotten.worker, row);
     assert_eq!((row.breaker, row.next_try_at_ms), (Breaker::Closed, None));
     assert_eq!(turn(&registry, "a", 0), Turn::Now);
-    assert_eq!(registry.reset(&id("none")), None);
+    assert_eq!(registry.reset(&id("a")).unwrap().failures, 0, "they are forgotten once");
+    assert!(registry.reset(&id("none")).is_none());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! One worker as the registry holds it. Owns the rules of its states; never a process.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use auth_min::TokenDigest;
 use input_validation::WorkerId;
@@ -78,6 +79,22 @@ impl Worker {
             requests: 0,
             idle_since: Instant::now(),
             watched,
+            farewell: None,
+            heartbeat_sequence: 0,
+        }
+    }
+
+    /// The row of a worker that failed under a hive before this one.
+    pub(super) fn failed_before(info: WorkerInfo, now: Instant) -> Self {
+        Self {
+            info,
+            memory_bytes: 0,
+            signals: WorkerSignals::default(),
+            callback: None,
+            client: None,
+            requests: 0,
+            idle_since: now,
+            watched: Watched::new(now, Duration::ZERO, Duration::ZERO),
             farewell: None,
             heartbeat_sequence: 0,
         }

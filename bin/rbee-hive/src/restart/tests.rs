@@ -109,7 +109,7 @@ fn five_healthy_minutes_and_a_reset_wipe_the_past_out() {
     for _ in 0..4 {
         record.failed(&rules, now, Cure::Retry, NONE);
     }
-    assert_eq!((record.breaker(), record.restarts()), (Breaker::Open, 4));
+    assert_eq!((record.breaker(), record.failures()), (Breaker::Open, 4));
     record.starts();
     record.is_ready(now);
     assert_eq!(record.breaker(), Breaker::HalfOpen);
@@ -117,12 +117,12 @@ fn five_healthy_minutes_and_a_reset_wipe_the_past_out() {
     assert!(record.has_recovered(&rules, now + seconds(300)));
     let mut unhealthy = record.clone();
     unhealthy.failed(&rules, now + seconds(299), Cure::Retry, NONE);
-    assert_eq!((unhealthy.breaker(), unhealthy.restarts()), (Breaker::Open, 5));
+    assert_eq!((unhealthy.breaker(), unhealthy.failures()), (Breaker::Open, 5));
     record.failed(&rules, now + seconds(300), Cure::Retry, NONE);
-    assert_eq!((record.breaker(), record.restarts()), (Breaker::Closed, 1));
+    assert_eq!((record.breaker(), record.failures()), (Breaker::Closed, 1));
     unhealthy.reset();
     assert_eq!(unhealthy.gate(now), Gate::Open);
-    assert_eq!((unhealthy.breaker(), unhealthy.restarts()), (Breaker::Closed, 0));
+    assert_eq!((unhealthy.breaker(), unhealthy.failures()), (Breaker::Closed, 0));
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn a_start_without_room_is_put_off_and_counts_as_no_failure() {
         record.had_no_room(&rules, now, NONE);
         assert_eq!(record.gate(now), Gate::After(now + seconds(1)));
     }
-    assert_eq!(record.restarts(), 1);
+    assert_eq!(record.failures(), 1);
 }
 
 /// What may happen to a worker: it runs for a while, ready or not, and then fails, or is stopped.
@@ -179,7 +179,7 @@ proptest! {
             let Some(cure) = run.end else {
                 record.stopped(&rules, now);
                 prop_assert_eq!(record.next_try(), None);
-                prop_assert_eq!(record.restarts() as usize, in_a_row);
+                prop_assert_eq!(record.failures() as usize, in_a_row);
                 continue;
             };
             in_a_row += 1;
@@ -190,7 +190,7 @@ proptest! {
             }
             record.failed(&rules, now, cure, Jitter::new(run.jitter));
             prop_assert_eq!(record.breaker() == Breaker::Open, times_opened > 0);
-            prop_assert_eq!(record.restarts() as usize, in_a_row);
+            prop_assert_eq!(record.failures() as usize, in_a_row);
             let least = match times_opened {
                 0 => [1, 2, 4, 8, 16, 32, 60].get(in_a_row - 1).copied().unwrap_or(60),
                 opened => [60, 120, 300].get(opened - 1).copied().unwrap_or(300),

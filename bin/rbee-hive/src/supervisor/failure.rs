@@ -15,7 +15,7 @@ use crate::liveness::Condemned;
 pub(super) enum Phase {
     /// It had not said that its model is loaded.
     Loading,
-    /// It was serving.
+    /// It had: it was serving, or waiting for requests.
     Serving,
 }
 
@@ -23,7 +23,7 @@ pub(super) enum Phase {
 pub(super) fn of_exit(id: &WorkerId, phase: Phase, status: ExitStatus) -> ErrorDetail {
     let during = match phase {
         Phase::Loading => "while it loaded its model",
-        Phase::Serving => "while it was serving",
+        Phase::Serving => "while it was ready",
     };
     let code = match phase {
         Phase::Loading => ErrorCode::WorkerStartFailed,
@@ -70,7 +70,7 @@ pub(super) fn of_adopted(id: &WorkerId) -> ErrorDetail {
 pub(super) fn of_memory(id: &WorkerId, phase: Phase) -> ErrorDetail {
     let (code, during) = match phase {
         Phase::Loading => (ErrorCode::WorkerStartFailed, "while it loaded its model"),
-        Phase::Serving => (ErrorCode::WorkerFailed, "while it was serving"),
+        Phase::Serving => (ErrorCode::WorkerFailed, "while it was ready"),
     };
     let message = format!(
         "the worker used up the memory it is limited to {during} and was ended by the kernel; raise \

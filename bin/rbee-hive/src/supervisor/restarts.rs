@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::Supervisor;
 use crate::registry::Turn;
 use crate::restart::Jitter;
+use crate::waiting::{Woken, woken};
 
 /// How long a request for a worker may wait for the end of a pause: all pauses before the breaker opens by default are
 /// shorter, and a queen waits longer for an answer.
@@ -28,16 +29,9 @@ impl Supervisor {
                 // It ends once a process runs or cannot be made to.
                 self.lives.spawn(Arc::clone(&self).restart(model));
             }
-            let due = async {
-                match next {
-                    Some(next) => sleep_until(next).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = due => {}
-                changed = changes.changed() => if changed.is_err() { return },
+            match woken(&stop, &mut changes, next).await {
+                Woken::Stopped => return,
+                Woken::Due | Woken::Changed => {}
             }
         }
     }

@@ -5,7 +5,6 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use input_validation::WorkerId;
 use rbee_api::error::ErrorCode;
 use rbee_api::worker::{WorkerInfo, WorkerSecrets, WorkerState};
 use rbee_api::worker_exit::{Breaker, ExitCause};
@@ -16,8 +15,9 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::fake_queen::FakeQueen;
+use crate::fake_worker::{failed, hive_with, mendable, starts, successor};
 use crate::processes::{eventually, is_alive, signal, working_in, zombies_of};
-use crate::program::{Hive, LIMIT, Place, code, refused, soon, worker_program};
+use crate::program::{Hive, LIMIT, Place, code, refused, soon};
 use crate::{fake_worker, gguf, stream};
 
 /// Pauses long enough to be told apart and short enough to be waited for.
@@ -26,42 +26,6 @@ const SHORT: &str = "[restart]\ndelay_ms = 200\nfailures_max = 3\nprobe_delays_m
 const NEVER: &str = "[restart]\ndelay_ms = 3600000\ndelay_max_ms = 3600000\n";
 /// What starting a process may take more than the pause on a busy machine.
 const MARGIN: Duration = Duration::from_secs(2);
-
-/// A hive whose workers are a script, with one model.
-async fn with_script(script: &str, config: &str) -> Hive {
-    let place = Place::new();
-    let flags = fake_worker::flags(&place, script);
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let hive = place.start_with(config, &flags).await;
-    hive.import("tiny").await;
-    hive
-}
-
-/// Waits until a worker has failed that fulfils a condition.
-async fn failed(hive: &Hive, what: &str, is_it: impl Fn(&WorkerInfo) -> bool) -> WorkerInfo {
-    eventually(what, LIMIT, async || {
-        let workers = hive.workers().await;
-        workers.into_iter().find(|worker| worker.state == WorkerState::Failed && is_it(worker))
-    })
-    .await
-}
-
-/// Waits until a worker is ready that is not `before`.
-async fn successor(hive: &Hive, before: &WorkerId) -> WorkerInfo {
-    eventually("another worker is ready", LIMIT, async || {
-        let workers = hive.workers().await;
-        workers
-            .into_iter()
-            .find(|worker| worker.state == WorkerState::Ready && worker.id != *before)
-    })
-    .await
-}
-
-/// When the script has been started, in nanoseconds.
-fn starts(hive: &Hive) -> Vec<Duration> {
-    let written = fs::read_to_string(hive.home().join("starts")).unwrap_or_default();
-    written.lines().map(|line| Duration::from_nanos(line.parse().unwrap())).collect()
-}
 
 async fn metrics(hive: &Hive) -> String {
     let text = hive.client.get_stream("/metrics", soon()).await.unwrap();
@@ -86,7 +50,7 @@ async fn every_way_to_end_has_its_cause() {
         ("kill -KILL $$", ExitCause::Killed, None, Some(9)),
         ("kill -TERM $$", ExitCause::Signalled, None, Some(15)),
     ] {
-        let hive = with_script(script, NEVER).await;
+        let hive = hive_with(script, NEVER).await;
         hive.start_worker("tiny").await.unwrap();
         let exit = failed(&hive, script, |_| true).await.last_exit.unwrap();
         assert_eq!(
@@ -200,7 +164,7 @@ async fn an_adopted_worker_that_fails_of_itself_says_why() {
 #[tokio::test]
 async fn a_crash_loop_keeps_to_the_schedule_and_opens_the_breaker() {
     let script = "date +%s%N >> starts; exit 3";
-    let hive = with_script(script, SHORT).await;
+    let hive = hive_with(script, SHORT).await;
     hive.start_worker("tiny").await.unwrap();
     let row = failed(&hive, "the breaker is open", |worker| worker.breaker == Breaker::Open).await;
     assert_eq!(starts(&hive).len(), 3);
@@ -209,6 +173,8 @@ async fn a_crash_loop_keeps_to_the_schedule_and_opens_the_breaker() {
     let figures = refusal.details.unwrap();
     assert_eq!(refusal.code, ErrorCode::WorkerFailing);
     assert_eq!((&figures["cause"], &figures["breaker"]), (&json!("exit_code"), &json!("open")));
+    // Three workers have failed, of which two had been started again.
+    assert_eq!((&figures["failure_count"], row.restart_count), (&json!(3), 2));
     let retry_after_ms = figures["retry_after_ms"].as_u64().unwrap();
     assert!((1..=1875).contains(&retry_after_ms), "{figures}");
     eventually("the second probe", LIMIT, async || (starts(&hive).len() >= 5).then_some(())).await;
@@ -225,18 +191,9 @@ async fn a_crash_loop_keeps_to_the_schedule_and_opens_the_breaker() {
     );
 }
 
-/// A worker that fails until somebody mends it, and is a real one from then on.
-fn mendable() -> String {
-    let program = worker_program();
-    format!(
-        "date +%s%N >> starts; if [ -e mended ]; then exec {} \"$@\"; fi; exit 65",
-        program.display()
-    )
-}
-
 #[tokio::test]
 async fn what_a_retry_cannot_cure_is_tried_once_and_a_probe_finds_it_mended() {
-    let hive = with_script(&mendable(), SHORT).await;
+    let hive = hive_with(&mendable(), SHORT).await;
     hive.start_worker("tiny").await.unwrap();
     let row = failed(&hive, "the breaker is open", |worker| worker.breaker == Breaker::Open).await;
     assert_eq!(starts(&hive).len(), 1);
@@ -253,28 +210,8 @@ async fn what_a_retry_cannot_cure_is_tried_once_and_a_probe_finds_it_mended() {
 }
 
 #[tokio::test]
-async fn a_reset_closes_the_breaker_and_tries_at_once() {
-    let hive = with_script(&mendable(), "[restart]\nprobe_delays_ms = [3600000]\n").await;
-    hive.start_worker("tiny").await.unwrap();
-    let row = failed(&hive, "the breaker is open", |worker| worker.breaker == Breaker::Open).await;
-    let reset = async |id: &str| -> Result<WorkerInfo, _> {
-        refused(hive.client.post(&format!("/api/v1/workers/{id}/reset"), &json!({}), soon()).await)
-    };
-    assert_eq!(code(reset("w-1").await), ErrorCode::WorkerNotFound);
-    let second = reset(row.id.as_str()).await.unwrap();
-    assert_eq!((second.restart_count, second.breaker), (0, Breaker::Closed));
-    let row = failed(&hive, "it has failed again", |worker| worker.id == second.id).await;
-    assert_eq!((starts(&hive).len(), row.breaker), (2, Breaker::Open));
-    fs::write(hive.home().join("mended"), "").unwrap();
-    let third = reset(row.id.as_str()).await.unwrap();
-    let third = hive.worker_in(third.id.as_str(), WorkerState::Ready).await;
-    hive.chat(third.id.as_str(), "hello").await.unwrap();
-    assert_eq!(reset(third.id.as_str()).await.unwrap().id, third.id, "one that runs goes on");
-}
-
-#[tokio::test]
 async fn removing_a_model_ends_the_tries_for_it() {
-    let hive = with_script("date +%s%N >> starts; exit 65", SHORT).await;
+    let hive = hive_with("date +%s%N >> starts; exit 65", SHORT).await;
     hive.start_worker("tiny").await.unwrap();
     failed(&hive, "the breaker is open", |worker| worker.breaker == Breaker::Open).await;
     hive.remove_model("tiny").await.unwrap();
@@ -289,7 +226,7 @@ async fn many_workers_that_crash_together_leave_the_hive_quick() {
     const WORKERS: usize = 64;
     let script = "date +%s%N >> starts; exit 3";
     let config = "workers_max = 64\n[restart]\ndelay_ms = 300\nprobe_delays_ms = [3600000]\n";
-    let hive = with_script(script, config).await;
+    let hive = hive_with(script, config).await;
     for index in 0..WORKERS {
         let name = format!("m{index}");
         let path =

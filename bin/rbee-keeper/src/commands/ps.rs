@@ -35,8 +35,8 @@ pub(super) fn table(keeper: &Keeper, workers: &[PlacedWorker]) -> Result<(), Kee
         [
             worker.id.to_string(),
             name(placed),
-            state(worker.state).to_owned(),
-            busy(worker),
+            state(placed).to_owned(),
+            busy(placed),
             worker.restart_count.to_string(),
             worker.device.clone(),
             placed.hive.to_string(),
@@ -60,6 +60,9 @@ pub(super) fn table(keeper: &Keeper, workers: &[PlacedWorker]) -> Result<(), Kee
 fn next_try(worker: &WorkerInfo, now_ms: u64) -> String {
     let Some(at_ms) = worker.next_try_at_ms else { return String::new() };
     let pause = Duration::from_millis(at_ms.saturating_sub(now_ms));
+    if pause < Duration::from_secs(1) {
+        return "; it is started again now".to_owned();
+    }
     let why = match worker.breaker {
         Breaker::Closed | Breaker::HalfOpen => "it is started again",
         Breaker::Open => "it keeps failing; the next try is",
@@ -73,17 +76,22 @@ fn name(placed: &PlacedWorker) -> String {
     worker.alias.as_ref().map_or_else(|| worker.model_ref.to_string(), ToString::to_string)
 }
 
-/// Slots in use, which only a worker that is ready can have.
-fn busy(worker: &WorkerInfo) -> String {
-    if worker.state != WorkerState::Ready {
+/// Slots in use, which only a worker can have that is ready, and is known only of one that can be reached.
+fn busy(placed: &PlacedWorker) -> String {
+    let worker = &placed.worker;
+    if worker.state != WorkerState::Ready || !placed.hive_state.is_reachable() {
         return "-".to_owned();
     }
     let busy = worker.slots_total.saturating_sub(worker.slots_available);
     format!("{busy}/{}", worker.slots_total)
 }
 
-const fn state(state: WorkerState) -> &'static str {
-    match state {
+/// What is said of its machine counts more than what that said of it last.
+const fn state(placed: &PlacedWorker) -> &'static str {
+    if !placed.hive_state.is_reachable() {
+        return "unreachable";
+    }
+    match placed.worker.state {
         WorkerState::Starting => "loading",
         WorkerState::Ready => "ready",
         WorkerState::Stopping => "stopping",

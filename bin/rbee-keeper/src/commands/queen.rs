@@ -52,7 +52,8 @@ async fn show(keeper: &Keeper, queen: &QueenClient) -> Result<ExitStatus, Keeper
     } else {
         let uptime = figures::lasting(Duration::from_millis(status.uptime_ms));
         let (version, url, pid) = (&status.version, queen.url(), status.pid);
-        output.line(&format!("queen {version} at {url}, running for {uptime} (process {pid})"))?;
+        let state = if status.draining { "shutting down after running" } else { "running" };
+        output.line(&format!("queen {version} at {url}, {state} for {uptime} (process {pid})"))?;
     }
     Ok(ExitStatus::Success)
 }

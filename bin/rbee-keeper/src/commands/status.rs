@@ -22,7 +22,7 @@ pub(super) async fn status(keeper: &Keeper) -> Result<ExitStatus, KeeperError> {
         return Ok(ExitStatus::Success);
     }
     let uptime = figures::lasting(Duration::from_millis(status.uptime_ms));
-    let state = if status.draining { "shutting down" } else { "running" };
+    let state = if status.draining { "shutting down after running" } else { "running" };
     let waiting: u32 = status.queues.iter().map(|queue| queue.requests_waiting).sum();
     let waiting = if waiting == 0 { String::new() } else { format!(", {waiting} of them wait") };
     output.line(&format!(
@@ -80,9 +80,10 @@ pub(super) fn with_address<T: serde::Serialize>(
 
 fn hive_row(hive: &HiveInfo) -> [String; 8] {
     let state = match hive.state {
-        HiveState::Online => "online",
-        HiveState::Unreachable => "unreachable",
         HiveState::Draining => "shutting down",
+        HiveState::Online | HiveState::Suspect | HiveState::Stale | HiveState::Unreachable => {
+            hive.state.as_str()
+        }
     };
     let [memory, disk, limit, cores] = match &hive.resources {
         None => ["-"; 4].map(str::to_owned),

@@ -28,6 +28,7 @@ pub(crate) fn models() -> Value {
 fn worker(id: &str, state: &str, failure: Value) -> Value {
     json!({
         "hive": "local",
+        "hive_state": "online",
         "id": id,
         "model_ref": "file:/data/smollm2.gguf",
         "alias": "smollm2:135m",
@@ -72,11 +73,20 @@ pub(crate) fn workers() -> Value {
     json!({ "workers": [worker("w-1", "ready", Value::Null), failed] })
 }
 
-/// The worker that starts in the place of another.
-pub(crate) fn successor() -> Value {
-    let mut worker = worker("w-4", "starting", Value::Null);
-    worker["load_progress"] = json!(0.0);
-    worker
+/// What a reset answers: the worker that starts in the place of the failed one, or the one that runs.
+pub(crate) fn reset(id: &str) -> Value {
+    let is_failed = id == "w-2";
+    let mut reset = if is_failed {
+        worker("w-4", "starting", Value::Null)
+    } else {
+        worker(id, "ready", Value::Null)
+    };
+    if let Some(fields) = reset.as_object_mut() {
+        fields.remove("hive_state");
+    }
+    reset["failures_cleared"] = json!(if is_failed { 3 } else { 0 });
+    reset["breaker_was"] = json!(if is_failed { "open" } else { "closed" });
+    reset
 }
 
 pub(crate) fn status() -> Value {

@@ -135,8 +135,7 @@ fn routes() -> RouteTable<Arc<Script>> {
 
 /// What failed has a successor; what runs goes on.
 async fn reset(axum::extract::Path(id): axum::extract::Path<String>) -> Json<Value> {
-    let workers = cluster::workers();
-    Json(if id == "w-2" { cluster::successor() } else { workers["workers"][0].clone() })
+    Json(cluster::reset(&id))
 }
 
 /// Each embedding is the length of its text.

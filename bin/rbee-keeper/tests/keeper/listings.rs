@@ -70,19 +70,20 @@ async fn tables_are_for_people() {
 }
 
 #[tokio::test]
-async fn a_reset_names_what_starts_in_whose_place() {
+async fn a_reset_says_what_was_forgotten_and_where_there_was_nothing() {
     let queen = FakeQueen::start().await;
-    for target in ["w-2", "smollm2:135m", "--all"] {
+    let nothing = "nothing to reset: w-1 has no failures that count\n";
+    let failed =
+        "reset w-2: 3 failures forgotten and the breaker closed; w-4 starts in its place\n";
+    let both = format!("{nothing}{failed}");
+    for (target, told) in
+        [("w-1", nothing), ("w-2", failed), ("smollm2:135m", both.as_str()), ("--all", failed)]
+    {
         let ended = queen.program().run(&["workers", "reset", target]).await;
-        assert_eq!(
-            (ended.code, ended.stdout.as_str()),
-            (Some(0), "reset w-2; w-4 starts in its place\n")
-        );
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), told), "{target}");
     }
-    let running = queen.program().run(&["workers", "reset", "w-1"]).await;
-    assert_eq!(running.stdout, "reset w-1\n");
     let json = queen.program().run(&["workers", "reset", "--all", "--json"]).await.json();
-    assert_eq!(json, json!({ "reset": [cluster::successor()] }));
+    assert_eq!(json, json!({ "reset": [cluster::reset("w-2")] }));
     let unknown = queen.program().run(&["workers", "reset", "no-such:1b"]).await;
     assert_eq!(unknown.code, Some(1), "{unknown:?}");
     assert_eq!(queen.program().run(&["workers", "reset"]).await.code, Some(2));

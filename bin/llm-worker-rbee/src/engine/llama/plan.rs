@@ -44,6 +44,13 @@ impl Spread {
         names.join(",")
     }
 
+    /// Says whether layers on GPUs were asked for and there is no GPU for them.
+    pub(super) fn lacks_gpus(&self, placement: &Placement) -> bool {
+        let are_wanted = matches!(placement.gpu_layers, GpuLayers::All | GpuLayers::Count(1..));
+        let may_be_used = placement.gpus.as_ref().is_none_or(|gpus| !gpus.0.is_empty());
+        are_wanted && may_be_used && self.gpus.is_empty()
+    }
+
     pub(super) fn model_params(&self, placement: &Placement) -> ModelParams {
         ModelParams {
             n_gpu_layers: self.gpu_layers,
