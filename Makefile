@@ -7,9 +7,11 @@ PROMPT ?= What is the capital of France? Answer in one sentence.
 MODEL := smollm2:135m
 BIN := target/release
 SOAK_SECONDS ?= 3600
+FUZZ_RUNS ?= 100000000
+FUZZ_SECONDS ?= 0
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test build model check unit e2e faults soak bench overload compare clean-home
+.PHONY: help run test build model check unit e2e openapi fuzz timing faults soak bench overload compare clean-home
 
 help: ## Shows this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +48,17 @@ e2e: ## Real programs end to end, with echo and with the real model, and the off
 	@scripts/conformance-clients
 	cargo test --release -p e2e --test cluster
 	cargo test --release -p e2e --test faults
+
+openapi: ## Writes docs/openapi anew, as the programs print it
+	@scripts/build
+	for daemon in queen-rbee rbee-hive llm-worker-rbee; do $(BIN)/$$daemon --print-openapi >docs/openapi/$$daemon.json; done
+
+fuzz: ## Every target of fuzz/ with libFuzzer: make fuzz FUZZ_RUNS=1000000 FUZZ_SECONDS=600
+	@scripts/system-packages build
+	FUZZ_RUNS="$(FUZZ_RUNS)" FUZZ_SECONDS="$(FUZZ_SECONDS)" scripts/fuzz
+
+timing: ## Whether the time a comparison of tokens takes tells anything; needs a quiet machine
+	cargo run --release -p auth-min --example timing
 
 faults: ## Every fault of docs/FAULTS.md in full; as root, or some rows are not run
 	@scripts/system-packages build test

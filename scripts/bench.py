@@ -232,6 +232,12 @@ def around_the_kernels(options, results):
         stop(worker)
 
 
+def front(options, results):
+    """What name, credential, validation and audit log add to a request in a daemon."""
+    command = ["cargo", "run", "--release", "--quiet", "-p", "rbee-http", "--example", "front_cost"]
+    results["front_us"] = json.loads(subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE).stdout)
+
+
 def kernels(options, results):
     """What llama.cpp's own kernels can do at the shape of the row `unique`: tokens out per second, prefill included."""
     rates = {}
@@ -309,6 +315,11 @@ def table(results):
             ratio = rss[WORKER] / min(rss[name] for name in PEERS)
             yield (f"| RSS after the load | 8 slots, 16 k context | rss | <= 1.00 | {ratio:.2f} | the smaller "
                    f"| {'yes' if ratio <= 1 else 'no'} |")
+    if results["front_us"]:
+        for part, bound in (("p50_us", 20), ("p99_us", 200)):
+            took = results["front_us"][part]
+            yield (f"| credential, validation and audit log | a thousand requests a second | added, {part[:3]}, µs | <= {bound} "
+                   f"| {took:.1f} | none | {'yes' if took <= bound else 'no'} |")
     if results["cancel"]:
         yield from cancel.lines_of(results["cancel"])
     yield "\n| case | load | server | tokens/s | TTFT p50 / p99 ms | ITL p50 / p99 / max ms | failed |"
@@ -339,7 +350,7 @@ def begin(options):
             return results
     except (OSError, ValueError, KeyError):
         pass
-    return {"date": time.strftime("%Y-%m-%d"), "machine": setting, "rows": [], "cluster": [], "cancel": {},
+    return {"date": time.strftime("%Y-%m-%d"), "machine": setting, "rows": [], "cluster": [], "cancel": {}, "front_us": {},
             "overhead_us_per_token": {}, "rss_bytes": [], "kernel_output_tokens_per_second": {}}
 
 
@@ -353,7 +364,7 @@ def write(options, results):
 
 
 def main():
-    names = [row.name for row in ROWS] + ["cluster", "cancel", "overhead"]
+    names = [row.name for row in ROWS] + ["cluster", "cancel", "overhead", "front"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", required=True, help="llama-server")
     parser.add_argument("--batched-bench", help="llama-batched-bench, for what the kernels can do")
@@ -381,7 +392,7 @@ def main():
         rows = [row for row in ROWS if row.name in wanted]
         for layout in dict.fromkeys(row.layout for row in rows):
             against_peers(options, [row for row in rows if row.layout == layout], results)
-        for name, measure in (("cluster", through_cluster), ("cancel", when_clients_leave), ("overhead", around_the_kernels)):
+        for name, measure in (("cluster", through_cluster), ("cancel", when_clients_leave), ("overhead", around_the_kernels), ("front", front)):
             if name in wanted:
                 measure(options, results)
                 write(options, results)

@@ -74,7 +74,7 @@ def wait_ready(server):
     while time.monotonic() < deadline and server.process.poll() is None:
         try:
             with socket.create_connection(("127.0.0.1", port), 1) as connection:
-                connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                 if b" 200 " in connection.recv(64):
                     return
         except OSError:

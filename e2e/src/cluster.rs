@@ -153,8 +153,26 @@ impl Cluster {
     #[expect(clippy::disallowed_methods, reason = "tests start the programs under test")]
     pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(bin(program));
+        self.prepare(command.args(arguments));
         command
-            .args(arguments)
+    }
+
+    /// Runs lines of shell as a user would, with the built programs on the search path.
+    ///
+    /// # Panics
+    /// When there is no shell.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "documents tell lines of shell to type")]
+    pub fn shell(&self, script: &str) -> Finished {
+        let programs = bin("rbee").parent().expect("a folder").display().to_string();
+        let mut command = Command::new("/bin/sh");
+        self.prepare(command.args(["-euc", script]));
+        command.env("PATH", format!("{programs}:/usr/bin:/bin"));
+        self.finish(command)
+    }
+
+    fn prepare(&self, command: &mut Command) {
+        command
             .env_clear()
             .env("HOME", self.directory.path())
             .env("PATH", "/usr/bin:/bin")
@@ -163,7 +181,6 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        command
     }
 
     /// Runs `rbee` to its end.

@@ -15,6 +15,7 @@ mod http;
 mod machines;
 mod pair;
 mod process;
+mod raw;
 mod told;
 mod wait;
 
@@ -24,5 +25,6 @@ pub use http::{Http, Reply, Sse};
 pub use machines::{Machine, free_address};
 pub use pair::Pair;
 pub use process::{Process, processes_of};
+pub use raw::{RawReply, address_of, connect_from, raw};
 pub use told::told;
 pub use wait::{holds_within, wait_for, wait_until};

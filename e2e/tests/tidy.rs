@@ -13,15 +13,24 @@ use rbee_api::error::ErrorCode;
 /// Which crates of the workspace a crate may depend on. Programs never depend
 /// on programs; only the worker links llama.cpp.
 const ALLOWED_EDGES: &[(&str, &[&str])] = &[
+    ("audit-logging", &["auth-min", "input-validation", "rbee-api", "secrets-management"]),
     ("auth-min", &[]),
     ("deadline-propagation", &[]),
     ("input-validation", &[]),
+    ("jwt-guardian", &[]),
     ("model-catalog", &["input-validation", "rbee-sqlite"]),
     ("rbee-api", &["input-validation"]),
     ("rbee-home", &["input-validation", "rbee-api"]),
     (
         "rbee-http",
-        &["auth-min", "deadline-propagation", "input-validation", "rbee-api", "secrets-management"],
+        &[
+            "audit-logging",
+            "auth-min",
+            "deadline-propagation",
+            "input-validation",
+            "rbee-api",
+            "secrets-management",
+        ],
     ),
     ("rbee-llama", &[]),
     ("rbee-sqlite", &[]),
@@ -29,6 +38,7 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     (
         "llm-worker-rbee",
         &[
+            "audit-logging",
             "auth-min",
             "deadline-propagation",
             "input-validation",
@@ -42,9 +52,11 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     (
         "queen-rbee",
         &[
+            "audit-logging",
             "auth-min",
             "deadline-propagation",
             "input-validation",
+            "jwt-guardian",
             "rbee-api",
             "rbee-home",
             "rbee-http",
@@ -55,6 +67,7 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     (
         "rbee-hive",
         &[
+            "audit-logging",
             "auth-min",
             "deadline-propagation",
             "input-validation",
@@ -69,12 +82,29 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     (
         "rbee-keeper",
         &[
+            "audit-logging",
+            "auth-min",
             "deadline-propagation",
             "input-validation",
             "rbee-api",
             "rbee-home",
             "rbee-http",
             "secrets-management",
+        ],
+    ),
+    (
+        "fuzz-targets",
+        &[
+            "auth-min",
+            "deadline-propagation",
+            "e2e",
+            "input-validation",
+            "model-catalog",
+            "queen-rbee",
+            "rbee-api",
+            "rbee-hive",
+            "rbee-home",
+            "rbee-keeper",
         ],
     ),
     ("e2e", &["rbee-api"]),
@@ -86,6 +116,10 @@ const PROCESS_STARTERS: &[&str] = &[
     "bin/queen-rbee/src/hive_launcher.rs",
     "bin/rbee-hive/src/supervisor.rs",
 ];
+
+/// The files that compare secrets.
+const SECRET_COMPARERS: &[&str] =
+    &["crates/auth-min/src/digest.rs", "crates/secrets-management/src/secret.rs"];
 
 /// Names that say nothing about what a file owns.
 const FORBIDDEN_NAMES: &[&str] =
@@ -255,6 +289,42 @@ fn three_files_start_processes_and_config_reads_the_environment() {
     assert_none("ARCHITECTURE.md's invariants", &offenders);
 }
 
+/// How secrets would be compared so that the time it takes tells of them: the text that `expose` returns by an
+/// operator or a method, or a type that holds one by a derived `==`.
+#[test]
+fn secrets_are_compared_in_constant_time_alone() {
+    let mut offenders = Vec::new();
+    for path in files(&["rs"]) {
+        let name = path.display().to_string();
+        let product = name.starts_with("bin/") || name.starts_with("crates/");
+        if !product || is_test_only(&path) || name.starts_with("crates/rbee-llama/") {
+            continue;
+        }
+        let text = read(&path);
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        if SECRET_COMPARERS.contains(&name.as_str()) && !code.contains(".ct_eq(") {
+            offenders.push(format!("{name}: compares without `subtle`"));
+        }
+        let comparisons = [" == ", " != ", ".eq(", ".ne(", ".cmp(", "starts_with(", "ends_with("];
+        let shows = code.lines().filter(|line| line.contains(".expose()"));
+        for line in shows.filter(|line| comparisons.iter().any(|way| line.contains(way))) {
+            offenders.push(format!("{name}: {}", line.trim()));
+        }
+        for derived in code.split("#[derive(").skip(1) {
+            let (traits, item) = derived.split_once(")]").unwrap_or_default();
+            let item = item.split(['{', '(', ';']).next().unwrap_or_default();
+            let holds_one =
+                ["Secret", "TokenDigest", "KeyDigest", "BearerToken"].iter().any(|of| {
+                    item.split_whitespace().any(|word| word.trim_end_matches("<'a>").ends_with(of))
+                });
+            if holds_one && item.contains("struct ") && traits.contains("PartialEq") {
+                offenders.push(format!("{name}: {} has a derived `==`", item.trim()));
+            }
+        }
+    }
+    assert_none("secrets are compared by `TokenDigest::matches` or as `Secret`", &offenders);
+}
+
 #[test]
 fn every_error_code_has_a_page_and_every_page_a_code() {
     let pages: BTreeSet<String> = fs::read_dir(root().join("docs/errors"))
@@ -301,6 +371,32 @@ fn paths_and_links_in_the_documents_exist() {
         }
     }
     assert_none("documents that point at nothing", &offenders);
+}
+
+/// A test is named as `path/to/file.rs::name`, further ones of the same file as `…::name`.
+#[test]
+fn tests_that_the_documents_name_exist() {
+    let mut offenders = Vec::new();
+    let mut named = 0;
+    for document in files(&["md"]) {
+        let text = read(&document);
+        let mut file = "";
+        for code in text.split('`').skip(1).step_by(2) {
+            let Some((path, name)) = code.split_once("::") else { continue };
+            match path {
+                "…" => {}
+                path if path.ends_with(".rs") => file = path,
+                _ => continue,
+            }
+            named += 1;
+            let source = fs::read_to_string(root().join(file)).unwrap_or_default();
+            if !source.contains(&format!("fn {name}(")) {
+                offenders.push(format!("{}: {file}::{name}", document.display()));
+            }
+        }
+    }
+    assert!(named > 20, "{named} tests are named");
+    assert_none("documents that name tests there are none of", &offenders);
 }
 
 #[test]

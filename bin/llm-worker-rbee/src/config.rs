@@ -2,6 +2,7 @@
 //! the start. The only reader of the environment.
 //! Checks everything before the engine starts; loads nothing.
 
+pub(crate) mod audit;
 mod disk;
 pub(crate) mod handover;
 pub(crate) mod placement;
@@ -15,6 +16,7 @@ use rbee_api::model::ModelKind;
 use rbee_api::worker::Backend;
 use rbee_http::LogFormat;
 
+use crate::config::audit::AuditArguments;
 use crate::config::disk::DiskArguments;
 use crate::engine::SLOTS_MAX;
 use crate::engine::backend::Speculation;
@@ -33,7 +35,7 @@ const QUEUE_MAX: u32 = 4096;
 #[command(name = "llm-worker-rbee", version)]
 pub struct Arguments {
     /// Name of this worker
-    #[arg(long, required_unless_present_any = ["print_routes", "estimate"])]
+    #[arg(long, required_unless_present_any = ["print_routes", "print_openapi", "estimate"])]
     worker_id: Option<WorkerId>,
     /// What computes: `llama`, or `echo` for tests
     #[arg(long, value_enum, default_value = "llama")]
@@ -46,15 +48,15 @@ pub struct Arguments {
     echo_load_ms: u64,
     /// The GGUF file; needed by the llama engine
     #[arg(long, value_name = "PATH", required_if_eq("engine", "llama"))]
-    #[arg(required_unless_present_any = ["print_routes", "engine"])]
+    #[arg(required_unless_present_any = ["print_routes", "print_openapi", "engine"])]
     model: Option<PathBuf>,
     /// A name that requests may use for the model; can be repeated
     #[arg(long, value_name = "NAME")]
-    #[arg(required_unless_present_any = ["print_routes", "estimate"])]
+    #[arg(required_unless_present_any = ["print_routes", "print_openapi", "estimate"])]
     model_name: Vec<ModelRef>,
     /// Where the hive listens, such as http://127.0.0.1:9200
     #[arg(long, value_name = "URL")]
-    #[arg(required_unless_present_any = ["print_routes", "estimate"])]
+    #[arg(required_unless_present_any = ["print_routes", "print_openapi", "estimate"])]
     hive_url: Option<String>,
     /// File that tells the address of the hive that runs now, for when the one at --hive-url is gone
     #[arg(long, value_name = "PATH")]
@@ -78,6 +80,8 @@ pub struct Arguments {
     cache_ram: u64,
     #[command(flatten)]
     cache_disk: DiskArguments,
+    #[command(flatten)]
+    audit: AuditArguments,
     /// Whether replies that repeat earlier text are guessed ahead
     #[arg(long, value_enum, default_value = "auto")]
     speculation: Speculation,
@@ -108,6 +112,9 @@ pub struct Arguments {
     /// Print the routes and exit
     #[arg(long)]
     pub(crate) print_routes: bool,
+    /// Print the OpenAPI document of the routes and exit
+    #[arg(long)]
+    pub(crate) print_openapi: bool,
     /// Print as JSON what the model would take of each device, and exit: 0 where it fits, 71 where not
     #[arg(long)]
     pub(crate) estimate: bool,
@@ -175,6 +182,8 @@ pub(crate) struct Config {
     pub(crate) drain: Duration,
     /// Time that one engine step may take.
     pub(crate) stall: Duration,
+    /// How the audit log is kept.
+    pub(crate) audit: AuditArguments,
 }
 
 /// What computes, and its sizes; `None` leaves a size to the engine.
@@ -228,6 +237,7 @@ impl Arguments {
             heartbeat_interval: Duration::from_secs(self.heartbeat_seconds),
             drain: Duration::from_secs(self.drain_seconds),
             stall: Duration::from_secs(self.stall_seconds),
+            audit: self.audit.clone(),
             engine: self.check_engine()?,
         })
     }

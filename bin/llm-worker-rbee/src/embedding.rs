@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 
+use audit_logging::Outcome;
 use deadline_propagation::Deadline;
 use input_validation::{ModelRef, RequestId};
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::model::ModelKind;
-use rbee_http::ApiError;
+use rbee_http::{ApiError, Caller};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
@@ -112,6 +113,20 @@ pub(crate) async fn compute<F>(app: &App, request: Request, prepare: F) -> Resul
 where
     F: FnOnce(&dyn InputReader, &mut Inputs) -> Result<(), ApiError> + Send + 'static,
 {
+    let (operation, model) = (request.asks.as_str(), request.model.as_str());
+    let trail = Caller::current().trail(&request.id, operation, model);
+    let results = compute_inputs(app, request, prepare).await;
+    match &results {
+        Ok(_) => trail.ends(Outcome::Success, "ok"),
+        Err(error) => trail.ends(Outcome::Failure, error.code().as_str()),
+    }
+    results
+}
+
+async fn compute_inputs<F>(app: &App, request: Request, prepare: F) -> Result<Results, ApiError>
+where
+    F: FnOnce(&dyn InputReader, &mut Inputs) -> Result<(), ApiError> + Send + 'static,
+{
     let submitted_at = Instant::now();
     let (loaded, embedding) = embedding_for(app, &request)?;
     // Whoever has no place does not get the work of being tokenised either.
@@ -120,7 +135,7 @@ where
     let inputs = read_inputs(&embedding.reader, request.bytes, inputs, prepare).await?;
     let tokens = inputs.iter().map(|input| input.len() as u64).sum();
     let (reply, results) = oneshot::channel();
-    let (_live, ending) = app.live().enter(request.id);
+    let (_live, ending) = app.live().enter(request.id, request.deadline);
     let id = app.engine().next_job();
     app.engine().embed(Job {
         id,

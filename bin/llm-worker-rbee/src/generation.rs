@@ -14,11 +14,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use audit_logging::{Outcome, Trail};
 use deadline_propagation::Deadline;
 use input_validation::{ModelRef, RequestId};
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::openai::{FinishReason, GenerationOptions, OutputFormat, Sampling, Usage};
-use rbee_http::ApiError;
+use rbee_http::{ApiError, Caller};
 use rbee_llama::reply::ReplyFormat;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -72,6 +73,7 @@ pub(crate) struct Generation {
     seed: u64,
     marks: Marks,
     /// Takes the request out of the table of live ones.
+    trail: Trail,
     _live: LiveGuard,
 }
 
@@ -120,7 +122,7 @@ impl Generation {
         let form = form::make_constraint(tokenizer, options, *deadline).await?;
         let constraints =
             for_each_choice(form.or(constraint), live).map_err(ConstraintError::into_detail)?;
-        let (guard, ending) = app.live().enter(id.clone());
+        let (guard, ending) = app.live().enter(id.clone(), *deadline);
         let mut generation = Self {
             id: id.clone(),
             app: app.clone(),
@@ -134,6 +136,7 @@ impl Generation {
             logprobs_top: options.logprobs,
             seed: seed::of(&request),
             marks: Marks::Unwanted,
+            trail: Caller::current().trail(id, "generate", request.model.as_str()),
             _live: guard,
         };
         let common = Common {
@@ -278,6 +281,9 @@ impl Generation {
             }
             Some(Event::End(End::Finished { text, logprobs, reason, usage, trace })) => {
                 self.count(index, usage);
+                if self.is_complete() {
+                    self.trail.ends(Outcome::Success, "ok");
+                }
                 Ok(part(text, logprobs, Some(reason), trace))
             }
             Some(Event::End(End::Failed(detail))) => Err(self.failed(*detail)),
@@ -301,6 +307,7 @@ impl Generation {
     /// Ends what is still going on, whose reader hears no more of it.
     fn failed(&mut self, detail: ErrorDetail) -> Box<ErrorDetail> {
         self.cancel();
+        self.trail.ends(Outcome::Failure, detail.code.as_str());
         Box::new(detail)
     }
 

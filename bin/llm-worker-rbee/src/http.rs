@@ -23,6 +23,7 @@ use rbee_api::openai::StreamOptions;
 use rbee_api::worker::{Backend, WorkerHeartbeat, WorkerReady};
 use rbee_http::{
     Access, ApiError, Authenticator, ForwardedBody, Metrics, Principal, Readiness, RouteTable,
+    cache_scope,
 };
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -159,10 +160,17 @@ impl App {
         Marks::read(body, stream, choices, self.model_sha256())
     }
 
-    /// Whose computed prompts a request may use: those of the user it names.
-    pub(crate) fn scope(&self, user: Option<&str>) -> Scope {
-        let user = user.filter(|_| !self.0.cache_shared).unwrap_or_default();
-        Scope(Sha256::digest(user).into())
+    /// Whose computed prompts a request may use: those of the key that the queen
+    /// names, and of them those of the user that the request names.
+    fn scope(&self, headers: &HeaderMap, user: Option<&str>) -> Result<Scope, ApiError> {
+        let key = cache_scope(headers)?;
+        if self.0.cache_shared {
+            return Ok(Scope(Sha256::digest("").into()));
+        }
+        let key = key.as_ref().map(Sha256Hex::as_str).unwrap_or_default();
+        // The byte between the two is no hex digit, so that no user's name can be taken for a key.
+        let hasher = Sha256::new().chain_update(key).chain_update([0]);
+        Ok(Scope(hasher.chain_update(user.unwrap_or_default()).finalize().into()))
     }
 
     /// The name of the model for listings.

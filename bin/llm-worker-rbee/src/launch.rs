@@ -4,7 +4,10 @@
 use std::io::Write;
 
 use rbee_api::error::ErrorCode;
+use rbee_api::openapi;
+use rbee_home::raise_descriptor_limit;
 use rbee_http::{Metrics, Readiness, init_logs};
+use secrets_management::forbid_core_dumps;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 
@@ -24,9 +27,13 @@ const BLOCKING_THREADS_MAX: usize = 2;
 /// [`WorkerError`], which knows the exit code.
 pub fn launch(arguments: Arguments) -> Result<(), WorkerError> {
     let setup = |what, source| WorkerError::Setup { what, source };
-    if arguments.print_routes {
-        let listing = http::routes(Readiness::new(|| Err(ErrorCode::Loading))).listing();
-        let written = std::io::stdout().write_all(listing.as_bytes());
+    if arguments.print_routes || arguments.print_openapi {
+        let text = if arguments.print_routes {
+            http::routes(Readiness::new(|| Err(ErrorCode::Loading))).listing()
+        } else {
+            openapi::to_text(&openapi::worker())
+        };
+        let written = std::io::stdout().write_all(text.as_bytes());
         return written.map_err(|error| setup("the listing of routes", error.into()));
     }
     init_logs(arguments.log_format(), arguments.log_level())
@@ -42,6 +49,9 @@ pub fn launch(arguments: Arguments) -> Result<(), WorkerError> {
     }
     let listener = take_listener()?;
     let secrets = read_secrets()?;
+    // Not before: until the secrets come, the hive sets up what holds this process.
+    forbid_core_dumps().map_err(|error| setup("the limit on core dumps", error.into()))?;
+    raise_descriptor_limit();
     // One thread serves thousands of streams, and on a small machine every
     // further one would take time from the threads that compute.
     let runtime = Builder::new_current_thread()

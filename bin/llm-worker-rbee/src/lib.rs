@@ -25,9 +25,11 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use audit_logging::{Auditor, Event, Kind, Options, Signer};
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::model::ModelKind;
 use rbee_http::{HopClient, Metrics, Readiness, Server};
+use secrets_management::Secret;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -38,6 +40,7 @@ pub use crate::config::Arguments;
 pub use crate::error::{EngineFailure, LoadFailure, WorkerError, chain};
 pub use crate::launch::launch;
 
+use crate::config::audit::AuditArguments;
 use crate::config::handover::Secrets;
 use crate::config::{Config, EngineConfig};
 use crate::contact::{Contact, Orphaned};
@@ -51,6 +54,8 @@ use crate::http::{App, ModelIdentity};
 /// Time that the last bytes of ended requests have to reach their readers, and
 /// the engine to end once it has nothing to do.
 const FLUSH: Duration = Duration::from_secs(2);
+/// The name under which its audit log lies.
+const PROGRAM: &str = "llm-worker-rbee";
 /// Slots of the echo engine where none are given.
 const ECHO_SLOTS: u32 = 8;
 /// Context of the echo engine where none is given.
@@ -67,6 +72,8 @@ async fn run(
     metrics: Metrics,
 ) -> Result<(), WorkerError> {
     let setup = |what, source| WorkerError::Setup { what, source };
+    let service = format!("{PROGRAM}/{}", config.worker_id);
+    let audit = open_audit(&config.audit, service, secrets.audit_key)?;
     let shutdown = CancellationToken::new();
     let ignore_sigterm = Arc::new(AtomicBool::new(false));
     let signals = tasks::watch_signals(shutdown.clone(), Arc::clone(&ignore_sigterm))
@@ -96,7 +103,7 @@ async fn run(
     );
     let serving = CancellationToken::new();
     let readiness = readiness(app.clone());
-    let router = http::routes(readiness).build(
+    let router = http::routes(readiness).audited(audit.clone()).build(
         app.clone(),
         http::authenticator(secrets.token),
         app.metrics().clone(),
@@ -106,9 +113,8 @@ async fn run(
     background.spawn(signals);
     let mut farewell = contact.clone();
     let orphaned = Arc::new(OnceLock::new());
-    let contact =
-        tasks::keep_contact(app.clone(), contact, shutdown.clone(), Arc::clone(&orphaned));
-    background.spawn(contact);
+    let told = Arc::clone(&orphaned);
+    background.spawn(tasks::keep_contact(app.clone(), contact, shutdown.clone(), told));
 
     let outcome = tokio::select! {
         () = shutdown.cancelled() => drain(&app, config.drain, &mut engine_end).await,
@@ -117,23 +123,52 @@ async fn run(
     };
     if outcome.is_err() {
         app.drain();
-        app.live()
-            .end_all(&ErrorDetail::new(ErrorCode::WorkerFailed, "the worker's engine failed"));
+        let detail = ErrorDetail::new(ErrorCode::WorkerFailed, "the worker's engine failed");
+        app.live().end_all(&detail);
     }
     serving.cancel();
     if let Err(error) = server.await {
         tracing::error!(%error, "the server ended badly");
     }
     background.shutdown().await;
-    let ended = match (outcome, orphaned.get()) {
-        (Err(failure), _) => Err(WorkerError::from(failure)),
-        (Ok(()), Some(Orphaned::LeaseOver)) => Err(WorkerError::LeaseOver),
-        (Ok(()), Some(Orphaned::Disowned) | None) => Ok(()),
-    };
+    let ended = whole_end(outcome, orphaned.get());
+    let reason = ended.as_ref().map_or_else(|error| chain(error), |()| "told to".to_owned());
+    audit
+        .close(Event::of_daemon(Kind::Stop, env!("CARGO_PKG_VERSION")).with("reason", reason))
+        .await;
     if let Err(error) = &ended {
         farewell.tell_ending(error.exit_number()).await;
     }
     ended
+}
+
+/// Returns how the process ends, of which its engine's end is one part.
+fn whole_end(engine: EngineEnd, orphaned: Option<&Orphaned>) -> Result<(), WorkerError> {
+    match (engine, orphaned) {
+        (Err(failure), _) => Err(WorkerError::from(failure)),
+        (Ok(()), Some(Orphaned::LeaseOver)) => Err(WorkerError::LeaseOver),
+        (Ok(()), Some(Orphaned::Disowned) | None) => Ok(()),
+    }
+}
+
+/// Opens the audit log, where the hive wants one and has handed over its key.
+fn open_audit(
+    arguments: &AuditArguments,
+    service: String,
+    key: Option<Secret>,
+) -> Result<Auditor, WorkerError> {
+    let (Some(directory), Some(key)) = (arguments.directory(), key) else {
+        return Ok(Auditor::off());
+    };
+    let options = Options {
+        directory: directory.to_owned(),
+        signer: Signer::new(&key, &service),
+        service,
+        settings: arguments.settings(),
+    };
+    let start = Event::of_daemon(Kind::Start, env!("CARGO_PKG_VERSION"));
+    Auditor::open(options, start)
+        .map_err(|error| WorkerError::Setup { what: "the audit log", source: error.into() })
 }
 
 /// Takes no new requests, lets those inside finish until the time is over, and

@@ -2,11 +2,13 @@
 //! id and all can be ended when the worker must. Holds no reply and no job: a
 //! request that is told to end drops those itself.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use deadline_propagation::Deadline;
 use input_validation::RequestId;
 use rbee_api::error::ErrorDetail;
+use rbee_api::worker::ActiveRequest;
 use tokio::sync::oneshot;
 
 /// All live requests. As many as the engine lets in, so the map is bounded.
@@ -16,12 +18,14 @@ pub(crate) struct LiveRequests(Arc<Mutex<Table>>);
 #[derive(Debug, Default)]
 struct Table {
     total: u64,
-    requests: HashMap<u64, Live>,
+    /// In the order in which they came.
+    requests: BTreeMap<u64, Live>,
 }
 
 #[derive(Debug)]
 struct Live {
     id: RequestId,
+    deadline: Deadline,
     ending: oneshot::Sender<ErrorDetail>,
 }
 
@@ -41,13 +45,28 @@ impl Drop for LiveGuard {
 impl LiveRequests {
     /// Enters a request. The receiver gets the error it is to end with, if it
     /// is told to end. Two requests may have the same id.
-    pub(crate) fn enter(&self, id: RequestId) -> (LiveGuard, oneshot::Receiver<ErrorDetail>) {
+    pub(crate) fn enter(
+        &self,
+        id: RequestId,
+        deadline: Deadline,
+    ) -> (LiveGuard, oneshot::Receiver<ErrorDetail>) {
         let (ending, receiver) = oneshot::channel();
         let mut table = self.lock();
         table.total += 1;
         let key = table.total;
-        table.requests.insert(key, Live { id, ending });
+        table.requests.insert(key, Live { id, deadline, ending });
         (LiveGuard { key, table: self.clone() }, receiver)
+    }
+
+    /// Returns the requests, the oldest first.
+    pub(crate) fn list(&self) -> Vec<ActiveRequest> {
+        let table = self.lock();
+        let listed = table.requests.values().map(|live| {
+            let left = live.deadline.remaining().as_millis();
+            let time_left_ms = u64::try_from(left).unwrap_or(u64::MAX);
+            ActiveRequest { id: live.id.clone(), time_left_ms }
+        });
+        listed.collect()
     }
 
     /// Ends the requests with an id and says how many there were.
@@ -62,7 +81,7 @@ impl LiveRequests {
 
     fn end_where(&self, wanted: impl Fn(&Live) -> bool, detail: &ErrorDetail) -> usize {
         let mut table = self.lock();
-        let ended = table.requests.extract_if(|_, live| wanted(live));
+        let ended = table.requests.extract_if(.., |_, live| wanted(live));
         // A receiver that is gone means that the request is ending already.
         ended.filter_map(|(_, live)| live.ending.send(detail.clone()).ok()).count()
     }
@@ -74,6 +93,8 @@ impl LiveRequests {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use rbee_api::error::ErrorCode;
 
     use super::*;
@@ -85,10 +106,17 @@ mod tests {
     #[test]
     fn a_request_is_ended_by_its_id_and_leaves_with_its_guard() {
         let live = LiveRequests::default();
+        let hour = Deadline::after(Duration::from_secs(3600));
         let id = |text: &str| text.parse::<RequestId>().unwrap();
-        let (guard_a, mut a) = live.enter(id("a"));
-        let (_guard_a2, mut a2) = live.enter(id("a"));
-        let (guard_b, mut b) = live.enter(id("b"));
+        let (guard_a, mut a) = live.enter(id("a"), hour);
+        let (_guard_a2, mut a2) = live.enter(id("a"), hour);
+        let (guard_b, mut b) = live.enter(id("b"), hour);
+        let listed = live.list();
+        assert_eq!(
+            listed.iter().map(|request| request.id.as_ref()).collect::<Vec<_>>(),
+            ["a", "a", "b"]
+        );
+        assert!((3_500_000..=3_600_000).contains(&listed[2].time_left_ms));
         assert_eq!(live.end(&id("c"), &detail()), 0);
         assert_eq!(live.end(&id("a"), &detail()), 2);
         assert_eq!((a.try_recv().unwrap(), a2.try_recv().unwrap()), (detail(), detail()));
@@ -96,6 +124,6 @@ mod tests {
         assert!(b.try_recv().is_err());
         drop((guard_a, guard_b));
         assert_eq!(live.end_all(&detail()), 0);
-        assert!(live.lock().requests.is_empty());
+        assert!(live.list().is_empty());
     }
 }

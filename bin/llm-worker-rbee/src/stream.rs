@@ -189,12 +189,15 @@ impl EventStream {
         }
         if self.generation.is_complete() {
             self.ended = true;
+            if self.marker.is_some() {
+                write_mark(&mut self.buffer, &Mark::Usage(self.generation.usage()))?;
+            }
             self.frames.close(self.generation.usage(), &mut self.buffer)?;
         }
         Ok(())
     }
 
-    /// Marks the frames that are there. The end of a stream needs no mark.
+    /// Marks the frames that are there. The end of a stream has its own.
     fn mark(&mut self) {
         let Some(marker) = self.marker.as_mut().filter(|_| !self.ended) else { return };
         let asks_logprobs = self.generation.logprob_shape().is_some();

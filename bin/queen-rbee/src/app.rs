@@ -1,8 +1,10 @@
 //! What the handlers share. Owns the rule who is let in while the queen stops;
 //! decides nothing else.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use audit_logging::Auditor;
 use deadline_propagation::Deadline;
 use http::HeaderMap;
 use input_validation::NodeName;
@@ -15,8 +17,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use crate::active::ActiveRequests;
 use crate::cluster::Reach;
 use crate::config::Settings;
+use crate::keys::Keys;
 use crate::registry::Registry;
 use crate::retry_budget::RetryBudget;
 use crate::shutdown::Shutdown;
@@ -26,9 +30,12 @@ use crate::turns::Turns;
 /// The queen, as its handlers see it.
 #[derive(Debug)]
 pub(crate) struct App {
+    /// For the listing of workers.
+    pub(crate) active: ActiveRequests,
     pub(crate) registry: Arc<Registry>,
     pub(crate) starts: Starts,
     pub(crate) turns: Arc<Turns>,
+    pub(crate) keys: Arc<Keys>,
     pub(crate) retries: RetryBudget,
     pub(crate) shutdown: Shutdown,
     /// Ends the requests that outlast the drain time.
@@ -38,6 +45,9 @@ pub(crate) struct App {
     /// The machine this queen runs on.
     pub(crate) local: NodeName,
     pub(crate) metrics: Metrics,
+    pub(crate) audit: Auditor,
+    /// Where the checkpoints of machines are kept.
+    pub(crate) audit_dir: PathBuf,
     pub(crate) settings: Settings,
     pub(crate) started: Instant,
 }
@@ -81,22 +91,22 @@ impl App {
     /// Returns the workers on all machines, the oldest first.
     pub(crate) fn workers(&self) -> Vec<PlacedWorker> {
         let cluster = self.registry.view();
-        let mut workers: Vec<_> = cluster
-            .hives
-            .iter()
-            .filter(|hive| hive.is_listed())
-            .flat_map(|hive| {
-                hive.workers().map(|worker| {
-                    let free = cluster.slots_available(worker);
-                    let slots_available = if hive.reach == Reach::Online { free } else { 0 };
-                    PlacedWorker {
-                        hive: hive.name.clone(),
-                        hive_state: hive.state(),
-                        worker: WorkerInfo { slots_available, ..worker.clone() },
-                    }
-                })
-            })
-            .collect();
+        let mut active = self.active.by_worker();
+        let mut workers = Vec::new();
+        for hive in cluster.hives.iter().filter(|hive| hive.is_listed()) {
+            let placed = hive.workers().map(|worker| {
+                let free = cluster.slots_available(worker);
+                let slots_available = if hive.reach == Reach::Online { free } else { 0 };
+                let requests = active.remove(&worker.id).unwrap_or_default();
+                PlacedWorker {
+                    requests,
+                    hive: hive.name.clone(),
+                    hive_state: hive.state(),
+                    worker: WorkerInfo { slots_available, ..worker.clone() },
+                }
+            });
+            workers.extend(placed);
+        }
         workers.sort_by_key(|placed| placed.worker.started_at_ms);
         workers
     }
@@ -108,8 +118,10 @@ impl App {
             pid: std::process::id(),
             draining: self.shutdown.is_asked(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            auth_mode: self.settings.auth.mode,
             requests_running: u32::try_from(self.running.len()).unwrap_or(u32::MAX),
             queues: self.turns.infos(),
+            audit: self.audit.status(),
             hives: self.registry.hive_infos(),
             workers: self.workers(),
         }

@@ -19,6 +19,7 @@ use crate::app::App;
 use crate::dispatch::Call;
 use crate::placement::Part;
 use crate::turns::Turn;
+use crate::usage;
 
 /// What clients are told when a machine breaks off. The end of a worker is told
 /// by its machine, and passed on.
@@ -87,6 +88,7 @@ pub(crate) async fn attempt(
     delivered: Option<&Delivered>,
 ) -> Result<Answer, Failure> {
     let client = app.registry.client(&turn.hive).ok_or_else(machine_is_gone)?;
+    let client = client.within(Some(call.spending.cache_scope()));
     let path = format!("/api/v1/workers/{}/{}", turn.worker, call.operation.path());
     let (id, deadline) = (&call.id, call.deadline);
     let sent = if call.streams {
@@ -101,6 +103,7 @@ pub(crate) async fn attempt(
     })?;
     if !call.streams {
         let body = collect(response, call.deadline).await.map_err(broke_off)?;
+        call.spending.add(usage::of_reply(&body));
         return Ok(Answer::Whole(json_response(body)));
     }
     let first = timeout_at(call.deadline.instant(), response.chunk()).await;

@@ -2,19 +2,27 @@
 //! place that reads flags, environment and the config file. A flag wins over
 //! the environment, that over the file, that over the default.
 
+mod auth;
+mod jwt;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use audit_logging::{AuditSettings, SettingError};
 use clap::Parser;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use deadline_propagation::{DEADLINE_CAP, DEADLINE_DEFAULT};
 use rbee_home::{ConfigError, ConfigSearch, Daemon, Home, Loaded, load_toml};
-use rbee_http::{LogFormat, check_log_filter};
+use rbee_http::{AllowedHosts, LogFormat, check_log_filter};
 use serde::Deserialize;
 
 use crate::error::QueenError;
 use crate::queue::Limits;
+use auth::AuthArguments;
+pub use auth::AuthSettings;
+
+pub use jwt::JwtSettings;
 
 /// The port clients know.
 const PORT: u16 = 8080;
@@ -38,6 +46,9 @@ pub struct Config {
 pub struct Settings {
     /// Where to listen, `address:port`; also `--bind` and `RBEE_QUEEN_BIND`. Port 0 takes a free one. Default `127.0.0.1:8080`.
     pub bind: SocketAddr,
+    /// Further host names and addresses, without port, by which clients may call the queen. Default: none, which means
+    /// `localhost` and loopback addresses on connections over the loopback, and any name on others.
+    pub allowed_hosts: Vec<String>,
     /// Whether to start a hive on this machine when none runs, and to keep it running. Default true.
     pub local_hive: bool,
     /// Address of a hive on this machine that someone else starts and stops, such as `http://127.0.0.1:9200`.
@@ -63,8 +74,14 @@ pub struct Settings {
     pub shutdown_timeout_seconds: u64,
     /// Threads that serve requests, 1 to 64. Default 2.
     pub threads: usize,
+    /// Who is let in, and where the tokens are.
+    pub auth: AuthSettings,
     /// Requests that wait for a worker.
     pub queue: QueueSettings,
+    /// Signed tokens of an identity provider. Default: absent, and none are believed.
+    pub jwt: Option<JwtSettings>,
+    /// Who did what, written down.
+    pub audit: AuditSettings,
     /// Logging.
     pub log: LogSettings,
 }
@@ -95,6 +112,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             bind: (Ipv4Addr::LOCALHOST, PORT).into(),
+            allowed_hosts: Vec::new(),
             local_hive: true,
             local_hive_url: None,
             hive_path: None,
@@ -106,7 +124,10 @@ impl Default for Settings {
             drain_seconds: 10,
             shutdown_timeout_seconds: 30,
             threads: 2,
+            auth: AuthSettings::default(),
             queue: QueueSettings::default(),
+            jwt: None,
+            audit: AuditSettings::default(),
             log: LogSettings::default(),
         }
     }
@@ -154,9 +175,14 @@ struct Arguments {
     /// Log level, or tracing directives such as info,queen_rbee=debug [default: info]
     #[arg(long, env = "RBEE_LOG", value_name = "LEVEL")]
     log_level: Option<String>,
+    #[command(flatten)]
+    auth: AuthArguments,
     /// Print the table of routes and exit
     #[arg(long)]
     print_routes: bool,
+    /// Print the OpenAPI document of the routes and exit
+    #[arg(long)]
+    print_openapi: bool,
     /// Check the configuration and exit
     #[arg(long)]
     validate_config: bool,
@@ -169,6 +195,8 @@ pub enum Command {
     Serve(Box<Config>),
     /// Print the table of routes.
     PrintRoutes,
+    /// Print the OpenAPI document.
+    PrintOpenapi,
     /// Say that the configuration is valid.
     ValidateConfig,
 }
@@ -183,6 +211,9 @@ impl Command {
         let arguments = Arguments::parse();
         if arguments.print_routes {
             return Ok(Self::PrintRoutes);
+        }
+        if arguments.print_openapi {
+            return Ok(Self::PrintOpenapi);
         }
         let validate_only = arguments.validate_config;
         let program = std::env::current_exe().ok();
@@ -206,6 +237,7 @@ fn assemble(
     settings.bind = arguments.bind.unwrap_or(settings.bind);
     settings.log.format = arguments.log_format.unwrap_or(settings.log.format);
     settings.log.level = arguments.log_level.unwrap_or(settings.log.level);
+    settings.auth.replace(arguments.auth);
     settings.validate()?;
     let home = match arguments.home {
         Some(home) => home,
@@ -227,6 +259,17 @@ impl Settings {
     #[must_use]
     pub fn shutdown_timeout(&self) -> Duration {
         Duration::from_secs(self.shutdown_timeout_seconds)
+    }
+
+    /// Returns the names by which the queen may be called.
+    ///
+    /// # Errors
+    /// Names the one that is not a name.
+    pub(crate) fn allowed_hosts(&self) -> Result<AllowedHosts, ConfigError> {
+        AllowedHosts::new(&self.allowed_hosts).map_err(|error| ConfigError::Value {
+            key: "allowed_hosts",
+            reason: format!("cannot be used: {error}"),
+        })
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
@@ -259,10 +302,16 @@ impl Settings {
                 return Err(ConfigError::Value { key, reason });
             }
         }
+        let wrong =
+            |error: SettingError| ConfigError::Value { key: error.key, reason: error.reason };
+        self.audit.check().map_err(wrong)?;
         check_log_filter(&self.log.level).map_err(|error| {
             let reason = format!("(or RBEE_LOG, or --log-level) cannot be used: {error}");
             ConfigError::Value { key: "log.level", reason }
         })?;
+        self.allowed_hosts()?;
+        self.auth.validate()?;
+        self.jwt.as_ref().map_or(Ok(()), JwtSettings::validate)?;
         match self.local_hive_url.as_deref().map(is_base_url) {
             Some(false) => {
                 let reason = "must be like http://127.0.0.1:9200".to_owned();
@@ -342,6 +391,31 @@ mod tests {
             ("local_hive_url = 'http://127.0.0.1'", "local_hive_url"),
             ("local_hive_url = '127.0.0.1:9200'", "local_hive_url"),
             ("[log]\nlevel = 'inof'", "log.level"),
+            ("[jwt]\nissuer = 'i'", "audience"),
+            ("[jwt]\nissuer = 'i'\naudience = 'a'", "jwt.jwks_file"),
+            (
+                "[jwt]\nissuer = 'i'\naudience = 'a'\njwks_url = 'http://id.example/k'",
+                "jwt.jwks_url",
+            ),
+            (
+                "[jwt]\nissuer = 'i'\naudience = 'a'\njwks_file = '/k'\nleeway_seconds = 301",
+                "jwt.leeway_seconds",
+            ),
+            (
+                "[jwt]\nissuer = 'i'\naudience = 'a'\njwks_file = '/k'\nalgorithms = ['HS256']",
+                "jwt.algorithms",
+            ),
+            ("allowed_hosts = ['http://rbee.lan']", "allowed_hosts"),
+            ("[auth]\ntoken_overlap_seconds = 86401", "auth.token_overlap_seconds"),
+            ("[auth]\nclient_token_file = 'relative'", "auth.client_token_file"),
+            ("[auth]\nhive_token_credential = '../x'", "auth.hive_token_credential"),
+            (
+                "[auth]\nclient_token_file = '/a'\nclient_token_credential = 'b'",
+                "auth.client_token_credential",
+            ),
+            ("[auth]\nmode = 'open'", "mode"),
+            ("[audit]\nsegment_mib = 0", "audit.segment_mib"),
+            ("[audit]\nmode = 'on'", "audit.mode"),
         ] {
             let error = with_file(file, &[]).unwrap_err();
             assert!(error.to_string().contains(key), "{file}: {error}");

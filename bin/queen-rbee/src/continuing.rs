@@ -103,7 +103,8 @@ impl Continuing {
 
     /// Takes a piece of the worker's stream and returns what the client may have of it.
     fn take(&mut self, bytes: Bytes) -> Option<Bytes> {
-        let Taken { events, end } = self.frames.take(bytes);
+        let Taken { events, end, spent } = self.frames.take(bytes);
+        self.call.spending.add(spent);
         match end {
             None => {}
             Some(End::Whole) => self.upstream = None,

@@ -12,15 +12,16 @@ use deadline_propagation::Deadline;
 use input_validation::{ModelRef, NodeName, RequestId};
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::model::ModelKind;
-use rbee_http::{ApiError, HopClient, Relay, relay_events};
+use rbee_http::{ApiError, Caller, HopClient, Relay, relay_events};
 use tokio::time::{Instant, timeout_at};
 
 use crate::app::{App, draining, out_of_time};
 use crate::attempt::{Answer, BROKE_OFF, Events, attempt, machine_is_gone};
 use crate::cluster::{Cluster, Reach};
 use crate::continuing;
+use crate::keys::Spending;
 use crate::queue::{Arrival, Client};
-use crate::running::{Running, Watched};
+use crate::running::{Ends, Running, TAKEN_BACK, Watched};
 use crate::search::{Retry, Search, find_turn, put_back};
 use crate::turns::Turn;
 
@@ -78,6 +79,8 @@ pub(crate) struct Call {
     /// Slots that it takes at a worker: one for each choice.
     pub(crate) slots: u32,
     pub(crate) client: Client,
+    /// What is counted under the client's name, until the request is gone.
+    pub(crate) spending: Spending,
     pub(crate) deadline: Deadline,
 }
 
@@ -107,11 +110,20 @@ pub(crate) struct Upstream {
 /// What placement or the worker refuses it with, `deadline_exceeded`, and
 /// `draining` for one that outlasts the queen.
 pub(crate) async fn forward(app: &Arc<App>, call: Call) -> Result<Response, ApiError> {
-    let mut running = Running::begin(app.admit()?, call.operation.name(), call.deadline);
+    let admitted = app.admit()?;
+    let trail = Caller::current().trail(&call.id, call.operation.name(), call.model.as_str());
+    let mut running = Running::begin(admitted, call.operation.name(), call.deadline, trail.clone());
     app.retries.request(Instant::now());
-    let mut search = Search::new(&call);
-    let work = place_and_forward(app, &call, &mut search, &mut running);
-    let outcome = match app.cut.run_until_cancelled(work).await {
+    let active = app.active.enter(call.id.clone(), call.deadline);
+    let mut search = Search::new(&call, trail, active);
+    let revoked = call.spending.revoked();
+    let outcome = tokio::select! {
+        biased;
+        () = app.cut.cancelled() => None,
+        () = revoked.cancelled() => Some(Err(taken_back())),
+        outcome = place_and_forward(app, &call, &mut search, &mut running) => Some(outcome),
+    };
+    let outcome = match outcome {
         Some(outcome) => outcome,
         None => Err(running.cut_off().into()),
     };
@@ -132,7 +144,8 @@ pub(crate) async fn forward(app: &Arc<App>, call: Call) -> Result<Response, ApiE
             let events = continuing::events(Arc::clone(app), call, search, first);
             let (head, whole_events) = relay_events(events, relay).into_parts();
             let events = whole_events.into_data_stream();
-            let watched = Watched::new(events, running, id, app.cut.clone());
+            let ends = Ends { queen: app.cut.clone(), key: revoked };
+            let watched = Watched::new(events, running, id, ends);
             Ok(Response::from_parts(head, Body::from_stream(watched)))
         }
         Err(error) => {
@@ -140,6 +153,10 @@ pub(crate) async fn forward(app: &Arc<App>, call: Call) -> Result<Response, ApiE
             Err(error)
         }
     }
+}
+
+fn taken_back() -> ApiError {
+    ApiError::new(ErrorCode::Unauthorized, TAKEN_BACK)
 }
 
 async fn place_and_forward(

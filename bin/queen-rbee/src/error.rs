@@ -3,7 +3,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
+use audit_logging::AuditError;
 use auth_min::BindError;
 use rbee_home::{ConfigError, ExitStatus, HomeError};
 use rbee_http::CallError;
@@ -11,6 +13,7 @@ use rbee_sqlite::DatabaseError;
 use secrets_management::SecretError;
 
 use crate::hives::HivesError;
+use crate::jwt::JwtError;
 
 /// Says why the queen ends.
 #[derive(Debug, thiserror::Error)]
@@ -28,9 +31,23 @@ pub enum QueenError {
     /// The database of machines cannot be used.
     #[error(transparent)]
     Hives(#[from] HivesError),
+    /// The database of keys cannot be used.
+    #[error("cannot use {}", path.display())]
+    Keys {
+        /// The database.
+        path: PathBuf,
+        /// Why not.
+        source: DatabaseError,
+    },
+    /// Signed tokens cannot be checked.
+    #[error("signed tokens cannot be checked")]
+    Jwt(#[from] JwtError),
     /// The configuration opens the queen to the network without a good token.
     #[error(transparent)]
     Policy(#[from] BindError),
+    /// The audit log cannot be written, and a queen that should keep one must not run without it.
+    #[error("cannot keep the audit log")]
+    Audit(#[from] AuditError),
     /// Somebody listens at the address already.
     #[error("port {} is taken", address.port())]
     PortTaken {
@@ -92,9 +109,13 @@ impl QueenError {
             Self::Secret(SecretError::WrongMode { .. } | SecretError::WrongOwner { .. }) => {
                 ExitStatus::NoPermission
             }
+            Self::Jwt(JwtError::Source(_)) => ExitStatus::Config,
+            Self::Jwt(JwtError::SelfTest(_)) => ExitStatus::Failure,
             Self::Secret(_) | Self::Policy(_) => ExitStatus::Config,
             Self::Hives(error) => database_status(&error.source),
+            Self::Keys { source, .. } => database_status(source),
             Self::PortTaken { .. } => ExitStatus::Unavailable,
+            Self::Audit(_) => ExitStatus::OsError,
             Self::Setup { .. } | Self::Client(_) => ExitStatus::Failure,
         }
     }
@@ -122,7 +143,26 @@ impl QueenError {
                 "check the rights on {} and the room on its disk, or move it away",
                 path.display()
             )),
-            Self::Secret(_) | Self::Policy(_) | Self::Setup { .. } | Self::Client(_) => None,
+            Self::Keys { path, source: DatabaseError::Newer } => Some(format!(
+                "install the newer rbee again, or move {} away to start without its keys",
+                path.display()
+            )),
+            Self::Keys { path, .. } => Some(format!(
+                "check the rights on {} and the room on its disk, or move it away",
+                path.display()
+            )),
+            Self::Jwt(JwtError::Source(_)) => {
+                Some("check the files and the address under [jwt] in queen-rbee.toml".to_owned())
+            }
+            Self::Audit(_) => Some(
+                "see the rights on the home directory and the room on its disk; `audit.mode = \"off\"` in the config file \
+                 runs without an audit log"
+                    .to_owned(),
+            ),
+            Self::Jwt(JwtError::SelfTest(_))
+            | Self::Secret(_)
+            | Self::Policy(_)
+            | Self::Setup { .. } | Self::Client(_) => None,
         }
     }
 }

@@ -22,8 +22,7 @@ use rbee_api::hive::{HiveSnapshot, HiveStatus};
 use rbee_api::model::ModelList;
 use rbee_api::queen::RunFile;
 use rbee_home::{Daemon, Home};
-use rbee_http::HopClient;
-use secrets_management::Secret;
+use rbee_http::{Credential, HopClient};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::registry::Registry;
@@ -58,7 +57,7 @@ pub(crate) struct LauncherOptions {
     /// The address of a hive that someone else starts and stops.
     pub(crate) url: Option<String>,
     pub(crate) may_start: bool,
-    pub(crate) token: Arc<Secret>,
+    pub(crate) token: Credential,
     pub(crate) registry: Arc<Registry>,
 }
 
@@ -176,7 +175,7 @@ impl HiveLauncher {
         let known = self.options.registry.client(&self.options.name);
         let client = match known.filter(|client| client.base_url() == url) {
             Some(client) => client,
-            None => HopClient::new(url, Arc::clone(&self.options.token))?,
+            None => HopClient::new(url, self.options.token.clone())?,
         };
         let deadline = Deadline::after(PROBE_LIMIT);
         let status: HiveStatus = client.get("/api/v1/status", deadline).await?;
@@ -289,6 +288,9 @@ impl HiveLauncher {
                 .arg(home.root())
                 // It names this program's config file, not the hive's.
                 .env_remove("RBEE_CONFIG")
+                // They tell of a listener that this program was given.
+                .env_remove("LISTEN_FDS")
+                .env_remove("LISTEN_PID")
                 .stdin(Stdio::null())
                 .stdout(log)
                 .stderr(errors);

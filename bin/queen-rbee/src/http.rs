@@ -1,6 +1,8 @@
 //! The queen's route table: every path, who may call it, and what answers.
 
+mod audit;
 mod hives;
+mod keys;
 mod models;
 mod openai;
 mod operations;
@@ -8,48 +10,60 @@ mod workers;
 
 use std::sync::Arc;
 
-use auth_min::TokenDigest;
 use rbee_http::{Access, Authenticator, Principal, Readiness, RouteTable};
-use secrets_management::Secret;
 
+use crate::Credentials;
 use crate::app::App;
+use crate::jwt::Gate;
+use crate::keys::Keys;
 
 /// The table. `readiness` answers the health routes.
 pub(crate) fn routes(readiness: Readiness) -> RouteTable<Arc<App>> {
     RouteTable::new()
         .health(readiness)
-        .get("/v1/models", Access::Client, openai::models)
-        .get("/v1/models/{*id}", Access::Client, openai::model)
-        .post("/v1/chat/completions", Access::Client, openai::chat)
-        .post("/v1/completions", Access::Client, openai::completion)
-        .post("/v1/embeddings", Access::Client, openai::embeddings)
-        .post("/v1/rerank", Access::Client, openai::rerank)
-        .get("/api/v1/status", Access::Client, operations::status)
-        .get("/api/v1/hives", Access::Client, hives::list)
+        .get("/v1/models", Access::Models, openai::models)
+        .get("/v1/models/{*id}", Access::Models, openai::model)
+        .post("/v1/chat/completions", Access::Inference, openai::chat)
+        .post("/v1/completions", Access::Inference, openai::completion)
+        .post("/v1/embeddings", Access::Inference, openai::embeddings)
+        .post("/v1/rerank", Access::Inference, openai::rerank)
+        .get("/api/v1/status", Access::Status, operations::status)
+        .get("/api/v1/hives", Access::Status, hives::list)
         .post("/api/v1/hives/{name}/heartbeat", Access::Peer, hives::heartbeat)
-        .get("/api/v1/workers", Access::Client, workers::list)
-        .get("/api/v1/workers/{id}", Access::Client, workers::show)
-        .delete("/api/v1/workers/{id}", Access::Client, workers::stop)
-        .post("/api/v1/workers/{id}/reset", Access::Client, workers::reset)
-        .get("/api/v1/workers/{id}/load", Access::Client, workers::load)
-        .get("/api/v1/workers/{id}/logs", Access::Client, workers::logs)
-        .get("/api/v1/models", Access::Client, models::list)
-        .post("/api/v1/models/pull", Access::Client, models::pull)
-        .delete("/api/v1/models/{*reference}", Access::Client, models::remove)
-        .post("/api/v1/shutdown", Access::Client, operations::shutdown)
-        .get("/metrics", Access::Client, operations::metrics)
+        .post("/api/v1/hives/{name}/audit", Access::Peer, audit::exchange)
+        .get("/api/v1/workers", Access::Status, workers::list)
+        .get("/api/v1/workers/{id}", Access::Status, workers::show)
+        .delete("/api/v1/workers/{id}", Access::Admin, workers::stop)
+        .post("/api/v1/workers/{id}/reset", Access::Admin, workers::reset)
+        .get("/api/v1/workers/{id}/load", Access::Status, workers::load)
+        .get("/api/v1/workers/{id}/logs", Access::Status, workers::logs)
+        .get("/api/v1/models", Access::Models, models::list)
+        .post("/api/v1/models/pull", Access::Admin, models::pull)
+        .delete("/api/v1/models/{*reference}", Access::Admin, models::remove)
+        .get("/api/v1/keys", Access::Admin, keys::list)
+        .post("/api/v1/keys", Access::Admin, keys::create)
+        .delete("/api/v1/keys/{name}", Access::Admin, keys::revoke)
+        .get("/api/v1/usage", Access::Own, keys::usage)
+        .post("/api/v1/shutdown", Access::Admin, operations::shutdown)
+        .get("/metrics", Access::Status, operations::metrics)
 }
 
-/// Tells clients from hives by their token; each comparison takes the same time.
-pub(crate) fn authenticator(client: &Secret, hive: &Secret) -> Authenticator {
-    let client = TokenDigest::of(client.expose());
-    let hive = TokenDigest::of(hive.expose());
+/// Tells clients from hives by what they show; each comparison takes the same time.
+pub(crate) fn authenticator(
+    credentials: &Credentials,
+    keys: Arc<Keys>,
+    gate: Option<Arc<Gate>>,
+) -> Authenticator {
+    let Credentials { client, hive } = credentials.clone();
     Arc::new(move |shown| {
         let digest = shown.digest();
-        match (digest.matches(&client), digest.matches(&hive)) {
+        match (client.matches(&digest), hive.matches(&digest)) {
             (true, _) => Some(Principal::Client),
             (false, true) => Some(Principal::Peer),
-            (false, false) => None,
+            (false, false) => {
+                let signed = || gate.as_ref().and_then(|gate| gate.recognise(shown));
+                keys.recognise(shown).or_else(signed).map(Principal::Key)
+            }
         }
     })
 }

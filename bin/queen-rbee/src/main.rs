@@ -23,6 +23,7 @@ fn obey(command: Command) -> Result<(), QueenError> {
     let text = match command {
         Command::Serve(config) => return queen_rbee::serve(*config),
         Command::PrintRoutes => queen_rbee::route_listing(),
+        Command::PrintOpenapi => queen_rbee::openapi_document(),
         Command::ValidateConfig => "the configuration is valid\n".to_owned(),
     };
     // A reader that goes away early has what it wanted.

@@ -9,6 +9,9 @@ use rbee_api::error::{ErrorBody, ErrorCode, ErrorDetail};
 use rbee_api::limits::CONTINUABLE_TOKENS_MAX;
 use rbee_http::DONE_EVENT;
 
+use crate::keys::Tokens;
+use crate::usage;
+
 /// What the event begins with that ends a stream which is not whole.
 const ERROR_EVENT: &[u8] = b"data: {\"error\":";
 /// Most bytes held back: the log probabilities of the longest stop sequence
@@ -42,6 +45,8 @@ pub(crate) struct Taken {
     pub(crate) events: Bytes,
     /// Why nothing comes any more.
     pub(crate) end: Option<End>,
+    /// What the events have used.
+    pub(crate) spent: Tokens,
 }
 
 /// How a stream ended by itself.
@@ -79,6 +84,10 @@ pub(crate) struct MarkedFrames {
     held: BytesMut,
     /// Marks that told of something since the last worker began.
     marks: u64,
+    /// What was used, by all workers so far.
+    used: Tokens,
+    /// What of it was handed on.
+    handed_on: Tokens,
 }
 
 impl MarkedFrames {
@@ -89,6 +98,8 @@ impl MarkedFrames {
             tail: BytesMut::new(),
             held: BytesMut::new(),
             marks: 0,
+            used: Tokens::default(),
+            handed_on: Tokens::default(),
         }
     }
 
@@ -127,7 +138,8 @@ impl MarkedFrames {
     /// Takes a piece of the stream.
     pub(crate) fn take(&mut self, bytes: Bytes) -> Taken {
         if let Kind::Plain = self.kind {
-            return Taken { events: bytes, end: None };
+            let spent = usage::of_events(&bytes);
+            return Taken { events: bytes, end: None, spent };
         }
         self.tail.extend_from_slice(&bytes);
         let mut events = BytesMut::new();
@@ -144,7 +156,12 @@ impl MarkedFrames {
         if self.tail.len() + self.held.len() > HELD_BYTES_MAX {
             end = Some(End::Garbled);
         }
-        Taken { events: events.freeze(), end }
+        let mut spent = self.used.since(self.handed_on);
+        self.handed_on = self.used;
+        if let Kind::Plain = self.kind {
+            spent = usage::of_events(&events);
+        }
+        Taken { events: events.freeze(), end, spent }
     }
 
     fn take_frame(&mut self, frame: &[u8], events: &mut BytesMut) -> Option<End> {
@@ -188,9 +205,11 @@ impl MarkedFrames {
             (Mark::Head(head), Record::Nothing) => {
                 self.record = Record::Delivered(Box::new(Delivered::new(head)));
             }
+            (Mark::Usage(whole), _) => self.used = usage::of_whole(&whole),
             // The same head again, of the worker that goes on.
             (Mark::Head(_), Record::Delivered(_) | Record::TooLong) => {}
             (Mark::Told(told), record) => {
+                usage::of_mark(&told, &mut self.used);
                 if let Record::Delivered(delivered) = record {
                     delivered.add(told);
                     if delivered.entries() > CONTINUABLE_TOKENS_MAX {
@@ -202,6 +221,23 @@ impl MarkedFrames {
             }
         }
     }
+}
+
+/// Returns what a client gets of a stream that comes in these pieces, and whether the stream ended by itself.
+pub fn client_events(pieces: impl IntoIterator<Item = Bytes>) -> (Vec<u8>, bool) {
+    let mut frames = MarkedFrames::new();
+    let mut events = Vec::new();
+    for piece in pieces {
+        let taken = frames.take(piece);
+        events.extend_from_slice(&taken.events);
+        if let Some(end) = taken.end {
+            if let End::Failed { events: before, .. } = end {
+                events.extend_from_slice(&before);
+            }
+            return (events, true);
+        }
+    }
+    (events, false)
 }
 
 /// The length of the first frame, its blank line included.

@@ -171,6 +171,11 @@ impl Registry {
         Ok(())
     }
 
+    /// Says whether there is a machine of this name.
+    pub(crate) fn knows(&self, hive: &NodeName) -> bool {
+        self.lock().hives.contains_key(hive)
+    }
+
     /// Says whether the process on a machine has told nothing yet.
     pub(crate) fn is_unheard(&self, hive: &NodeName) -> bool {
         self.lock().hives.get(hive).is_some_and(|entry| entry.heard_at.is_none())

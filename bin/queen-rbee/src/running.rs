@@ -1,10 +1,11 @@
 //! One request from its arrival to its end: counted, timed, and written into
 //! the metrics exactly once, however it ends. Watches a stream of tokens go by
-//! and changes nothing in it but its end, when the queen cannot wait for it.
+//! and changes nothing in it but its end, when the queen cannot wait for it or the key is revoked.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use audit_logging::{Outcome, Trail};
 use bytes::Bytes;
 use deadline_propagation::Deadline;
 use futures_util::Stream;
@@ -33,6 +34,7 @@ pub(crate) struct Running {
     deadline: Deadline,
     is_placed: bool,
     outcome: Option<&'static str>,
+    trail: Trail,
     _counted: TaskTrackerToken,
 }
 
@@ -41,6 +43,7 @@ impl Running {
         counted: TaskTrackerToken,
         operation: &'static str,
         deadline: Deadline,
+        trail: Trail,
     ) -> Self {
         telemetry::request_began();
         Self {
@@ -49,6 +52,7 @@ impl Running {
             deadline,
             is_placed: false,
             outcome: None,
+            trail,
             _counted: counted,
         }
     }
@@ -94,12 +98,15 @@ impl Drop for Running {
         } else {
             CANCELLED
         });
+        self.trail.ends(if code == OK { Outcome::Success } else { Outcome::Failure }, code);
         telemetry::request_ended(&self.labels, code, self.started.elapsed());
     }
 }
 
 /// What clients are told whose reply outlasts the drain time.
 const CUT_OFF: &str = "the queen shut down before the reply was complete";
+/// What clients are told whose key is revoked while they are answered.
+pub(crate) const TAKEN_BACK: &str = "the key was revoked before the reply was complete";
 
 /// The beginning of the event that ends a stream that is not whole.
 const ERROR_EVENT: &[u8] = b"data: {\"error\":";
@@ -109,28 +116,34 @@ pub(crate) struct Watched<S> {
     upstream: S,
     running: Running,
     request_id: RequestId,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    queen_ends: Pin<Box<WaitForCancellationFutureOwned>>,
+    key_ends: Pin<Box<WaitForCancellationFutureOwned>>,
     token_seen: bool,
     /// The last event has gone by, and nothing may follow it.
     has_ended: bool,
-    /// The queen cut the stream off.
+    /// The stream was cut off.
     is_cut: bool,
 }
 
+/// What ends a stream from outside.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    /// The queen cannot wait any longer.
+    pub(crate) queen: CancellationToken,
+    /// The client's key was revoked.
+    pub(crate) key: CancellationToken,
+}
+
 impl<S> Watched<S> {
-    /// Watches `upstream`, whose pieces are whole events. `cut` ends the stream
-    /// early with an error event, for a queen that cannot wait any longer.
-    pub(crate) fn new(
-        upstream: S,
-        running: Running,
-        request_id: RequestId,
-        cut: CancellationToken,
-    ) -> Self {
+    /// Watches `upstream`, whose pieces are whole events. `ends` ends the stream
+    /// early with an error event.
+    pub(crate) fn new(upstream: S, running: Running, request_id: RequestId, ends: Ends) -> Self {
         Self {
             upstream,
             running,
             request_id,
-            cut: Box::pin(cut.cancelled_owned()),
+            queen_ends: Box::pin(ends.queen.cancelled_owned()),
+            key_ends: Box::pin(ends.key.cancelled_owned()),
             token_seen: false,
             has_ended: false,
             is_cut: false,
@@ -152,13 +165,13 @@ impl<S> Watched<S> {
     }
 
     /// Returns the event that ends the stream, where none has yet.
-    fn cut_off(&mut self) -> Option<Bytes> {
+    fn cut_off(&mut self, code: ErrorCode, message: &str) -> Option<Bytes> {
         self.is_cut = true;
         if self.has_ended {
             return None;
         }
-        self.running.failed(ErrorCode::Draining);
-        let mut detail = ErrorDetail::new(ErrorCode::Draining, CUT_OFF);
+        self.running.failed(code);
+        let mut detail = ErrorDetail::new(code, message);
         detail.request_id = Some(self.request_id.to_string());
         Some(error_event(detail))
     }
@@ -175,8 +188,11 @@ where
         if this.is_cut {
             return Poll::Ready(None);
         }
-        if this.cut.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(this.cut_off().map(Ok));
+        if this.queen_ends.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(this.cut_off(ErrorCode::Draining, CUT_OFF).map(Ok));
+        }
+        if this.key_ends.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(this.cut_off(ErrorCode::Unauthorized, TAKEN_BACK).map(Ok));
         }
         let next = ready!(Pin::new(&mut this.upstream).poll_next(cx));
         if let Some(Ok(events)) = &next {

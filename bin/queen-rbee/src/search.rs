@@ -4,12 +4,14 @@
 
 use std::time::Duration;
 
+use audit_logging::Trail;
 use input_validation::{ModelRef, NodeName};
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_http::ApiError;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use crate::active::Active;
 use crate::app::App;
 use crate::attempt::Failure;
 use crate::dispatch::Call;
@@ -30,11 +32,16 @@ pub(crate) struct Search {
     /// Its place in the queue, once it has one. Kept while it is answered, so
     /// that it comes back to it.
     place: Option<Place>,
+    /// Its entries in the audit log.
+    trail: Trail,
+    /// Its line in the listing of workers.
+    active: Active,
 }
 
 impl Search {
-    pub(crate) fn new(call: &Call) -> Self {
-        Self { want: Want::new(call.model.clone(), call.operation.asks()), place: None }
+    pub(crate) fn new(call: &Call, trail: Trail, active: Active) -> Self {
+        let want = Want::new(call.model.clone(), call.operation.asks());
+        Self { want, place: None, trail, active }
     }
 
     /// Makes room for others once nothing more is to be tried.
@@ -61,7 +68,7 @@ pub(crate) async fn find_turn(
     search: &mut Search,
 ) -> Result<Turn, ApiError> {
     let mut changes = app.registry.subscribe();
-    let Search { want, place: place_in_queue } = search;
+    let Search { want, place: place_in_queue, trail, active } = search;
     loop {
         changes.mark_unchanged();
         let cluster = app.registry.view();
@@ -89,6 +96,8 @@ pub(crate) async fn find_turn(
         };
         let Some(turn) = turn else { continue };
         telemetry::decided("use");
+        trail.assigned(turn.worker.as_str());
+        active.is_at(&turn.worker);
         app.registry.view().worker(&turn.worker).into_iter().for_each(|worker| want.tries(worker));
         return Ok(turn);
     }
@@ -166,7 +175,7 @@ pub(crate) fn put_back(
     failure: Failure,
     retry: Retry,
 ) -> Result<(), ApiError> {
-    let Search { want, place } = search;
+    let Search { want, place, .. } = search;
     let part = failure.part(&turn);
     let Failure { detail, machine_is_gone, .. } = failure;
     let is_full = detail.code == ErrorCode::AllSlotsBusy;

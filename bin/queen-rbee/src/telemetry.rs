@@ -6,6 +6,7 @@ use std::time::Duration;
 use rbee_api::hive::HiveState;
 
 use crate::cluster::{Cluster, UNKNOWN_MODEL};
+use crate::keys::Tokens;
 
 /// Starts of the local hive's process.
 const HIVE_STARTS: &str = "rbee_queen_hive_starts_total";
@@ -42,6 +43,15 @@ const QUEUE_WAIT: &str = "rbee_queen_queue_wait_seconds";
 const QUEUE_BYTES: &str = "rbee_queen_queue_bytes";
 /// Requests that were not let wait or waited in vain, by reason.
 const QUEUE_REFUSED: &str = "rbee_queen_queue_refused_total";
+
+/// Requests that were let in, by key.
+const KEY_REQUESTS: &str = "rbee_queen_key_requests_total";
+/// Requests that a limit of their key refused.
+const KEY_REFUSED: &str = "rbee_queen_key_refused_total";
+/// Requests at this moment, under all keys.
+const KEY_RUNNING: &str = "rbee_queen_key_requests_running";
+/// Tokens, by key and kind.
+const KEY_TOKENS: &str = "rbee_queen_key_tokens_total";
 
 /// What a finished request is counted under.
 #[derive(Debug, Clone)]
@@ -145,9 +155,29 @@ pub(crate) fn queue_refused(reason: &'static str) {
     metrics::counter!(QUEUE_REFUSED, "reason" => reason).increment(1);
 }
 
+/// `key` is a label: a name of ours, of which there are few, or `other`.
+pub(crate) fn key_request(key: &str) {
+    metrics::counter!(KEY_REQUESTS, "key" => key.to_owned()).increment(1);
+}
+
+pub(crate) fn key_refused(key: &str, limit: &'static str) {
+    metrics::counter!(KEY_REFUSED, "key" => key.to_owned(), "limit" => limit).increment(1);
+}
+
+pub(crate) fn key_tokens(key: &str, tokens: Tokens) {
+    let Tokens { prompt, cached, completion } = tokens;
+    for (kind, tokens) in [("prompt", prompt), ("cached", cached), ("completion", completion)] {
+        if tokens > 0 {
+            metrics::counter!(KEY_TOKENS, "key" => key.to_owned(), "kind" => kind)
+                .increment(tokens);
+        }
+    }
+}
+
 /// Sets the gauges that are read off the cluster and the queue; to be called at
 /// each scrape.
-pub(crate) fn scraped(cluster: &Cluster, queue_bytes: u64) {
+pub(crate) fn scraped(cluster: &Cluster, queue_bytes: u64, key_requests: u32) {
+    metrics::gauge!(KEY_RUNNING).set(key_requests);
     // Exact up to 2^53.
     metrics::gauge!(QUEUE_BYTES).set(queue_bytes as f64);
     for state in HiveState::ALL {

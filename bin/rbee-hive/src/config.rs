@@ -1,6 +1,7 @@
 //! The configuration: every setting with its unit, default and range, and the order in which flag, environment and
 //! file are asked. The only reader of the environment; never acts on a setting.
 
+mod auth;
 mod restart;
 mod worker;
 
@@ -9,16 +10,18 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use audit_logging::{AuditSettings, SettingError};
 use clap::Parser;
 use input_validation::{NodeName, in_range};
 use rbee_api::worker::Backend;
 use rbee_home::{ConfigError, ConfigSearch, Daemon, Home, load_toml};
-use rbee_http::{LogFormat, check_log_filter};
+use rbee_http::{AllowedHosts, LogFormat, check_log_filter};
 use serde::Deserialize;
 
 use crate::error::HiveError;
 use crate::liveness::LivenessLimits;
 use crate::reservations::KeptFree;
+use auth::{AuthArgs, AuthConfig};
 use restart::RestartConfig;
 use worker::WorkerConfig;
 pub(crate) use worker::{KvLayout, WorkerMemoryLimit};
@@ -46,6 +49,8 @@ const WORKER_ENVIRONMENT: [&str; 9] = [
 pub enum Invocation {
     /// Print the route table and end.
     PrintRoutes,
+    /// Print the OpenAPI document and end.
+    PrintOpenapi,
     /// Say that the configuration is good, which it is, and end.
     ConfigIsValid,
     /// Run.
@@ -67,6 +72,9 @@ pub struct Config {
     pub(crate) worker_environment: Vec<(OsString, OsString)>,
     /// Address to listen on. Default: `127.0.0.1:9200`. Port 0: any free one.
     pub(crate) bind: SocketAddr,
+    /// Further host names and addresses, without port, by which the hive may be called. Default: none, which means
+    /// `localhost` and loopback addresses on connections over the loopback, and any name on others.
+    pub(crate) allowed_hosts: Vec<String>,
     /// The machine's name in the cluster. Default: `local`.
     pub(crate) name: NodeName,
     /// The queen's base URL, such as `http://127.0.0.1:8080`. Absent: that of the queen that runs on the same home.
@@ -105,10 +113,14 @@ pub struct Config {
     /// Directories from which `file:` models may be imported. Absent: all of them (`["/"]`) on a hive that only this
     /// machine can reach, none on any other.
     pub(crate) import_roots: Option<Vec<PathBuf>>,
+    /// Where the token of queen and hive is.
+    pub(crate) auth: AuthConfig,
     /// How workers are started.
     pub(crate) worker: WorkerConfig,
     /// When failed workers are started again.
     pub(crate) restart: RestartConfig,
+    /// Who did what, written down by hive and workers alike.
+    pub(crate) audit: AuditSettings,
     /// What is logged, by hive and workers alike.
     pub(crate) log: LogConfig,
 }
@@ -130,6 +142,7 @@ impl Default for Config {
             managed: false,
             worker_environment: Vec::new(),
             bind: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9200),
+            allowed_hosts: Vec::new(),
             name: local_name(),
             queen_url: None,
             workers_max: 8,
@@ -147,8 +160,10 @@ impl Default for Config {
             disk_min_free_mib: 64,
             inodes_min_free: 64,
             import_roots: None,
+            auth: AuthConfig::default(),
             worker: WorkerConfig::default(),
             restart: RestartConfig::default(),
+            audit: AuditSettings::default(),
             log: LogConfig::default(),
         }
     }
@@ -205,9 +220,14 @@ struct Args {
     /// Level or directives of the log [default: info]
     #[arg(long, env = "RBEE_LOG")]
     log_level: Option<String>,
+    #[command(flatten)]
+    auth: AuthArgs,
     /// Print the routes with who may call them, and end
     #[arg(long)]
     print_routes: bool,
+    /// Print the OpenAPI document of the routes, and end
+    #[arg(long)]
+    print_openapi: bool,
     /// Check the configuration, and end
     #[arg(long)]
     validate_config: bool,
@@ -239,6 +259,9 @@ impl Config {
         let args = Args::parse();
         if args.print_routes {
             return Ok(Invocation::PrintRoutes);
+        }
+        if args.print_openapi {
+            return Ok(Invocation::PrintOpenapi);
         }
         let validate_only = args.validate_config;
         let mut config = Self::resolve(args, std::env::home_dir().as_deref())?;
@@ -272,6 +295,7 @@ impl Config {
         replace(&mut config.log.level, args.log_level);
         config.queen_url = args.queen_url.or(config.queen_url);
         config.worker_path = args.worker_path.or(config.worker_path);
+        config.auth.replace(args.auth);
         config.check()?;
         Ok(config)
     }
@@ -289,8 +313,13 @@ impl Config {
         check_range("vram_min_free_mib", self.vram_min_free_mib, 0, MIB_MAX)?;
         check_range("disk_min_free_mib", self.disk_min_free_mib, 0, MIB_MAX)?;
         check_range("inodes_min_free", self.inodes_min_free, 0, u32::MAX.into())?;
+        self.allowed_hosts()?;
+        self.auth.check()?;
         self.worker.check()?;
         self.restart.check()?;
+        let wrong =
+            |error: SettingError| ConfigError::Value { key: error.key, reason: error.reason };
+        self.audit.check().map_err(wrong)?;
         if let Some(url) = &self.queen_url {
             check_url(url)?;
         }
@@ -303,6 +332,17 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Returns the names by which the hive may be called.
+    ///
+    /// # Errors
+    /// Names the one that is not a name.
+    pub(crate) fn allowed_hosts(&self) -> Result<AllowedHosts, ConfigError> {
+        AllowedHosts::new(&self.allowed_hosts).map_err(|error| ConfigError::Value {
+            key: "allowed_hosts",
+            reason: format!("cannot be used: {error}"),
+        })
     }
 
     /// Returns the time without a request after which a worker is stopped; `None` is never.

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use audit_logging::AuditError;
 use auth_min::BindError;
 use model_catalog::{CatalogError, StoreError};
 use rbee_home::{ConfigError, ExitStatus, HomeError};
@@ -39,6 +40,9 @@ pub enum HiveError {
     /// Logging could not be started.
     #[error("cannot start logging")]
     Logs(#[from] LogError),
+    /// The audit log cannot be written, and a hive that should keep one must not run without it.
+    #[error("cannot keep the audit log")]
+    Audit(#[from] AuditError),
     /// Metrics could not be started.
     #[error("cannot start metrics")]
     Metrics(#[from] MetricsError),
@@ -79,7 +83,7 @@ impl HiveError {
             Self::Catalog(_) | Self::Ledger(_) | Self::Store(_) | Self::Metrics(_) => {
                 ExitStatus::Failure
             }
-            Self::OwnPath(_) | Self::Setup(_) => ExitStatus::OsError,
+            Self::Audit(_) | Self::OwnPath(_) | Self::Setup(_) => ExitStatus::OsError,
         }
     }
 
@@ -105,6 +109,11 @@ impl HiveError {
             }
             Self::Ledger(_) => Some(
                 "check the rights on the home directory and the room on its disk, or move workers.db away".to_owned(),
+            ),
+            Self::Audit(_) => Some(
+                "see the rights on the home directory and the room on its disk; `audit.mode = \"off\"` in the config file \
+                 runs without an audit log"
+                    .to_owned(),
             ),
             Self::Secret(_) | Self::BindPolicy(_) | Self::Metrics(_) => None,
             Self::Catalog(_) | Self::Store(_) | Self::OwnPath(_) | Self::Setup(_) => None,

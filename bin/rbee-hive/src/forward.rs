@@ -3,18 +3,23 @@
 
 use std::sync::Arc;
 
+use audit_logging::{Outcome, Trail};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use deadline_propagation::Deadline;
+use futures_util::TryStreamExt as _;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
-use input_validation::WorkerId;
+use input_validation::{ModelRef, WorkerId};
 use metrics::counter;
 use rbee_api::error::{ErrorCode, ErrorDetail, TAKEN};
 use rbee_api::openai::{
     ChatRequest, CompletionRequest, EmbeddingRequest, RequestError, RerankRequest,
 };
-use rbee_http::{ApiError, CallError, ForwardedBody, Relay, RequestContext, collect, relay_events};
+use rbee_http::{
+    ApiError, CallError, Caller, DONE_EVENT, ForwardedBody, Relay, RequestContext, cache_scope,
+    collect, relay_events,
+};
 use serde_json::json;
 
 use crate::registry::Registry;
@@ -41,15 +46,54 @@ impl Endpoint {
         }
     }
 
-    /// Checks a request, and says whether its answer is to be streamed.
-    fn wants_stream(self, body: &[u8]) -> Result<bool, RequestError> {
+    /// Checks a request, and says which model it asks for and whether its answer is to be streamed.
+    fn read(self, body: &[u8]) -> Result<(ModelRef, bool), RequestError> {
         match self {
-            Self::Chat => ChatRequest::parse(body).map(|request| request.stream.stream),
-            Self::Completion => CompletionRequest::parse(body).map(|request| request.stream.stream),
-            Self::Embeddings => EmbeddingRequest::parse(body).map(|_| false),
-            Self::Rerank => RerankRequest::parse(body).map(|_| false),
+            Self::Chat => {
+                ChatRequest::parse(body).map(|request| (request.model, request.stream.stream))
+            }
+            Self::Completion => {
+                CompletionRequest::parse(body).map(|request| (request.model, request.stream.stream))
+            }
+            Self::Embeddings => EmbeddingRequest::parse(body).map(|request| (request.model, false)),
+            Self::Rerank => RerankRequest::parse(body).map(|request| (request.model, false)),
         }
     }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Completion => "text_completion",
+            Self::Embeddings => "embeddings",
+            Self::Rerank => "rerank",
+        }
+    }
+}
+
+/// Finds out from the last bytes of a stream whether it was whole, however it was cut into pieces.
+struct EndOfStream {
+    trail: Trail,
+    tail: Vec<u8>,
+}
+
+impl EndOfStream {
+    fn new(trail: Trail) -> Self {
+        trail.ends(Outcome::Failure, "incomplete");
+        Self { trail, tail: Vec::new() }
+    }
+
+    fn see(&mut self, bytes: &[u8]) {
+        self.tail.extend_from_slice(bytes);
+        let surplus = self.tail.len().saturating_sub(DONE_EVENT.len());
+        self.tail.drain(..surplus);
+        if self.tail == DONE_EVENT {
+            self.trail.ends(Outcome::Success, "ok");
+        }
+    }
+}
+
+fn failed(trail: &Trail, detail: &ErrorDetail) {
+    trail.ends(Outcome::Failure, detail.code.as_str());
 }
 
 /// Forwards one request. Dropping the response, or the future, ends the request at the worker too.
@@ -66,8 +110,12 @@ pub(crate) async fn forward(
     deadline: Deadline,
 ) -> Result<Response, ApiError> {
     let parts = ForwardedBody::split(headers, body.clone())?;
-    let wants_stream = endpoint.wants_stream(&parts.client)?;
+    let (model, wants_stream) = endpoint.read(&parts.client)?;
+    let cache_scope = cache_scope(headers)?;
     let (client, guard) = registry.enter(worker).map_err(|e| not_taken(e.into_detail()))?;
+    let client = client.within(cache_scope);
+    let trail = Caller::current().trail(&context.id, endpoint.name(), model.as_str());
+    trail.assigned(worker.as_str());
     counter!("rbee_hive_requests_forwarded_total").increment(1);
     let broken = |error: CallError| error.into_detail(ErrorCode::WorkerFailed, BROKEN);
     let (path, id) = (endpoint.path(), &context.id);
@@ -77,7 +125,8 @@ pub(crate) async fn forward(
         client.forward(path, body, id, deadline).await
     };
     let reply = reply
-        .map_err(|error| if error.was_sent() { broken(error) } else { not_taken(broken(error)) })?;
+        .map_err(|error| if error.was_sent() { broken(error) } else { not_taken(broken(error)) })
+        .inspect_err(|detail| failed(&trail, detail))?;
     if wants_stream {
         let relay = Relay {
             request_id: context.id,
@@ -86,9 +135,13 @@ pub(crate) async fn forward(
             deadline,
             guard,
         };
-        return Ok(relay_events(reply.bytes_stream(), relay));
+        let mut end = EndOfStream::new(trail);
+        let events = reply.bytes_stream().inspect_ok(move |bytes| end.see(bytes));
+        return Ok(relay_events(events, relay));
     }
-    let body = collect(reply, deadline).await.map_err(broken)?;
+    let body = collect(reply, deadline).await.map_err(broken);
+    let body = body.inspect_err(|detail| failed(&trail, detail))?;
+    trail.ends(Outcome::Success, "ok");
     drop(guard);
     let mut response = body.into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

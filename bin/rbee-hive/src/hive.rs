@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use audit_logging::Auditor;
 use metrics::gauge;
 use rbee_api::hive::{HiveSnapshot, HiveStatus, Resources};
 use rbee_api::worker::WorkerState;
@@ -31,6 +32,7 @@ pub(crate) struct Hive {
     pub(crate) supervisor: Arc<Supervisor>,
     pub(crate) shutdown: Shutdown,
     pub(crate) metrics: Metrics,
+    pub(crate) audit: Auditor,
     /// Owns the background tasks and imports.
     pub(crate) tasks: TaskTracker,
     pub(crate) started: Instant,
@@ -60,6 +62,7 @@ impl Hive {
             managed: self.config.managed,
             draining: self.registry.is_draining(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            audit: self.audit.status(),
             resources: self.resources(),
             models: u32::try_from(models).unwrap_or(u32::MAX),
             workers: self.registry.snapshot(),

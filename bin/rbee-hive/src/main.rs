@@ -4,12 +4,14 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use rbee_hive::{Config, EndSignals, HeldHome, HiveError, Invocation};
-use rbee_home::{ExitStatus, report_error};
+use rbee_home::{ExitStatus, raise_descriptor_limit, report_error};
+use secrets_management::forbid_core_dumps;
 
 fn main() -> ExitCode {
     let ended = match Config::from_process() {
         Ok(Invocation::Run(config)) => serve(*config),
         Ok(Invocation::PrintRoutes) => return print(&rbee_hive::route_listing()),
+        Ok(Invocation::PrintOpenapi) => return print(&rbee_hive::openapi_document()),
         Ok(Invocation::ConfigIsValid) => return print("the configuration is valid\n"),
         Err(error) => Err(error),
     };
@@ -22,13 +24,16 @@ fn main() -> ExitCode {
 
 fn serve(config: Config) -> Result<(), HiveError> {
     rbee_hive::init_logs(&config)?;
+    forbid_core_dumps().map_err(HiveError::Setup)?;
+    raise_descriptor_limit();
     let held = HeldHome::take(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(HiveError::Setup)?;
     let outcome = runtime.block_on(async {
         let signals = EndSignals::install().map_err(HiveError::Setup)?;
-        let listener = rbee_hive::listen(&config).await?;
-        rbee_hive::run(config, held, listener, signals).await
+        let token = rbee_hive::load_token(&config, &held)?;
+        let listener = rbee_hive::listen(&config, &token).await?;
+        rbee_hive::run(config, held, token, listener, signals).await
     });
     // What still reads a file must not hold up the end; whatever had to be written was waited for.
     runtime.shutdown_background();

@@ -8,11 +8,11 @@ use std::time::Duration;
 use deadline_propagation::Deadline;
 use rbee_api::hive::HeartbeatReply;
 use rbee_home::Daemon;
-use rbee_http::{CallError, HopClient};
-use secrets_management::Secret;
+use rbee_http::{CallError, Credential, HopClient};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::checkpoints::Exchange;
 use crate::hive::Hive;
 use crate::waiting::{Woken, woken};
 
@@ -35,11 +35,12 @@ enum Contact {
 }
 
 /// Keeps the queen informed until `stop`.
-pub(crate) async fn keep(hive: Arc<Hive>, token: Arc<Secret>, stop: CancellationToken) {
+pub(crate) async fn keep(hive: Arc<Hive>, token: Credential, stop: CancellationToken) {
     let mut changes = hive.registry.changes();
     let mut client: Option<HopClient> = None;
     let mut contact = Contact::None;
     let mut sequence = 0;
+    let mut exchange = Exchange::new();
     loop {
         let count = *changes.borrow_and_update();
         sequence += 1;
@@ -50,6 +51,9 @@ pub(crate) async fn keep(hive: Arc<Hive>, token: Arc<Secret>, stop: Cancellation
                 }
                 contact = Contact::Made;
                 hive.registry.note_told(count);
+                if let Some(queen) = &client {
+                    exchange.with(&hive, queen).await;
+                }
                 due(&reply, hive.config.heartbeat_interval())
             }
             Ok(None) => RETRY,
@@ -76,13 +80,13 @@ pub(crate) async fn keep(hive: Arc<Hive>, token: Arc<Secret>, stop: Cancellation
 async fn tell(
     hive: &Hive,
     client: &mut Option<HopClient>,
-    token: &Arc<Secret>,
+    token: &Credential,
     sequence: u64,
 ) -> Result<Option<HeartbeatReply>, CallError> {
     let Some(url) = queen_url(hive) else { return Ok(None) };
     let current = match client.take().filter(|client| client.base_url() == url) {
         Some(current) => current,
-        None => HopClient::new(&url, Arc::clone(token))?,
+        None => HopClient::new(&url, token.clone())?,
     };
     let path = format!("/api/v1/hives/{}/heartbeat", hive.config.name);
     let snapshot = hive.snapshot(sequence).await;

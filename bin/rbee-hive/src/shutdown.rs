@@ -1,5 +1,5 @@
-//! How a hive is told to end: once to end in peace within its time, twice to end at once. Owns the signals and the time
-//! that is left; never ends anything itself.
+//! How a hive is told to end: once to end in peace within its time, twice to end at once. Owns the signals, that to read
+//! the token again among them, and the time that is left; never ends anything itself.
 
 use std::io;
 use std::sync::Arc;
@@ -109,7 +109,16 @@ fn time_of_workers(whole: Duration) -> Duration {
     whole.saturating_sub(LAST_STEPS).max(whole.mul_f64(WORKERS_SHARE))
 }
 
-/// The signals that ask a process to end.
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// The next step towards the end.
+    End,
+    /// To read the token again.
+    Reload,
+}
+
+/// The signals that ask a process for something.
 #[derive(Debug)]
 pub struct EndSignals {
     terminate: Signal,
@@ -131,11 +140,11 @@ impl EndSignals {
     }
 
     /// Waits for the next signal.
-    pub(crate) async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-            _ = self.hangup.recv() => {}
+            _ = self.terminate.recv() => Asked::End,
+            _ = self.interrupt.recv() => Asked::End,
+            _ = self.hangup.recv() => Asked::Reload,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! signals it, so that a signal can never reach a process that merely got the same number later.
 
 mod adopt;
+mod audit;
 mod cause;
 mod failure;
 mod life;
@@ -41,6 +42,7 @@ use crate::reservations::Reservations;
 
 use stop::EndingCounts;
 
+pub(crate) use audit::AuditOfWorkers;
 use cause::MemoryWas;
 pub(crate) use process::Launcher;
 

@@ -3,22 +3,24 @@
 
 use std::sync::Arc;
 
-use secrets_management::Secret;
+use audit_logging::{Auditor, Event, Kind, Outcome, SubjectKind};
+use rbee_http::Credential;
 use tokio_util::sync::CancellationToken;
 
 use crate::hive::Hive;
-use crate::shutdown::EndSignals;
+use crate::shutdown::{Asked, EndSignals};
 use crate::{idle, queen_contact, watchdog};
 
-/// Starts all of them, owned by the hive's tracker.
+/// Starts all of them, owned by the hive's tracker. The token comes with the length that a new one has to have.
 pub(crate) fn start(
     hive: &Arc<Hive>,
-    token: Arc<Secret>,
+    (token, length_min): (Credential, usize),
     signals: EndSignals,
     stop: &CancellationToken,
 ) {
     let tasks = &hive.tasks;
-    tasks.spawn(obey_signals(Arc::clone(hive), signals, stop.clone()));
+    let reload = (token.clone(), length_min);
+    tasks.spawn(obey_signals(Arc::clone(hive), reload, signals, stop.clone()));
     tasks.spawn(queen_contact::keep(Arc::clone(hive), token, stop.clone()));
     if let Some(idle) = hive.config.idle_stop() {
         tasks.spawn(idle::keep(Arc::clone(&hive.registry), idle, stop.clone()));
@@ -29,12 +31,39 @@ pub(crate) fn start(
     tasks.spawn(rebuild_catalog(Arc::clone(hive), stop.clone()));
 }
 
-/// Takes a step towards the end at each signal.
-async fn obey_signals(hive: Arc<Hive>, mut signals: EndSignals, stop: CancellationToken) {
+/// Takes a step towards the end at each signal, or reads the token again.
+async fn obey_signals(
+    hive: Arc<Hive>,
+    (token, length_min): (Credential, usize),
+    mut signals: EndSignals,
+    stop: CancellationToken,
+) {
     loop {
-        tokio::select! {
+        let asked = tokio::select! {
             () = stop.cancelled() => return,
-            () = signals.next() => hive.shutdown.advance(),
+            asked = signals.next() => asked,
+        };
+        match asked {
+            Asked::End => hive.shutdown.advance(),
+            Asked::Reload => {
+                let (token, audit) = (token.clone(), hive.audit.clone());
+                // It tells of its errors itself, and panics nowhere.
+                tokio::task::spawn_blocking(move || reload(&token, length_min, &audit)).await.ok();
+            }
+        }
+    }
+}
+
+fn reload(token: &Credential, length_min: usize, audit: &Auditor) {
+    let event = |outcome| Event::new(Kind::KeyRotate, outcome).on(SubjectKind::Key, "hive");
+    match token.reload(length_min) {
+        Ok(token) => {
+            tracing::info!(%token, "token read again");
+            audit.note(event(Outcome::Success).with("key", token));
+        }
+        Err(error) => {
+            audit.note(event(Outcome::Failure).with("reason", &error));
+            tracing::error!(%error, "the new token cannot be used; the old one stays in force");
         }
     }
 }

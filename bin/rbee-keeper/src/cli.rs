@@ -1,7 +1,10 @@
 //! What a person can type. The doc comments are the help text, the man page and the completions. Checks the form of
 //! single values; what they mean together is the command's own business.
 
+mod audit;
 mod bench;
+mod key;
+mod token;
 
 use std::path::PathBuf;
 
@@ -10,7 +13,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use rbee_api::limits;
 
+pub(crate) use audit::{AuditAction, AuditArgs, ExportArgs, ExportFormat, TailArgs, VerifyArgs};
 pub(crate) use bench::{Api, ArrivalPattern, BenchArgs, ExtraFields, Scenario, Span};
+pub(crate) use key::{CreateArgs, KeyAction, KeyArgs, OneKey, UsageArgs};
+pub(crate) use token::{TokenAction, TokenArgs, WhichToken};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -167,9 +173,21 @@ pub(crate) enum Command {
     Status,
     /// Start, stop or look at the queen on this computer
     Queen(QueenArgs),
+    /// Make, list and revoke keys for other people and programs
+    #[command(after_help = key::KEY_EXAMPLES)]
+    Key(KeyArgs),
+    /// Show what was used under each key, by day
+    #[command(after_help = "With --json: what the queen answers to GET /api/v1/usage")]
+    Usage(UsageArgs),
     /// Measure how fast an OpenAI endpoint answers, alone or beside another
     #[command(after_help = bench::EXAMPLES)]
     Bench(Box<BenchArgs>),
+    /// Replace tokens, or show which are in force
+    #[command(after_help = token::EXAMPLES)]
+    Token(TokenArgs),
+    /// Check, show or print the logs of who did what
+    #[command(after_help = audit::EXAMPLES)]
+    Audit(AuditArgs),
     /// Print what OpenAI's clients need to find rbee
     #[command(after_help = ENV_EXAMPLES)]
     Env(EnvArgs),

@@ -1,10 +1,12 @@
 //! The commands: which one runs, and what they have in common. Each file is one command.
 
+mod audit;
 mod bench;
 mod chat;
 mod completions;
 mod embed;
 mod env;
+mod key;
 mod list;
 mod logs;
 mod man;
@@ -15,6 +17,7 @@ mod rm;
 mod run;
 mod status;
 mod stop;
+mod token;
 mod workers;
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -56,6 +59,10 @@ async fn dispatch(keeper: &Keeper, command: Command) -> Result<ExitStatus, Keepe
         Command::Status => return status::status(keeper).await,
         Command::Queen(args) => return queen::queen(keeper, args.action).await,
         Command::Bench(args) => return bench::bench(keeper, &args).await,
+        Command::Key(args) => key::key(keeper, args.action).await,
+        Command::Usage(args) => key::usage(keeper, args).await,
+        Command::Token(args) => token::token(keeper, args.action).await,
+        Command::Audit(args) => audit::audit(keeper, args.action).await,
         Command::Env(args) => env::env(keeper, args.shell).await,
         Command::Completions(args) => completions::completions(keeper, args.shell),
         Command::Man(args) => man::man(keeper, args.command.as_deref()),

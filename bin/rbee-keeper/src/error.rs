@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use audit_logging::AuditError;
 use input_validation::ValidationError;
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_home::{ConfigError, ExitStatus, HomeError};
@@ -134,6 +135,21 @@ pub(crate) enum KeeperError {
         #[source]
         source: io::Error,
     },
+    /// An audit log cannot be read.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// There is no such audit log.
+    #[error("there is no audit log of {service} here")]
+    NoAuditLog {
+        /// What was asked for.
+        service: String,
+    },
+    /// Audit logs are not as they were written.
+    #[error("{logs} audit logs are not as they were written")]
+    AuditBroken {
+        /// How many.
+        logs: usize,
+    },
     /// An endpoint answers no request at all.
     #[error("{name} does not answer as an OpenAI endpoint: {reason}")]
     EndpointUnusable {
@@ -239,6 +255,9 @@ impl KeeperError {
             | Self::Client(_)
             | Self::QueenSpawn(_)
             | Self::Log { .. }
+            | Self::Audit(_)
+            | Self::NoAuditLog { .. }
+            | Self::AuditBroken { .. }
             | Self::BenchFailures { .. }
             | Self::ReportFile { .. }
             | Self::Input(_)
@@ -272,8 +291,11 @@ impl KeeperError {
             Self::Stopped(_) => "stopped",
             Self::EndpointUnusable { .. } => "endpoint_unusable",
             Self::BenchFailures { .. } => "requests_failed",
+            Self::NoAuditLog { .. } => "audit_log_not_found",
+            Self::AuditBroken { .. } => "audit_log_broken",
             Self::Client(_)
             | Self::Log { .. }
+            | Self::Audit(_)
             | Self::ReportFile { .. }
             | Self::Input(_)
             | Self::Output(_)
@@ -317,6 +339,14 @@ impl KeeperError {
                     .to_owned()
             }
             Self::Log { .. } => "the program may never have been started from here".to_owned(),
+            Self::NoAuditLog { .. } => {
+                "a daemon makes one when it starts, unless its config file says audit.mode = \"off\""
+                    .to_owned()
+            }
+            Self::AuditBroken { .. } => {
+                "keep the files as they are; compare with what another machine holds in audit/held"
+                    .to_owned()
+            }
             Self::EndpointUnusable { .. } => {
                 "check its address, the model's name, and the key in --key-file or --key-env"
                     .to_owned()
@@ -326,6 +356,7 @@ impl KeeperError {
                     .to_owned()
             }
             Self::Client(_)
+            | Self::Audit(_)
             | Self::ReportFile { .. }
             | Self::Input(_)
             | Self::Output(_)
@@ -390,6 +421,13 @@ fn refused_hint(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::AliasTaken => {
             Some("choose another --name, or remove the other model with `rbee rm`")
         }
+        ErrorCode::KeyTaken => {
+            Some("choose another name, or take the other key back with `rbee key revoke`")
+        }
+        ErrorCode::KeyNotFound => Some("`rbee key list` shows the keys"),
+        ErrorCode::RateLimitExceeded => {
+            Some("wait as long as it says; `rbee usage` shows what was used")
+        }
         ErrorCode::ModelInUse => Some("stop its workers first with `rbee stop`"),
         ErrorCode::HiveUnreachable => Some("see `rbee status` and `rbee logs hive`"),
         ErrorCode::WorkerFailed | ErrorCode::WorkerStartFailed => {
@@ -401,11 +439,14 @@ fn refused_hint(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::InsufficientMemory => {
             Some("free memory with `rbee stop`, or take a smaller model")
         }
-        ErrorCode::InsufficientDisk => Some("make room, or remove a model with `rbee rm`"),
+        ErrorCode::InsufficientDisk | ErrorCode::AuditUnavailable => {
+            Some("make room, or remove a model with `rbee rm`")
+        }
         ErrorCode::WorkerLimitReached => Some("stop a worker with `rbee stop`"),
         ErrorCode::NoWorkerAvailable
         | ErrorCode::AllSlotsBusy
         | ErrorCode::QueueFull
+        | ErrorCode::TooManyFailures
         | ErrorCode::Loading
         | ErrorCode::Draining => Some("try again in a moment; `rbee ps` shows what runs"),
         ErrorCode::WorkerNotFound => Some("`rbee ps` lists the workers"),
@@ -414,6 +455,7 @@ fn refused_hint(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::ValidationFailed
         | ErrorCode::UnsupportedParameter
         | ErrorCode::RouteNotFound
+        | ErrorCode::HostNotAllowed
         | ErrorCode::FileNotFound
         | ErrorCode::HiveNotFound
         | ErrorCode::MethodNotAllowed

@@ -4,6 +4,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use deadline_propagation::Deadline;
@@ -100,10 +101,37 @@ fn parse<T: DeserializeOwned>(data: &str) -> Result<Next<T>, KeeperError> {
     serde_json::from_str(data).map(Next::Event).map_err(KeeperError::Garbled)
 }
 
+/// Reads a stream that comes in these pieces to its end or to the first error: each event as JSON text, then how it ended.
+///
+/// # Errors
+/// [`std::io::Error`] when there can be no timer.
+pub fn read_events(pieces: Vec<Bytes>) -> std::io::Result<Vec<String>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    Ok(runtime.block_on(async {
+        let body =
+            futures_util::stream::iter(pieces.into_iter().map(Ok::<_, std::convert::Infallible>));
+        let mut reader = EventReader::new(body, Deadline::after(Duration::from_secs(60)), 60);
+        let mut read = Vec::new();
+        loop {
+            match reader.next::<serde_json::Value>().await {
+                Ok(Next::Event(value)) => read.push(value.to_string()),
+                Ok(Next::Done) => read.push("done".to_owned()),
+                Ok(Next::End) => {
+                    read.push("end".to_owned());
+                    return read;
+                }
+                Err(error) => {
+                    read.push(error.to_string());
+                    return read;
+                }
+            }
+        }
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
-    use std::time::Duration;
 
     use futures_util::stream;
 

@@ -26,6 +26,7 @@ use clap::Parser as _;
 pub use cli::Cli;
 use config::{Config, Environment};
 use error::KeeperError;
+pub use event_stream::read_events;
 use keeper::Keeper;
 use output::Output;
 use rbee_home::ExitStatus;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use deadline_propagation::{DEADLINE_CAP, Deadline};
 use futures_util::{Stream, StreamExt as _};
 use input_validation::{ModelRef, RequestId, WorkerId};
+use rbee_api::key::{CreateKey, CreatedKey, KeyInfo, KeyList, UsageList};
 use rbee_api::model::PullRequest;
 use rbee_api::openai::{ChatCompletion, EmbeddingList};
 use rbee_api::queen::{PlacedModelList, PlacedWorkerList, PlacedWorkerReset, QueenStatus, Removed};
@@ -102,6 +103,32 @@ impl QueenClient {
         // Of a reference's alphabet only the percent sign means something else in a path.
         let encoded = model.as_str().replace('%', "%25");
         self.delete(&format!("/api/v1/models/{encoded}")).await
+    }
+
+    pub(crate) async fn keys(&self) -> Result<KeyList, KeeperError> {
+        self.get("/api/v1/keys").await
+    }
+
+    /// Makes a key; the answer is the only one that holds its value.
+    pub(crate) async fn create_key(&self, wanted: &CreateKey) -> Result<CreatedKey, KeeperError> {
+        let budget = Budget::new(QUICK);
+        let call = self.http.post("/api/v1/keys", wanted, budget.deadline);
+        call.await.map_err(self.failed(budget))
+    }
+
+    /// Takes a key back, by name or id.
+    pub(crate) async fn revoke_key(&self, key: &str) -> Result<KeyInfo, KeeperError> {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if key.is_empty() || !key.chars().all(is_plain) || key.starts_with('.') {
+            let message = "that is neither the name nor the id of a key";
+            return Err(KeeperError::usage(message, "`rbee key list` shows both"));
+        }
+        self.delete(&format!("/api/v1/keys/{key}")).await
+    }
+
+    /// Asks what was used in the last `days` days.
+    pub(crate) async fn usage(&self, days: u32) -> Result<UsageList, KeeperError> {
+        self.get(&format!("/api/v1/usage?days={days}")).await
     }
 
     /// Asks the queen to stop, with what it started.

@@ -83,7 +83,13 @@ impl<'a> BearerToken<'a> {
         Ok(Self(token))
     }
 
-    /// Computes the digest, the only form in which a received token is kept or compared.
+    /// Returns the token itself, for those that are read and not compared: signed ones.
+    #[must_use]
+    pub const fn expose(&self) -> &'a str {
+        self.0
+    }
+
+    /// Computes the digest, the only form in which a received token of ours is kept or compared.
     #[must_use]
     pub fn digest(&self) -> TokenDigest {
         TokenDigest::of(self.0)

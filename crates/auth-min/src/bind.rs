@@ -17,10 +17,19 @@ pub enum BindError {
         /// The address refused.
         addr: SocketAddr,
     },
+    /// No credential is asked for.
+    #[error(
+        "auth.mode = \"none\" lets in whoever reaches this daemon, and {addr} can be reached from the network; set \
+         auth.mode = \"token\", or listen on 127.0.0.1"
+    )]
+    Open {
+        /// The address refused.
+        addr: SocketAddr,
+    },
     /// There is a token, and it could be guessed.
     #[error(
         "listening on {addr} opens this daemon to the network and needs a token of at least {TOKEN_LENGTH_MIN} \
-         characters; the configured one has {token_length}"
+         characters; the configured one has {token_length}. Use a longer one, or listen on 127.0.0.1"
     )]
     TokenTooShort {
         /// The address refused.
@@ -45,6 +54,14 @@ pub const fn check_bind(addr: SocketAddr, token_length: usize) -> Result<(), Bin
     } else {
         Err(BindError::TokenTooShort { addr, token_length })
     }
+}
+
+/// Allows a daemon that asks for no credential loopback addresses alone.
+///
+/// # Errors
+/// [`BindError::Open`].
+pub const fn check_open_bind(addr: SocketAddr) -> Result<(), BindError> {
+    if is_loopback(addr.ip()) { Ok(()) } else { Err(BindError::Open { addr }) }
 }
 
 /// Answers whether only this machine reaches the address, IPv4 written as IPv6 (`::ffff:127.0.0.1`) included.
@@ -84,6 +101,17 @@ mod tests {
                 Err(BindError::TokenTooShort { addr, token_length: short })
             );
             assert_eq!(check_bind(addr, TOKEN_LENGTH_MIN), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_daemon_without_credentials_is_for_this_machine_alone() {
+        for addr in ["127.0.0.1:8080", "[::1]:0", "[::ffff:127.0.0.1]:1"] {
+            assert_eq!(check_open_bind(addr.parse().unwrap()), Ok(()), "{addr}");
+        }
+        for addr in ["0.0.0.0:8080", "[::]:1", "10.0.0.1:1", "[::ffff:0.0.0.0]:1"] {
+            let addr = addr.parse().unwrap();
+            assert_eq!(check_open_bind(addr), Err(BindError::Open { addr }));
         }
     }
 

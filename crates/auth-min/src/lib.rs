@@ -6,5 +6,5 @@ mod bind;
 mod digest;
 
 pub use bearer::{AuthError, BEARER_HEADER_BYTES_MAX, BearerToken};
-pub use bind::{BindError, TOKEN_LENGTH_MIN, check_bind, is_loopback};
+pub use bind::{BindError, TOKEN_LENGTH_MIN, check_bind, check_open_bind, is_loopback};
 pub use digest::{Fingerprint, TokenDigest};

@@ -12,6 +12,7 @@ mod prompt;
 mod range;
 mod safe_path;
 mod sanitize;
+mod schema;
 mod text;
 
 pub use digest::Sha256Hex;
@@ -19,9 +20,10 @@ pub use error::ValidationError;
 pub use model_alias::{MODEL_ALIAS_PART_MAX, ModelAlias};
 pub use model_ref::{HfModel, MODEL_REF_MAX, ModelRef, ModelTarget, Provider};
 pub use names::{
-    NODE_NAME_MAX, NodeName, REQUEST_ID_MAX, RequestId, WORKER_ID_MAX, WORKER_ID_PREFIX, WorkerId,
+    KEY_NAME_MAX, KeyName, NODE_NAME_MAX, NodeName, REQUEST_ID_MAX, RequestId, WORKER_ID_MAX,
+    WORKER_ID_PREFIX, WorkerId,
 };
 pub use prompt::validate_prompt;
 pub use range::in_range;
 pub use safe_path::SafePath;
-pub use sanitize::{sanitize_for_log, sanitize_for_terminal};
+pub use sanitize::{sanitize_for_log, sanitize_for_terminal, sanitize_json_line};

@@ -15,6 +15,9 @@ pub const WORKER_ID_PREFIX: &str = "w-";
 /// Longest request id echoed from a client: enough for every tracing scheme in use, short enough for a log field.
 pub const REQUEST_ID_MAX: usize = 128;
 
+/// Longest name of a key: a person's or a service's, and still one table column.
+pub const KEY_NAME_MAX: usize = 64;
+
 /// Names a machine: 1 to 63 of `a-z 0-9 -`, neither first nor last a hyphen, as a DNS label.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeName {
@@ -97,6 +100,30 @@ impl RequestId {
 
 text_conversions!(RequestId);
 
+/// Names a key for people: 1 to 64 of letters, digits and `. _ -`, the first one a letter or digit.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyName {
+    text: String,
+}
+
+impl KeyName {
+    fn parse(text: &str) -> Result<Self, ValidationError> {
+        let field = "key name";
+        check(field, text, KEY_NAME_MAX, "a-z, A-Z, 0-9, ., _, -", |c| {
+            c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
+        })?;
+        if !text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+            return Err(ValidationError::Malformed {
+                field,
+                expected: "a name that begins with a letter or digit",
+            });
+        }
+        Ok(Self { text: text.to_owned() })
+    }
+}
+
+text_conversions!(KeyName);
+
 const fn is_label_character(c: char) -> bool {
     matches!(c, 'a'..='z' | '0'..='9' | '-')
 }
@@ -134,6 +161,19 @@ mod tests {
         }
         assert!("a-".parse::<NodeName>().is_err());
         assert!("a".repeat(NODE_NAME_MAX + 1).parse::<NodeName>().is_err());
+    }
+
+    #[test]
+    fn key_names_stand_in_paths_tables_and_labels_as_they_are() {
+        for good in ["ci", "Alice.W", "team_a-2", "0", &"a".repeat(KEY_NAME_MAX)] {
+            assert_eq!(good.parse::<KeyName>().unwrap().as_str(), good);
+        }
+        for bad in HOSTILE.iter().filter(|bad| !matches!(**bad, "A" | "a_b")) {
+            assert!(bad.parse::<KeyName>().is_err(), "{bad:?}");
+        }
+        for bad in [".a", "_a", "a:b", "a@b", &"a".repeat(KEY_NAME_MAX + 1)] {
+            assert!(bad.parse::<KeyName>().is_err(), "{bad:?}");
+        }
     }
 
     #[test]

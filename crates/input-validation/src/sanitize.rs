@@ -7,7 +7,13 @@ use std::fmt::Write as _;
 /// separators, and invisible characters that change the reading order.
 #[must_use]
 pub fn sanitize_for_log(text: &str) -> Cow<'_, str> {
-    escape(text, |c| is_control(c) || is_reordering(c) || is_direction_mark(c))
+    escape(text, disguises, |safe, c| write!(safe, "{}", c.escape_default()))
+}
+
+/// Escapes the same in a line of JSON, as JSON does it: a reader of the line gets the text as it was.
+#[must_use]
+pub fn sanitize_json_line(line: &str) -> Cow<'_, str> {
+    escape(line, disguises, |safe, c| write!(safe, "\\u{:04x}", u32::from(c)))
 }
 
 /// Escapes what could steer a terminal or disguise text on it, and keeps newlines, tabs, and the marks that
@@ -16,7 +22,13 @@ pub fn sanitize_for_log(text: &str) -> Cow<'_, str> {
 /// Works on any piece of a stream by itself: no state is carried from one call to the next.
 #[must_use]
 pub fn sanitize_for_terminal(text: &str) -> Cow<'_, str> {
-    escape(text, |c| (is_control(c) && c != '\n' && c != '\t') || is_reordering(c))
+    let is_dangerous = |c| (is_control(c) && c != '\n' && c != '\t') || is_reordering(c);
+    escape(text, is_dangerous, |safe, c| write!(safe, "{}", c.escape_default()))
+}
+
+/// What can break out of a line or disguise it. All of it lies in the first plane of Unicode.
+fn disguises(c: char) -> bool {
+    is_control(c) || is_reordering(c) || is_direction_mark(c)
 }
 
 /// C0, DEL and C1 controls, and the two Unicode line breaks.
@@ -33,7 +45,11 @@ const fn is_direction_mark(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}')
 }
 
-fn escape(text: &str, is_dangerous: impl Fn(char) -> bool) -> Cow<'_, str> {
+fn escape(
+    text: &str,
+    is_dangerous: impl Fn(char) -> bool,
+    write_escaped: impl Fn(&mut String, char) -> std::fmt::Result,
+) -> Cow<'_, str> {
     if !text.contains(&is_dangerous) {
         return Cow::Borrowed(text);
     }
@@ -41,7 +57,7 @@ fn escape(text: &str, is_dangerous: impl Fn(char) -> bool) -> Cow<'_, str> {
     for c in text.chars() {
         if is_dangerous(c) {
             // Writing to a String cannot fail.
-            write!(safe, "{}", c.escape_default()).ok();
+            write_escaped(&mut safe, c).ok();
         } else {
             safe.push(c);
         }
@@ -62,6 +78,12 @@ mod tests {
             sanitize_for_log(forged),
             "model\\r\\n[ERROR] fake\\u{1b}[31m\\u{202e}\\u{2028}"
         );
+    }
+
+    #[test]
+    fn a_line_of_json_stays_json_with_the_same_text() {
+        let line = "{\"a\":\"x\u{202e}y\u{7f}\u{9b}31m\u{2028}\"}";
+        assert_eq!(sanitize_json_line(line), "{\"a\":\"x\\u202ey\\u007f\\u009b31m\\u2028\"}");
     }
 
     #[test]

@@ -6,6 +6,8 @@
 use input_validation::Sha256Hex;
 use serde::{Deserialize, Serialize};
 
+use crate::openai::Usage;
+
 /// What a mark begins with. A comment to whoever reads server-sent events, and
 /// framed as they are, so that a hive passes it on like any event.
 pub const MARK_PREFIX: &[u8] = b": rbee ";
@@ -20,6 +22,9 @@ pub enum Mark {
     Head(ReplyHead),
     /// What the events told, of each choice that they told of.
     Told(Vec<ChoiceProgress>),
+    /// What all of the reply took, whoever made it; stands before its last
+    /// event, which no other mark follows.
+    Usage(Usage),
 }
 
 /// What stays the same in all of a reply, whoever goes on with it.
@@ -48,8 +53,11 @@ pub struct ChoiceProgress {
     /// Random numbers drawn so far, from the beginning of the reply.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub draws: u64,
+    /// Tokens of the prompt; told with a choice's first mark, for the accounts.
+    #[serde(default, skip_serializing_if = "is_no_token")]
+    pub prompt_tokens: u32,
     /// Tokens of the prompt that did not have to be computed.
-    #[serde(default, skip_serializing_if = "is_none_cached")]
+    #[serde(default, skip_serializing_if = "is_no_token")]
     pub cached_tokens: u32,
     /// How far the reply has been read, where it is more than content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -118,9 +126,11 @@ impl Delivered {
 
 impl ChoiceProgress {
     fn add(&mut self, fresh: Self) {
-        let Self { index: _, tokens, draws, cached_tokens, reading, has_ended } = fresh;
+        let Self { index: _, tokens, draws, prompt_tokens, cached_tokens, reading, has_ended } =
+            fresh;
         self.tokens.extend(tokens);
         self.draws = draws;
+        self.prompt_tokens = self.prompt_tokens.max(prompt_tokens);
         self.cached_tokens = cached_tokens;
         self.has_ended |= has_ended;
         if let Some(mut reading) = reading {
@@ -137,7 +147,7 @@ const fn is_zero(number: &u64) -> bool {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
-const fn is_none_cached(number: &u32) -> bool {
+const fn is_no_token(number: &u32) -> bool {
     *number == 0
 }
 

@@ -4,13 +4,14 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Declares the codes once, so that name, status and list cannot drift apart.
 macro_rules! error_codes {
     ($($variant:ident = $text:literal, $status:literal, $retryable:literal, $doc:literal;)*) => {
         /// A stable, machine-readable reason for a failed request.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
         pub enum ErrorCode {
             $(#[doc = $doc] #[serde(rename = $text)] $variant,)*
         }
@@ -48,20 +49,25 @@ error_codes! {
     ChecksumMismatch = "checksum_mismatch", 400, false, "The file's content is not what was promised.";
     Unauthorized = "unauthorized", 401, false, "The credential is missing, malformed or wrong.";
     Forbidden = "forbidden", 403, false, "The credential is good but does not allow this.";
+    HostNotAllowed = "host_not_allowed", 403, false, "The request names a host that is not this daemon, or comes from a foreign web page.";
     RouteNotFound = "route_not_found", 404, false, "No such path.";
     ModelNotFound = "model_not_found", 404, false, "No machine has this model.";
     FileNotFound = "file_not_found", 404, false, "The file to import does not exist or cannot be read.";
     HiveNotFound = "hive_not_found", 404, false, "No such machine.";
     WorkerNotFound = "worker_not_found", 404, false, "No such worker.";
+    KeyNotFound = "key_not_found", 404, false, "No such key.";
     RequestNotFound = "request_not_found", 404, false, "No such request is running.";
     MethodNotAllowed = "method_not_allowed", 405, false, "The path exists, the method does not.";
     RequestTimeout = "request_timeout", 408, true, "The request did not arrive in time.";
     ModelInUse = "model_in_use", 409, true, "A worker still runs this model.";
     AliasTaken = "alias_taken", 409, false, "Another model already has this name.";
+    KeyTaken = "key_taken", 409, false, "Another key already has this name.";
     RequestCancelled = "request_cancelled", 409, false, "Somebody cancelled the request.";
     PayloadTooLarge = "payload_too_large", 413, false, "The body is larger than the limit.";
     UnsupportedMediaType = "unsupported_media_type", 415, false, "The body is not application/json.";
     QueueFull = "queue_full", 429, true, "As many requests wait for the model as may.";
+    RateLimitExceeded = "rate_limit_exceeded", 429, true, "The key has used up one of its limits.";
+    TooManyFailures = "too_many_failures", 429, true, "Too many refused credentials came from this address.";
     InternalError = "internal_error", 500, false, "A defect in rbee.";
     HiveUnreachable = "hive_unreachable", 502, true, "The machine that should answer does not.";
     WorkerFailed = "worker_failed", 502, true, "The worker died or broke off.";
@@ -72,6 +78,7 @@ error_codes! {
     InsufficientDisk = "insufficient_disk", 503, true, "Not enough room on the model disk.";
     WorkerLimitReached = "worker_limit_reached", 503, true, "The machine runs as many workers as it may.";
     WorkerFailing = "worker_failing", 503, true, "The model's workers keep failing; the next try is not due yet.";
+    AuditUnavailable = "audit_unavailable", 503, true, "It cannot be written into the audit log, so it is not done.";
     Loading = "loading", 503, true, "The program or its model is still loading.";
     Draining = "draining", 503, true, "The program is shutting down and takes no new work.";
     DeadlineExceeded = "deadline_exceeded", 504, false, "The time the request had is over.";
@@ -105,14 +112,14 @@ impl fmt::Display for ErrorCode {
 pub const TAKEN: &str = "taken";
 
 /// The body of every reply that is not a success.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorBody {
     /// What failed.
     pub error: ErrorDetail,
 }
 
 /// What failed, for people (`message`) and for programs (`code`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorDetail {
     /// One sentence that says what is wrong and what to do.
     pub message: String,

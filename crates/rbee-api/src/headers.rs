@@ -13,3 +13,6 @@ pub const RETRY_AFTER_MS: &str = "retry-after-ms";
 /// stream, and says how many bytes of the body are the client's own. What
 /// follows them is what the client has of the reply already.
 pub const CLIENT_BYTES: &str = "x-rbee-client-bytes";
+/// Between the programs alone, never taken from a client: whose computed
+/// prompts a request may use, as 64 hex digits that tell nothing else.
+pub const CACHE_SCOPE: &str = "x-rbee-cache-scope";

@@ -1,15 +1,17 @@
 //! The conversation between the queen and a hive.
 
 use input_validation::NodeName;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::AuditStatus;
 use crate::model::ModelInfo;
 use crate::worker::WorkerInfo;
 
 /// `POST /api/v1/hives/{name}/heartbeat`, hive → queen, every interval and at
 /// once on change: everything the hive knows. A snapshot with an older
 /// `(epoch, sequence)` than the last one is ignored.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HiveSnapshot {
     /// When this hive process started, microseconds since the epoch; a restart makes it larger.
@@ -27,7 +29,7 @@ pub struct HiveSnapshot {
 }
 
 /// What a machine has, as far as placement needs to know.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
     /// Memory in all.
@@ -59,7 +61,7 @@ pub struct Resources {
 }
 
 /// What holds a worker to the memory it was granted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MemoryLimit {
     /// A control group of version 2.
@@ -72,14 +74,14 @@ pub enum MemoryLimit {
 }
 
 /// The queen's answer to a hive's snapshot, and a hive's to what a worker tells.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HeartbeatReply {
     /// How long until the next snapshot is due; 0 leaves that to the sender.
     pub interval_ms: u64,
 }
 
 /// Whether the queen can give a machine work.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HiveState {
     /// Heard of within two intervals.
@@ -123,7 +125,7 @@ impl HiveState {
 }
 
 /// One machine, as the queen lists it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HiveInfo {
     /// Its name.
     pub name: NodeName,
@@ -142,7 +144,7 @@ pub struct HiveInfo {
 }
 
 /// `GET /api/v1/status` on a hive.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HiveStatus {
     /// The hive's name.
     pub name: NodeName,
@@ -156,6 +158,9 @@ pub struct HiveStatus {
     pub draining: bool,
     /// How long it has run.
     pub uptime_ms: u64,
+    /// The hive's audit log.
+    #[serde(default)]
+    pub audit: AuditStatus,
     /// What the machine has.
     pub resources: Resources,
     /// Models on disk.

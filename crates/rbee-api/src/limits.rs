@@ -2,8 +2,14 @@
 //! or time of the program that parses; what a model can take is a separate,
 //! smaller bound that the worker checks.
 
+/// Longest request line and headers together; a credential may take half of it.
+pub const HEADER_BYTES_MAX: usize = 16 * 1024;
+/// Most headers of one request; OpenAI's SDKs send about twenty.
+pub const HEADERS_MAX: usize = 64;
 /// Largest request body: a prompt of about a million tokens still fits.
 pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Deepest nesting of a body: that of the JSON reader, which it keeps for its stack.
+pub const JSON_DEPTH_MAX: usize = 127;
 /// Most messages in one chat; the longest agent transcripts stay below it.
 pub const MESSAGES_MAX: usize = 1024;
 /// Most parts in one message.

@@ -1,12 +1,13 @@
 //! Models as the programs name and describe them to each other.
 
 use input_validation::{ModelAlias, ModelRef, Sha256Hex};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ErrorCode, ErrorDetail};
 
 /// What a model is for. Each kind answers its own routes and refuses the others'.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ModelKind {
     /// Writes text: chats and completions.
@@ -71,7 +72,7 @@ impl std::fmt::Display for ModelKind {
 }
 
 /// A model that a hive has on disk, verified.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelInfo {
     /// The canonical reference, such as `file:/data/m.gguf` or `hf:owner/repo:Q4_K_M`.
     pub reference: ModelRef,
@@ -112,7 +113,7 @@ impl ModelInfo {
 }
 
 /// `POST /api/v1/models/pull`, keeper → queen → hive.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PullRequest {
     /// What to fetch. `file:` names a file on the hive's machine.
@@ -127,7 +128,7 @@ pub struct PullRequest {
 
 /// One event of a pull, as `data:` of the server-sent events that answer it.
 /// The stream ends after `done` or `failed`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum PullEvent {
     /// Bytes so far.
@@ -150,7 +151,7 @@ pub enum PullEvent {
 }
 
 /// `GET /api/v1/models` on hive and queen.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelList {
     /// One entry a model, oldest first.
     pub models: Vec<ModelInfo>,

@@ -1,14 +1,27 @@
 //! What the queen tells the keeper and other clients about the cluster.
 
 use input_validation::NodeName;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::AuditStatus;
 use crate::hive::{HiveInfo, HiveState};
 use crate::model::ModelInfo;
-use crate::worker::{WorkerDetail, WorkerInfo, WorkerReset};
+use crate::worker::{ActiveRequest, WorkerDetail, WorkerInfo, WorkerReset};
+
+/// Whether clients of the queen need a credential.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AuthMode {
+    /// They need a token.
+    #[default]
+    Token,
+    /// They need none: whoever can reach her is a client. On loopback addresses alone.
+    None,
+}
 
 /// `GET /api/v1/status` on the queen.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct QueenStatus {
     /// Program version.
     pub version: String,
@@ -18,11 +31,17 @@ pub struct QueenStatus {
     pub draining: bool,
     /// How long it has run.
     pub uptime_ms: u64,
+    /// Whether clients need a credential.
+    #[serde(default)]
+    pub auth_mode: AuthMode,
     /// Requests being forwarded now.
     pub requests_running: u32,
     /// The models for which requests wait or run, in order of name.
     #[serde(default)]
     pub queues: Vec<QueueInfo>,
+    /// The queen's audit log.
+    #[serde(default)]
+    pub audit: AuditStatus,
     /// The machines.
     pub hives: Vec<HiveInfo>,
     /// Workers on all machines.
@@ -30,7 +49,7 @@ pub struct QueenStatus {
 }
 
 /// The requests for one model, those that wait and those that run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct QueueInfo {
     /// The model's name for clients.
     pub model: String,
@@ -52,7 +71,7 @@ pub struct QueueInfo {
 }
 
 /// A worker and the machine it runs on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PlacedWorker {
     /// The machine.
     pub hive: NodeName,
@@ -62,10 +81,13 @@ pub struct PlacedWorker {
     /// The worker.
     #[serde(flatten)]
     pub worker: WorkerInfo,
+    /// The queen's requests that are there now, in the order in which they came.
+    #[serde(default)]
+    pub requests: Vec<ActiveRequest>,
 }
 
 /// `GET /api/v1/workers/{id}` on the queen.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PlacedWorkerDetail {
     /// The machine.
     pub hive: NodeName,
@@ -75,7 +97,7 @@ pub struct PlacedWorkerDetail {
 }
 
 /// `POST /api/v1/workers/{id}/reset` on the queen.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PlacedWorkerReset {
     /// The machine.
     pub hive: NodeName,
@@ -85,14 +107,14 @@ pub struct PlacedWorkerReset {
 }
 
 /// `GET /api/v1/workers` on the queen.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PlacedWorkerList {
     /// One entry a worker, oldest first.
     pub workers: Vec<PlacedWorker>,
 }
 
 /// A model and the machines that have it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PlacedModel {
     /// The model.
     #[serde(flatten)]
@@ -102,21 +124,21 @@ pub struct PlacedModel {
 }
 
 /// `GET /api/v1/models` on the queen.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PlacedModelList {
     /// One entry a model, oldest first.
     pub models: Vec<PlacedModel>,
 }
 
 /// `GET /api/v1/hives` on the queen.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HiveList {
     /// One entry a machine, in order of name.
     pub hives: Vec<HiveInfo>,
 }
 
 /// `DELETE /api/v1/workers/{id}` and `DELETE /api/v1/models/{ref}`: what was done.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Removed {
     /// The id or reference that is gone.
     pub removed: String,

@@ -1,14 +1,15 @@
 //! The conversation between a hive and its workers, and what everybody else
 //! is told about a worker.
 
-use input_validation::{ModelAlias, ModelRef, WorkerId};
+use input_validation::{ModelAlias, ModelRef, RequestId, WorkerId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ErrorCode, ErrorDetail};
 use crate::worker_exit::{Breaker, WorkerExit};
 
 /// Where a worker is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerState {
     /// The process runs and has not yet called back.
@@ -22,7 +23,7 @@ pub enum WorkerState {
 }
 
 /// Which engine turns requests into tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Backend {
     /// llama.cpp.
@@ -32,7 +33,7 @@ pub enum Backend {
 }
 
 /// One worker, as every listing shows it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerInfo {
     /// Names the worker for as long as it lives.
     pub id: WorkerId,
@@ -77,9 +78,18 @@ pub struct WorkerInfo {
     pub next_try_at_ms: Option<u64>,
 }
 
+/// A request at a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ActiveRequest {
+    /// Names it across all hops.
+    pub id: RequestId,
+    /// Milliseconds until its deadline; 0 for one that ends now.
+    pub time_left_ms: u64,
+}
+
 /// `POST /api/v1/workers`, queen → hive: have a worker for this model.
 /// Answered with the [`WorkerInfo`] of the worker that is starting or runs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StartWorker {
     /// A reference or alias from the hive's catalog.
@@ -87,14 +97,14 @@ pub struct StartWorker {
 }
 
 /// `GET /api/v1/workers` on hive and queen.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerList {
     /// One entry a worker, oldest first.
     pub workers: Vec<WorkerInfo>,
 }
 
 /// `GET /api/v1/workers/{id}` on a hive: the row, and what the worker itself says now.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerDetail {
     /// The row, as in the listing.
     #[serde(flatten)]
@@ -105,7 +115,7 @@ pub struct WorkerDetail {
 
 /// `POST /api/v1/workers/{id}/reset` on a hive: what was forgotten of the worker's model, and the worker of it that is
 /// there now: a new one in the place of a failed one, else the same.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerReset {
     /// Failures in a row that counted until now; 0 where there was nothing to forget.
     pub failures_cleared: u32,
@@ -125,6 +135,9 @@ pub struct WorkerSecrets {
     pub token: String,
     /// The worker shows this when it calls its hive.
     pub callback_token: String,
+    /// The checkpoints of the worker's audit log are signed with a key made of this; absent without such a log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit_key: Option<String>,
 }
 
 impl std::fmt::Debug for WorkerSecrets {
@@ -134,7 +147,7 @@ impl std::fmt::Debug for WorkerSecrets {
 }
 
 /// `POST /api/v1/workers/{id}/loading`, worker → hive, while the model is being loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WorkerLoading {
     /// Share of the model that is loaded, 0 to 1.
@@ -144,7 +157,7 @@ pub struct WorkerLoading {
 /// One event of `GET /api/v1/workers/{id}/load` on hive and queen, as `data:`
 /// of the server-sent events that answer it. The stream ends after `ready` or
 /// `failed`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum LoadEvent {
     /// The model is being loaded.
@@ -196,7 +209,7 @@ impl LoadEvent {
 }
 
 /// `POST /api/v1/workers/{id}/ready`, worker → hive, once: the model is loaded.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WorkerReady {
     /// Requests it can decode at once.
@@ -211,7 +224,7 @@ pub struct WorkerReady {
 
 /// `POST /api/v1/workers/{id}/heartbeat`, worker → hive: a whole snapshot, so
 /// that a lost or repeated one does no harm.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WorkerHeartbeat {
     /// Grows by one with each heartbeat of this process.
@@ -231,7 +244,7 @@ pub struct WorkerHeartbeat {
 
 /// `POST /api/v1/workers/{id}/ending`, worker → hive, when it ends because something failed: a hive that has not
 /// started the worker itself is told its exit code by nobody else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WorkerEnding {
     /// The code it ends with.
@@ -239,7 +252,7 @@ pub struct WorkerEnding {
 }
 
 /// `GET /api/v1/status` on a worker.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerStatus {
     /// The worker's id.
     pub id: WorkerId,
@@ -263,6 +276,9 @@ pub struct WorkerStatus {
     pub requests_running: u32,
     /// Requests waiting for a slot.
     pub requests_waiting: u32,
+    /// The requests themselves, in the order in which they came.
+    #[serde(default)]
+    pub requests: Vec<ActiveRequest>,
     /// Engine steps since the start.
     pub engine_steps: u64,
     /// Most requests that one engine step has decoded together.

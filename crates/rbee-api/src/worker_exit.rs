@@ -4,13 +4,14 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Declares the causes once, so that name and text cannot drift apart.
 macro_rules! exit_causes {
     ($($variant:ident = $text:literal, $doc:literal;)*) => {
         /// Why a worker's process ended.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
         pub enum ExitCause {
             $(#[doc = $doc] #[serde(rename = $text)] $variant,)*
         }
@@ -63,7 +64,7 @@ impl fmt::Display for ExitCause {
 }
 
 /// How a worker's process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerExit {
     /// The class.
     pub cause: ExitCause,
@@ -76,7 +77,7 @@ pub struct WorkerExit {
 }
 
 /// Whether a worker that failed is started again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Breaker {
     /// Yes, after a short pause.

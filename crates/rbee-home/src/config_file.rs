@@ -121,7 +121,7 @@ pub fn load_toml<T: DeserializeOwned + Default>(
     };
     for path in candidates {
         match read(&path) {
-            Ok(text) => return Ok(Loaded { config: parse(&text, &path)?, path: Some(path) }),
+            Ok(text) => return Ok(Loaded { config: parse_toml(&text, &path)?, path: Some(path) }),
             Err(error) if search.explicit.is_none() && is_absent(&error) => {}
             Err(source) => return Err(ConfigError::Read { path, source }),
         }
@@ -144,8 +144,19 @@ fn read(path: &Path) -> io::Result<String> {
     fs::read_to_string(path)
 }
 
-fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigError> {
-    toml::from_str(text).map_err(|error| {
+/// Reads a configuration out of the text of a file; `path` names the file in errors.
+///
+/// # Errors
+/// [`ConfigError::Content`].
+pub fn parse_toml<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigError> {
+    let read = toml::Deserializer::parse(text).map_err(|error| (String::new(), error));
+    let parsed = read.and_then(|reader| {
+        serde_path_to_error::deserialize(reader).map_err(|error| {
+            let key = error.path().to_string();
+            (key, error.into_inner())
+        })
+    });
+    parsed.map_err(|(key, error)| {
         let start = error.span().map_or(0, |span| span.start);
         let before = text.get(..start).unwrap_or(text);
         let (line, column) = position_after(before);
@@ -155,6 +166,15 @@ fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigError>
         let message = match (&suggestion, message.split_once(", expected ")) {
             (Some(_), Some((what, _known))) => what.to_owned(),
             _ => message,
+        };
+        // A word that is not known stands in the message.
+        let message = match suggestion.is_some()
+            || key.is_empty()
+            || key == "."
+            || message.contains("unknown field")
+        {
+            true => message,
+            false => format!("{key}: {message}"),
         };
         ConfigError::Content { path: path.to_owned(), line, column, message, suggestion }
     })

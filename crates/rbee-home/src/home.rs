@@ -97,6 +97,12 @@ impl Home {
         self.root.join("beehives.db")
     }
 
+    /// Returns the queen's database of keys and of what was used under them.
+    #[must_use]
+    pub fn keys_db(&self) -> PathBuf {
+        self.root.join("keys.db")
+    }
+
     /// Returns the hive's model catalog.
     #[must_use]
     pub fn models_db(&self) -> PathBuf {
@@ -143,6 +149,18 @@ impl Home {
     #[must_use]
     pub fn worker_key(&self) -> PathBuf {
         self.secrets_dir().join("worker.key")
+    }
+
+    /// Returns the directory of audit logs; the first daemon that keeps one makes it.
+    #[must_use]
+    pub fn audit_dir(&self) -> PathBuf {
+        self.root.join("audit")
+    }
+
+    /// Returns the file of the secret that the keys of this home's audit logs are made of.
+    #[must_use]
+    pub fn audit_key(&self) -> PathBuf {
+        self.secrets_dir().join("audit.key")
     }
 
     /// Returns the directory of log files.

@@ -3,6 +3,7 @@
 //! environment, never starts a process, never opens a socket.
 
 mod config_file;
+mod descriptors;
 mod error;
 mod exit;
 mod home;
@@ -10,7 +11,8 @@ mod lock;
 mod nearest;
 mod run_file;
 
-pub use config_file::{ConfigError, ConfigSearch, Loaded, load_toml};
+pub use config_file::{ConfigError, ConfigSearch, Loaded, load_toml, parse_toml};
+pub use descriptors::raise_descriptor_limit;
 pub use error::HomeError;
 pub use exit::{ExitStatus, report_error};
 pub use home::{Daemon, Home, ensure_private_directory};

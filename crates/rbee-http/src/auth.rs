@@ -2,106 +2,209 @@
 //! that is not on the public list needs a credential before anything else
 //! about the request is looked at, so a new route cannot be left open.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use auth_min::BearerToken;
+use auth_min::{BearerToken, Fingerprint, TokenDigest};
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, CONNECTION};
+use http::{HeaderMap, HeaderValue};
 use input_validation::WorkerId;
-use rbee_api::error::ErrorCode;
+use rbee_api::error::{ErrorCode, ErrorDetail};
+use rbee_api::key::RouteGroup;
+use tokio::time::Instant;
 
+use crate::audit;
 use crate::error::ApiError;
+use crate::grant::Grant;
+use crate::metrics::Metrics;
+use crate::server::RemoteAddress;
+use crate::throttle::Refusals;
 
 /// The paths that answer without a credential, on every daemon.
 pub(crate) const PUBLIC_PATHS: [&str; 3] = ["/health", "/livez", "/readyz"];
 
 /// Whose credential a request showed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Principal {
-    /// A person or program that uses the cluster; holds the client token.
+    /// The one whose cluster it is; holds the client token and may do all that clients can.
     Client,
+    /// A person or program that may do what its key or signed token grants.
+    Key(Arc<Grant>),
     /// The program one step up or down the chain: queen to hive, hive to queen, hive to worker.
     Peer,
     /// One worker that calls its hive, and no other worker.
     Worker(WorkerId),
 }
 
-/// Who may call a route.
+/// What a route asks of its caller. Every route names one; nothing is open by
+/// being left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Everybody; only for the paths on the public list.
+    /// Nothing; only for the paths on the public list.
     Public,
-    /// Clients of the cluster.
-    Client,
+    /// A client of whatever scope: the route shows each one only its own.
+    Own,
+    /// A client that may ask for tokens.
+    Inference,
+    /// A client that may list models.
+    Models,
+    /// A client that may look at the cluster.
+    Status,
+    /// A client that may change the cluster.
+    Admin,
     /// The neighbouring program.
     Peer,
-    /// Clients and the neighbouring program.
-    ClientOrPeer,
     /// Workers; the handler checks that the worker speaks for itself.
     Worker,
 }
 
 impl Access {
-    fn allows(self, principal: Option<&Principal>) -> bool {
-        match (self, principal) {
-            (Self::Public, _)
-            | (Self::Client | Self::ClientOrPeer, Some(Principal::Client))
-            | (Self::Peer | Self::ClientOrPeer, Some(Principal::Peer))
-            | (Self::Worker, Some(Principal::Worker(_))) => true,
-            (Self::Client, Some(Principal::Peer | Principal::Worker(_)) | None)
-            | (Self::Peer, Some(Principal::Client | Principal::Worker(_)) | None)
-            | (Self::ClientOrPeer, Some(Principal::Worker(_)) | None)
-            | (Self::Worker, Some(Principal::Client | Principal::Peer) | None) => false,
+    /// Returns the scope that a client needs; `None` where scopes do not decide.
+    const fn group(self) -> Option<RouteGroup> {
+        match self {
+            Self::Inference => Some(RouteGroup::Inference),
+            Self::Models => Some(RouteGroup::Models),
+            Self::Status => Some(RouteGroup::Status),
+            Self::Admin => Some(RouteGroup::Admin),
+            Self::Public | Self::Own | Self::Peer | Self::Worker => None,
         }
     }
+
+    const fn is_for_clients(self) -> bool {
+        matches!(self, Self::Own) || self.group().is_some()
+    }
+
+    /// Answers with what the caller lacks, where it may not call.
+    fn refusal(self, principal: Option<&Principal>) -> Option<ApiError> {
+        let is_allowed = match principal {
+            None => self == Self::Public,
+            Some(Principal::Client) => self == Self::Public || self.is_for_clients(),
+            Some(Principal::Peer) => matches!(self, Self::Public | Self::Peer),
+            Some(Principal::Worker(_)) => matches!(self, Self::Public | Self::Worker),
+            Some(Principal::Key(grant)) => match self.group() {
+                Some(group) if !grant.opens(group) => return Some(out_of_scope(grant, group)),
+                Some(_) => true,
+                None => matches!(self, Self::Public | Self::Own),
+            },
+        };
+        let message = "this credential does not allow this request";
+        (!is_allowed).then(|| ApiError::new(ErrorCode::Forbidden, message))
+    }
+}
+
+fn out_of_scope(grant: &Grant, needed: RouteGroup) -> ApiError {
+    let granted: Vec<&str> = grant.routes.iter().map(|group| group.as_str()).collect();
+    let message = format!(
+        "this key does not open this route: it needs the scope {needed} and has {}",
+        if granted.is_empty() { "none".to_owned() } else { granted.join(", ") }
+    );
+    let figures = serde_json::json!({ "needed": needed, "granted": granted });
+    ErrorDetail::new(ErrorCode::Forbidden, message).with_details(figures).into()
 }
 
 /// Answers whose credential a token is. Gets the token itself, since a signed
 /// one has to be read; a token of ours is compared by its digest alone.
 pub type Authenticator = Arc<dyn Fn(&BearerToken<'_>) -> Option<Principal> + Send + Sync>;
 
+/// What decides whether a credential is needed and good.
+pub(crate) struct Gate {
+    pub(crate) authenticator: Authenticator,
+    /// Who a caller is without a good credential; nobody, unless it is configured.
+    pub(crate) anonymous: Option<Principal>,
+    pub(crate) refusals: Refusals,
+    pub(crate) metrics: Metrics,
+}
+
+/// Why a credential was refused.
+struct Refused {
+    reason: String,
+    /// The word in the metrics.
+    label: &'static str,
+    fingerprint: Option<Fingerprint>,
+}
+
 /// The layer that asks for the credential, and leaves behind whose it is and
 /// its fingerprint.
 pub(crate) async fn authenticate(
-    State(authenticator): State<Authenticator>,
+    State(gate): State<Arc<Gate>>,
     mut request: Request,
     next: Next,
 ) -> Response {
     if PUBLIC_PATHS.contains(&request.uri().path()) {
         return next.run(request).await;
     }
-    let token = match presented(request.headers()) {
-        Ok(token) => token,
-        Err(reason) => {
-            tracing::info!(reason, "credential refused");
-            return unauthorized(&reason).into_response();
-        }
-    };
-    let fingerprint = token.digest().fingerprint();
-    match authenticator(&token) {
-        Some(principal) => {
+    match (checked(&gate.authenticator, request.headers()), &gate.anonymous) {
+        (Ok((principal, fingerprint)), _) => {
             request.extensions_mut().insert(principal);
             request.extensions_mut().insert(fingerprint);
-            next.run(request).await
+            audit::handle(request, next).await
         }
-        None => {
-            tracing::info!(token = %fingerprint, "credential refused");
-            unauthorized("the token is not known here").into_response()
+        (Err(_), Some(anonymous)) => {
+            request.extensions_mut().insert(anonymous.clone());
+            // One and the same for all: who could choose would gain turns by many names.
+            request.extensions_mut().insert(TokenDigest::of("").fingerprint());
+            audit::handle(request, next).await
+        }
+        (Err(refused), None) => {
+            let remote = request.extensions().get::<RemoteAddress>();
+            let source = remote.map_or(Ipv4Addr::UNSPECIFIED.into(), |remote| remote.0.ip());
+            audit::refused(&request, refused.fingerprint, &refused.reason);
+            gate.refuse(source, &refused)
         }
     }
 }
 
+/// Returns whose credential `headers` show.
+fn checked(
+    authenticator: &Authenticator,
+    headers: &HeaderMap,
+) -> Result<(Principal, Fingerprint), Refused> {
+    let token = presented(headers)?;
+    let fingerprint = token.digest().fingerprint();
+    let unknown = || Refused {
+        reason: "the token is not known here, has ended or was taken back".to_owned(),
+        label: "unknown",
+        fingerprint: Some(fingerprint),
+    };
+    authenticator(&token).map(|principal| (principal, fingerprint)).ok_or_else(unknown)
+}
+
 /// Returns the one bearer token that `headers` hold.
-fn presented(headers: &HeaderMap) -> Result<BearerToken<'_>, String> {
+fn presented(headers: &HeaderMap) -> Result<BearerToken<'_>, Refused> {
+    let refused = |reason: String, label| Refused { reason, label, fingerprint: None };
     let mut values = headers.get_all(AUTHORIZATION).iter();
-    let header = values.next().ok_or("no credential was sent")?;
+    let header =
+        values.next().ok_or_else(|| refused("no credential was sent".to_owned(), "missing"))?;
     if values.next().is_some() {
-        return Err("more than one credential was sent".to_owned());
+        return Err(refused("more than one credential was sent".to_owned(), "malformed"));
     }
-    BearerToken::parse(header.as_bytes()).map_err(|error| error.to_string())
+    BearerToken::parse(header.as_bytes()).map_err(|error| refused(error.to_string(), "malformed"))
+}
+
+impl Gate {
+    /// Answers a refusal: with the reason, and without it where there were too many.
+    fn refuse(&self, source: IpAddr, refused: &Refused) -> Response {
+        let Refused { reason, label, fingerprint } = refused;
+        self.metrics.auth_failed(label);
+        let now = Instant::now();
+        if let Some(suppressed) = self.refusals.line(now) {
+            let token = fingerprint.map(tracing::field::display);
+            tracing::warn!(%source, token, reason, suppressed, "credential refused");
+        }
+        match self.refusals.count(source, now) {
+            Ok(()) => unauthorized(reason).into_response(),
+            Err(wait) => {
+                let message = "too many requests with a wrong credential came from this address";
+                let error = ApiError::new(ErrorCode::TooManyFailures, message);
+                let mut response = error.with_retry_after(wait).into_response();
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                response
+            }
+        }
+    }
 }
 
 fn unauthorized(reason: &str) -> ApiError {
@@ -119,11 +222,12 @@ pub(crate) async fn authorise(
     next: Next,
 ) -> Response {
     let matched = request.extensions().get::<MatchedPath>().cloned();
-    let mut response = if access.allows(request.extensions().get::<Principal>()) {
-        next.run(request).await
-    } else {
-        ApiError::new(ErrorCode::Forbidden, "this credential does not allow this request")
-            .into_response()
+    let mut response = match access.refusal(request.extensions().get::<Principal>()) {
+        None => next.run(request).await,
+        Some(refusal) => {
+            audit::denied(&request);
+            refusal.into_response()
+        }
     };
     if let Some(path) = matched {
         response.extensions_mut().insert(path);

@@ -8,14 +8,14 @@ use bytes::Bytes;
 use deadline_propagation::Deadline;
 use http::header::CONTENT_TYPE;
 use http::{Method, StatusCode};
-use input_validation::RequestId;
+use input_validation::{RequestId, Sha256Hex};
 use rbee_api::error::{ErrorBody, ErrorCode, ErrorDetail};
 use rbee_api::headers;
 use reqwest::{RequestBuilder, Response};
-use secrets_management::Secret;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::credential::Credential;
 use crate::request::current_request_id;
 use crate::vanished::notice_in;
 
@@ -80,7 +80,9 @@ impl CallError {
 pub struct HopClient {
     http: reqwest::Client,
     base_url: String,
-    token: std::sync::Arc<Secret>,
+    token: Credential,
+    /// Whose computed prompts what is forwarded may use.
+    cache_scope: Option<Sha256Hex>,
 }
 
 impl HopClient {
@@ -88,15 +90,22 @@ impl HopClient {
     ///
     /// # Errors
     /// Fails if the HTTP client cannot be set up.
-    pub fn new(base_url: &str, token: std::sync::Arc<Secret>) -> Result<Self, CallError> {
+    pub fn new(base_url: &str, token: impl Into<Credential>) -> Result<Self, CallError> {
         let http = connections()?;
-        Ok(Self { http, base_url: base_url.trim_end_matches('/').to_owned(), token })
+        let base_url = base_url.trim_end_matches('/').to_owned();
+        Ok(Self { http, base_url, token: token.into(), cache_scope: None })
     }
 
     /// Returns a client of the same program at another address, with the same credential.
     #[must_use]
     pub fn moved_to(&self, base_url: &str) -> Self {
         Self { base_url: base_url.trim_end_matches('/').to_owned(), ..self.clone() }
+    }
+
+    /// Returns a client that forwards requests with this cache scope; `None` names no scope.
+    #[must_use]
+    pub fn within(&self, cache_scope: Option<Sha256Hex>) -> Self {
+        Self { cache_scope, ..self.clone() }
     }
 
     /// Returns the address.
@@ -182,9 +191,14 @@ impl HopClient {
         id: &RequestId,
         deadline: Deadline,
     ) -> RequestBuilder {
-        self.request_for(Some(id), Method::POST, path, deadline)
+        let request = self
+            .request_for(Some(id), Method::POST, path, deadline)
             .header(CONTENT_TYPE, "application/json")
-            .body(body)
+            .body(body);
+        match &self.cache_scope {
+            Some(scope) => request.header(headers::CACHE_SCOPE, scope.as_str()),
+            None => request,
+        }
     }
 
     /// Gets `path` and returns the successful reply with its body unread.
@@ -223,7 +237,6 @@ impl HopClient {
         let request = self
             .http
             .request(method, format!("{}{path}", self.base_url))
-            .bearer_auth(self.token.expose())
             .header(headers::REQUEST_TIMEOUT_MS, deadline.header_value());
         match id {
             Some(id) => request.header(headers::REQUEST_ID, id.as_ref()),
@@ -231,22 +244,25 @@ impl HopClient {
         }
     }
 
+    /// Sends a call with the token, and once more with the one before it to who
+    /// has not heard of the new one yet: a refused credential has done nothing.
     async fn open(
         &self,
         request: RequestBuilder,
         deadline: Deadline,
     ) -> Result<Response, CallError> {
-        let sent = tokio::time::timeout_at(deadline.instant(), request.send()).await;
-        let response = sent.map_err(|_| CallError::TimedOut)?.map_err(CallError::Unreachable)?;
-        if response.status().is_success() {
-            return Ok(response);
+        let former = self.token.former();
+        let again = former.and_then(|former| Some((former, request.try_clone()?)));
+        let token = self.token.current();
+        let sent = send(request.bearer_auth(token.expose()), deadline).await;
+        match (sent, again) {
+            (Err(CallError::Refused(detail)), Some((former, request)))
+                if detail.code == ErrorCode::Unauthorized =>
+            {
+                send(request.bearer_auth(former.expose()), deadline).await
+            }
+            (sent, _) => sent,
         }
-        let status = response.status();
-        let body = collect(response, deadline).await?;
-        Err(match serde_json::from_slice::<ErrorBody>(&body) {
-            Ok(body) => CallError::Refused(Box::new(body.error)),
-            Err(_) => CallError::Foreign { status },
-        })
     }
 
     async fn exchange<T: DeserializeOwned>(
@@ -262,6 +278,21 @@ impl HopClient {
             CallError::Foreign { status }
         })
     }
+}
+
+/// Sends a call, and sorts refusals from replies.
+async fn send(request: RequestBuilder, deadline: Deadline) -> Result<Response, CallError> {
+    let sent = tokio::time::timeout_at(deadline.instant(), request.send()).await;
+    let response = sent.map_err(|_| CallError::TimedOut)?.map_err(CallError::Unreachable)?;
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let status = response.status();
+    let body = collect(response, deadline).await?;
+    Err(match serde_json::from_slice::<ErrorBody>(&body) {
+        Ok(body) => CallError::Refused(Box::new(body.error)),
+        Err(_) => CallError::Foreign { status },
+    })
 }
 
 /// Sets up what makes and keeps connections, the same for every client.

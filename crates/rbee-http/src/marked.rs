@@ -1,12 +1,13 @@
-//! Takes apart what a program sends that asks for a marked stream: the client's
-//! body, and what the client has of the reply already. For hives and workers;
-//! never for what comes from a client.
+//! Takes apart what a program sends beside a client's request: what the client
+//! has of the reply already, and whose computed prompts it may use. For hives
+//! and workers; never for what comes from a client.
 
 use bytes::Bytes;
 use http::HeaderMap;
+use input_validation::Sha256Hex;
 use rbee_api::continuation::Delivered;
 use rbee_api::error::{ErrorCode, ErrorDetail};
-use rbee_api::headers::CLIENT_BYTES;
+use rbee_api::headers::{CACHE_SCOPE, CLIENT_BYTES};
 
 use crate::error::ApiError;
 
@@ -58,6 +59,20 @@ impl ForwardedBody {
     }
 }
 
+/// Reads whose computed prompts a request may use; `None` where the program
+/// that sent it says nothing of it.
+///
+/// # Errors
+/// `validation_failed` for what no queen wrote.
+pub fn cache_scope(headers: &HeaderMap) -> Result<Option<Sha256Hex>, ApiError> {
+    let Some(value) = headers.get(CACHE_SCOPE) else { return Ok(None) };
+    let scope = value.to_str().ok().and_then(|text| text.parse().ok());
+    scope.map(Some).ok_or_else(|| {
+        let message = format!("{CACHE_SCOPE} must be 64 hex digits");
+        ErrorDetail::new(ErrorCode::ValidationFailed, message).with_param(CACHE_SCOPE).into()
+    })
+}
+
 fn wrong(message: String) -> ApiError {
     ErrorDetail::new(ErrorCode::ValidationFailed, message).with_param(CLIENT_BYTES).into()
 }
@@ -72,6 +87,25 @@ mod tests {
             headers.insert(CLIENT_BYTES, value.parse().unwrap());
         }
         ForwardedBody::split(&headers, Bytes::from_static(body.as_bytes()))
+    }
+
+    #[test]
+    fn a_scope_is_a_digest_or_refused() {
+        let read = |value: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            if let Some(value) = value {
+                headers.insert(CACHE_SCOPE, value.parse().unwrap());
+            }
+            cache_scope(&headers)
+        };
+        let digest = "0f".repeat(32);
+        assert_eq!(read(None).unwrap(), None);
+        assert_eq!(read(Some(&digest)).unwrap().unwrap().as_str(), digest);
+        for bad in ["", "0f", "alice", &"0g".repeat(32)] {
+            let error = read(Some(bad)).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::ValidationFailed, "{bad}");
+            assert_eq!(error.detail().param.as_deref(), Some(CACHE_SCOPE));
+        }
     }
 
     #[test]

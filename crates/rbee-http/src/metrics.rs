@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::telemetry::log_lines_lost;
+use crate::log_lines::log_lines_lost;
 
 /// Seconds; from a health check to a long generation.
 const DURATION_BUCKETS: &[f64] = &[
@@ -71,6 +71,9 @@ impl Metrics {
         let handle = builder.install_recorder().map_err(|source| MetricsError { source })?;
         let metrics = Self { program, handle, requests: Arc::default() };
         metrics::counter!(metrics.name("panics_total")).absolute(0);
+        for reason in ["missing", "malformed", "unknown"] {
+            metrics::counter!(metrics.name("auth_failures_total"), "reason" => reason).absolute(0);
+        }
         Ok(metrics)
     }
 
@@ -87,6 +90,11 @@ impl Metrics {
 
     pub(crate) fn panicked(&self) {
         metrics::counter!(self.name("panics_total")).increment(1);
+    }
+
+    /// Counts a credential that was refused.
+    pub(crate) fn auth_failed(&self, reason: &'static str) {
+        metrics::counter!(self.name("auth_failures_total"), "reason" => reason).increment(1);
     }
 
     pub(crate) fn request(

@@ -99,6 +99,14 @@ fn log_outcome(route: &str, response: &Response, duration_ms: u64) {
         Some(code @ ErrorCode::Loading) => {
             tracing::debug!(route, status, duration_ms, %code, "not ready yet");
         }
+        // Whoever has no credential could fill the log with these; `throttle` bounds what is told of them.
+        Some(
+            code @ (ErrorCode::Unauthorized
+            | ErrorCode::TooManyFailures
+            | ErrorCode::HostNotAllowed),
+        ) => {
+            tracing::debug!(route, status, duration_ms, %code, "request not let in");
+        }
         Some(code) if code.status() == 500 => {
             tracing::error!(route, status, duration_ms, %code, "request failed");
         }

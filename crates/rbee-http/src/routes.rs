@@ -1,5 +1,9 @@
 //! A route table that can be read back: what is served is what is listed.
 
+use std::sync::Arc;
+
+use audit_logging::Auditor;
+use axum::Extension;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::handler::Handler;
@@ -9,10 +13,13 @@ use http::{Method, StatusCode};
 use rbee_api::error::ErrorCode;
 use rbee_api::limits::BODY_BYTES_MAX;
 
-use crate::auth::{Access, Authenticator, PUBLIC_PATHS, authenticate, authorise};
+use crate::auth::{Access, Authenticator, Gate, PUBLIC_PATHS, Principal, authenticate, authorise};
 use crate::error::ApiError;
+use crate::host::{AllowedHosts, check_host};
+use crate::json::only_json_is_posted;
 use crate::metrics::Metrics;
 use crate::request::outermost;
+use crate::throttle::Refusals;
 
 /// One line of a route table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +37,9 @@ struct RouteSpec {
 pub struct RouteTable<S> {
     router: Router<S>,
     specs: Vec<RouteSpec>,
+    hosts: AllowedHosts,
+    anonymous: Option<Principal>,
+    auditor: Auditor,
 }
 
 impl<S: Clone + Send + Sync + 'static> Default for RouteTable<S> {
@@ -42,7 +52,26 @@ impl<S: Clone + Send + Sync + 'static> RouteTable<S> {
     /// Starts an empty table.
     #[must_use]
     pub fn new() -> Self {
-        Self { router: Router::new(), specs: Vec::new() }
+        Self {
+            router: Router::new(),
+            specs: Vec::new(),
+            hosts: AllowedHosts::default(),
+            anonymous: None,
+            auditor: Auditor::off(),
+        }
+    }
+
+    /// Adds names by which the daemon may be called.
+    #[must_use]
+    pub fn allow_hosts(self, hosts: AllowedHosts) -> Self {
+        Self { hosts, ..self }
+    }
+
+    /// Takes a caller without a good credential for `principal`. For a listener that only this
+    /// machine can reach, and only where that is configured.
+    #[must_use]
+    pub fn without_credentials(self, principal: Principal) -> Self {
+        Self { anonymous: Some(principal), ..self }
     }
 
     /// Adds a `GET` route.
@@ -88,7 +117,12 @@ impl<S: Clone + Send + Sync + 'static> RouteTable<S> {
         T: 'static,
     {
         debug_assert_eq!(access == Access::Public, PUBLIC_PATHS.contains(&path));
-        let route = on(filter, handler).layer(from_fn_with_state(access, authorise));
+        let route = on(filter, handler);
+        let route = match method {
+            Method::POST => route.layer(from_fn(only_json_is_posted)),
+            _ => route,
+        };
+        let route = route.layer(from_fn_with_state(access, authorise));
         self.router = self.router.route(path, route);
         self.specs.push(RouteSpec { method, path, access });
         self
@@ -103,9 +137,21 @@ impl<S: Clone + Send + Sync + 'static> RouteTable<S> {
             .collect()
     }
 
-    /// Puts the layers around the routes. From the outside in: request id,
-    /// span, panic and metrics; credential; body limit; route; who may call it.
+    /// Has credentials that are refused, and what the handlers do, written down.
+    #[must_use]
+    pub fn audited(self, auditor: Auditor) -> Self {
+        Self { auditor, ..self }
+    }
+
+    /// Puts the layers around the routes. From the outside in: request id, span, panic and
+    /// metrics; by which name; credential; media type; body limit; route; who may call it.
     pub fn build(self, state: S, authenticator: Authenticator, metrics: Metrics) -> Router {
+        let gate = Arc::new(Gate {
+            authenticator,
+            anonymous: self.anonymous,
+            refusals: Refusals::new(),
+            metrics: metrics.clone(),
+        });
         self.router
             .fallback(|| async { ApiError::new(ErrorCode::RouteNotFound, "no such path") })
             .method_not_allowed_fallback(|| async {
@@ -113,7 +159,9 @@ impl<S: Clone + Send + Sync + 'static> RouteTable<S> {
             })
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
             .layer(from_fn(only_error_bodies))
-            .layer(from_fn_with_state(authenticator, authenticate))
+            .layer(from_fn_with_state(gate, authenticate))
+            .layer(from_fn_with_state(self.hosts, check_host))
+            .layer(Extension(self.auditor))
             .layer(from_fn_with_state(metrics, outermost))
             .with_state(state)
     }

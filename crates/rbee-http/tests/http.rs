@@ -65,10 +65,10 @@ async fn start() -> (SocketAddr, CancellationToken) {
     });
     let routes = RouteTable::new()
         .health(Readiness::new(|| Err(ErrorCode::Loading)))
-        .post("/echo", Access::Client, echo)
-        .get("/panics", Access::Client, panics)
-        .get("/slow", Access::Client, slow)
-        .get("/id", Access::Client, request_id);
+        .post("/echo", Access::Inference, echo)
+        .get("/panics", Access::Inference, panics)
+        .get("/slow", Access::Inference, slow)
+        .get("/id", Access::Inference, request_id);
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
@@ -92,7 +92,7 @@ async fn raw(address: SocketAddr, request: &str) -> (u16, String, String) {
 async fn call(address: SocketAddr, method: &str, path: &str, extra: &str) -> (u16, String, Value) {
     let (status, head, body) = raw(
         address,
-        &format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{extra}\r\n"),
+        &format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{extra}\r\n"),
     )
     .await;
     (status, head, serde_json::from_str(&body).unwrap_or(Value::String(body)))
@@ -224,7 +224,7 @@ async fn a_hostile_request_id_is_replaced() {
 async fn a_client_that_never_ends_its_headers_is_cut_off() {
     let (address, _stop) = start().await;
     let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n").await.unwrap();
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n").await.unwrap();
     let mut reply = Vec::new();
     let ended = tokio::time::timeout(Duration::from_secs(15), stream.read_to_end(&mut reply)).await;
     assert!(ended.is_ok(), "the connection is still open after 15 s");
@@ -235,7 +235,7 @@ async fn headers_beyond_the_limit_are_refused() {
     let (address, _stop) = start().await;
     let extra = format!("X-Long: {}\r\n", "x".repeat(64 * 1024));
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET /health HTTP/1.1\r\nHost: x\r\n{extra}\r\n");
+    let request = format!("GET /health HTTP/1.1\r\nHost: localhost\r\n{extra}\r\n");
     // The server may answer and close before everything is written.
     let written: io::Result<()> = stream.write_all(request.as_bytes()).await;
     let mut reply = Vec::new();

@@ -4,6 +4,7 @@
 //! reply itself: see [`crate::reply`].
 #![expect(unsafe_code, reason = "owns a chat template of the C++ shim")]
 
+mod bounds;
 mod call_ids;
 mod formats;
 mod toolless;
@@ -204,6 +205,8 @@ impl ChatTemplate {
     fn new(model: Option<&Model>, source: Option<&str>) -> Result<Self, TemplateError> {
         ensure_started();
         let syntax = |reason: String| TemplateError::Syntax { reason };
+        let own = model.filter(|_| source.is_none()).and_then(Model::chat_template);
+        bounds::check(source.or(own.as_deref()).unwrap_or_default()).map_err(syntax)?;
         let source =
             source.map(CString::new).transpose().map_err(|error| syntax(error.to_string()))?;
         let source = source.as_ref().map_or(std::ptr::null(), |text| text.as_ptr());

@@ -52,6 +52,23 @@ pub enum SecretError {
         /// Its permission bits.
         mode: u32,
     },
+    /// The name of a credential is no plain file name.
+    #[error(
+        "{name:?} cannot name a credential; a name has letters, digits, `.`, `_` and `-`, and no dot at its beginning"
+    )]
+    CredentialName {
+        /// The name.
+        name: String,
+    },
+    /// Nobody hands over credentials.
+    #[error(
+        "the credential {name} is not there: CREDENTIALS_DIRECTORY is not set, which systemd does for a unit with \
+         LoadCredential={name}:FILE"
+    )]
+    NoCredentials {
+        /// The name wanted.
+        name: String,
+    },
     /// A secret cannot be made out of another one.
     #[error("cannot derive a secret")]
     Derivation,

@@ -13,6 +13,9 @@ use crate::{Secret, SecretError};
 /// Permission bits of a file in which a program keeps a secret.
 const FILE_MODE: u32 = 0o600;
 
+/// Permission bits that a file which systemd hands over may have.
+const HANDED_OVER_MODE: u32 = 0o640;
+
 /// Permission bits of a directory for secrets.
 const DIRECTORY_MODE: u32 = 0o700;
 
@@ -24,6 +27,26 @@ const DIRECTORY_MODE: u32 = 0o700;
 /// # Errors
 /// [`SecretError`], naming the file and what to do.
 pub fn load_file(path: &Path) -> Result<Secret, SecretError> {
+    load_checked(path, check_attributes)
+}
+
+/// Loads a secret that systemd hands over: it belongs to this user or to root, and where its file system has access
+/// lists, their mask shows as the group's right to read.
+///
+/// # Errors
+/// As [`load_file`].
+pub(crate) fn load_handed_over(path: &Path) -> Result<Secret, SecretError> {
+    load_checked(path, |path, kind, owner, mode| {
+        let owner = if owner == 0 { rustix::process::geteuid().as_raw() } else { owner };
+        let mode = if mode & !HANDED_OVER_MODE == 0 { FILE_MODE } else { mode };
+        check_attributes(path, kind, owner, mode)
+    })
+}
+
+fn load_checked(
+    path: &Path,
+    check: impl FnOnce(&Path, FileType, u32, u32) -> Result<(), SecretError>,
+) -> Result<Secret, SecretError> {
     // NONBLOCK, so that opening a pipe returns instead of waiting for a writer.
     let flags =
         OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -42,7 +65,7 @@ pub fn load_file(path: &Path) -> Result<Secret, SecretError> {
         source: errno.into(),
     })?;
     let kind = FileType::from_raw_mode(stat.st_mode);
-    check_attributes(path, kind, stat.st_uid, stat.st_mode & 0o7777)?;
+    check(path, kind, stat.st_uid, stat.st_mode & 0o7777)?;
     Secret::from_reader(File::from(opened), &path.display().to_string())
 }
 
@@ -73,10 +96,7 @@ pub fn load_or_generate(path: &Path) -> Result<Secret, SecretError> {
         Err(SecretError::NotFound { .. }) => {}
         loaded => return loaded,
     }
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let directory = directory_of(path);
     DirBuilder::new()
         .recursive(true)
         .mode(DIRECTORY_MODE)
@@ -101,14 +121,30 @@ pub fn load_or_generate(path: &Path) -> Result<Secret, SecretError> {
     load_file(path)
 }
 
+/// Returns the directory that a file lies in.
+pub(crate) fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    }
+}
+
 /// A complete secret file under a name of its own, removed when dropped. Linking it to the final name is atomic and
 /// fails when the name is taken, which renaming would not.
-struct Draft {
+pub(crate) struct Draft {
     path: PathBuf,
 }
 
 impl Draft {
-    fn write(directory: &Path, path: &Path, secret: &Secret) -> Result<Self, SecretError> {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn write(
+        directory: &Path,
+        path: &Path,
+        secret: &Secret,
+    ) -> Result<Self, SecretError> {
         let mut random = [0_u8; 8];
         getrandom::fill(&mut random).map_err(|source| SecretError::NoRandomness { source })?;
         let mut name = OsString::from(".");
@@ -137,7 +173,7 @@ impl Drop for Draft {
     }
 }
 
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SecretError {
+pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SecretError {
     move |source| SecretError::Io { action, path: path.to_owned(), source }
 }
 

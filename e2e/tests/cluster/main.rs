@@ -7,16 +7,28 @@
     reason = "a test that cannot go on has to fail"
 )]
 
+mod audit;
 mod auth;
 mod bad_input;
+mod canaries;
 mod cold_start;
 mod conformance;
 mod embeddings;
 mod endings;
+mod errors;
 mod faults;
+mod front_door;
+mod hostile_files;
 mod kept;
+mod keys;
+mod limits;
+mod listening;
 mod observe;
+mod openapi;
 mod overload;
+mod rotation;
+mod routes;
+mod slow_clients;
 mod streams;
 mod surviving;
 #[expect(clippy::unwrap_used, dead_code, reason = "the worker's tests use all of it")]

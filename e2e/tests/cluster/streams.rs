@@ -6,6 +6,8 @@ use e2e::{Cluster, Http, STARTER_MODEL, Sse, wait_until};
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
+/// The time that a request has which asks for none.
+const REQUEST_TIMEOUT_MS: u64 = 600_000;
 
 fn chat(model: &str, said: &str, extra: &Value) -> Value {
     let mut body = json!({
@@ -106,11 +108,25 @@ fn a_client_that_leaves_frees_its_slot_at_every_hop() {
     wait_until("three requests run", Duration::from_secs(10), || {
         worker_status(&cluster)["requests_running"] == 3
     });
+    let listed = cluster.workers()[0]["requests"].clone();
+    let same = worker_status(&cluster)["requests"].clone();
+    assert_eq!(listed.as_array().map(Vec::len), Some(3), "{listed}");
+    for request in listed.as_array().into_iter().flatten() {
+        let left = request["time_left_ms"].as_u64().expect("a time");
+        assert!((1..=REQUEST_TIMEOUT_MS).contains(&left), "{request}");
+        let at_worker = same.as_array().into_iter().flatten();
+        let at_worker = at_worker.filter(|other| other["id"] == request["id"]);
+        let left_there: Vec<_> = at_worker.map(|other| other["time_left_ms"].as_u64()).collect();
+        assert!(matches!(left_there[..], [Some(there)] if there <= left), "{request}: {same}");
+    }
     drop(streams);
     wait_until("the slots are free", Duration::from_secs(2), || {
         let status = worker_status(&cluster);
-        status["requests_running"] == 0 && status["slots_available"] == status["slots_total"]
+        status["requests_running"] == 0
+            && status["slots_available"] == status["slots_total"]
+            && status["requests"] == json!([])
     });
+    assert_eq!(cluster.workers()[0]["requests"], json!([]));
     assert_eq!(queen.get("/api/v1/status").json()["requests_running"], 0);
 }
 

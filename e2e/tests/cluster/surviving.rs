@@ -2,7 +2,7 @@
 //! would have said.
 
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use e2e::{Cluster, Http, Pair, STARTER_MODEL, wait_until};
@@ -47,14 +47,49 @@ fn asks(model: &str, said: &str, more: &Value) -> Value {
     body
 }
 
+/// How far each of some streams is.
+struct Progress(Vec<(AtomicUsize, AtomicBool)>);
+
+impl Progress {
+    fn of(bodies: &[Value]) -> Self {
+        Self(bodies.iter().map(|_| (AtomicUsize::new(0), AtomicBool::new(false))).collect())
+    }
+
+    /// Events of each stream.
+    fn events(&self) -> Vec<usize> {
+        self.0.iter().map(|(events, _)| events.load(Ordering::Relaxed)).collect()
+    }
+
+    fn total(&self) -> usize {
+        self.events().iter().sum()
+    }
+
+    /// Whether every stream that had begun at `then` has got something since, or its end.
+    fn all_went_on(&self, then: &[usize]) -> bool {
+        self.0.iter().zip(then).all(|((events, has_ended), then)| {
+            *then == 0
+                || events.load(Ordering::Relaxed) > *then
+                || has_ended.load(Ordering::Relaxed)
+        })
+    }
+}
+
 /// Reads all streams, counting every event.
-fn read_all(queen: &Http, bodies: &[Value], events: &AtomicUsize) -> Vec<Vec<String>> {
+fn read_all(queen: &Http, bodies: &[Value], progress: &Progress) -> Vec<Vec<String>> {
     std::thread::scope(|scope| {
-        let read = |body| {
-            let stream = queen.stream(CHAT, body);
-            stream.inspect(|_| _ = events.fetch_add(1, Ordering::Relaxed)).collect()
-        };
-        let threads: Vec<_> = bodies.iter().map(|body| scope.spawn(move || read(body))).collect();
+        let threads: Vec<_> = bodies
+            .iter()
+            .zip(&progress.0)
+            .map(|(body, (events, has_ended))| {
+                scope.spawn(move || {
+                    let stream = queen.stream(CHAT, body);
+                    let counted = stream.inspect(|_| _ = events.fetch_add(1, Ordering::Relaxed));
+                    let whole = counted.collect();
+                    has_ended.store(true, Ordering::Relaxed);
+                    whole
+                })
+            })
+            .collect();
         threads.into_iter().map(|thread| thread.join().expect("a stream")).collect()
     })
 }
@@ -84,23 +119,27 @@ fn streams_of_workers_that_are_killed_at_random_tokens_end_whole_and_the_same() 
             _ => asks("tiny", &said(n), &json!({})),
         })
         .collect();
-    let events = AtomicUsize::new(0);
+    let progress = Progress::of(&bodies);
     let undisturbed: Vec<Value> =
-        read_all(&queen, &bodies, &events).iter().map(|events| told(events)).collect();
-    let all = events.swap(0, Ordering::Relaxed);
+        read_all(&queen, &bodies, &progress).iter().map(|events| told(events)).collect();
+    let all = progress.total();
+    let progress = Progress::of(&bodies);
+    let mut killed_at = vec![0; bodies.len()];
     let mut dice = Dice::new();
     let disturbed = std::thread::scope(|scope| {
-        let reader = scope.spawn(|| read_all(&queen, &bodies, &events));
+        let reader = scope.spawn(|| read_all(&queen, &bodies, &progress));
         for kill in 1..=3 {
-            // Somewhere in each quarter of all tokens, with another worker warm.
+            // Somewhere in each quarter of all tokens, with another worker warm. A stream that two
+            // workers end of with nothing in between is rightly given up, so none is hit twice in a row.
             let at = all * kill / 4 + dice.below(all / 8);
             wait_until("so many events came and two workers are ready", LIMIT, || {
-                let come = events.load(Ordering::Relaxed) >= at || reader.is_finished();
-                come && (pair.ready() == 2 || reader.is_finished())
+                let come = progress.total() >= at && progress.all_went_on(&killed_at);
+                reader.is_finished() || (come && pair.ready() == 2)
             });
             let workers = pair.worker_processes();
             if let Some(victim) = workers.get(dice.below(workers.len().max(1))) {
                 victim.signal(Signal::KILL);
+                killed_at = progress.events();
                 wait_until("the killed worker is gone", LIMIT, || {
                     pair.worker_processes().iter().all(|worker| worker.pid != victim.pid)
                 });
@@ -143,21 +182,21 @@ fn streams_of_a_real_model_go_on_at_the_other_worker() {
         asks(STARTER_MODEL, "Give me tags, as JSON.", &format),
         asks(STARTER_MODEL, "Add the numbers 1, 2, 3, 4, 5, 6, 7, 8, 9.", &tools),
     ];
-    let events = AtomicUsize::new(0);
     let alone: Vec<Value> = bodies
         .iter()
-        .map(|body| told(&read_all(&queen, std::slice::from_ref(body), &events)[0]))
+        .map(std::slice::from_ref)
+        .map(|body| told(&read_all(&queen, body, &Progress::of(body))[0]))
         .collect();
     let mut dice = Dice::new();
     for (body, expected) in bodies.iter().zip(&alone) {
         wait_until("two workers are ready", LIMIT, || pair.ready() == 2);
-        events.store(0, Ordering::Relaxed);
+        let progress = Progress::of(std::slice::from_ref(body));
         let at = 5 + dice.below(20);
         let events_seen = std::thread::scope(|scope| {
             let body = std::slice::from_ref(body);
-            let reader = scope.spawn(|| read_all(&queen, body, &events).remove(0));
+            let reader = scope.spawn(|| read_all(&queen, body, &progress).remove(0));
             wait_until("so many events came", LIMIT, || {
-                events.load(Ordering::Relaxed) >= at || reader.is_finished()
+                progress.total() >= at || reader.is_finished()
             });
             pair.busy_worker().into_iter().for_each(|worker| worker.signal(Signal::KILL));
             reader.join().expect("a stream")
@@ -188,11 +227,11 @@ fn streams_outlive_their_hive() {
     let body =
         |n: usize| asks("tiny", &format!("[[tokens=120 delay_ms=20]] n{n} m{n}"), &json!({}));
     let bodies: Vec<Value> = (0..16).map(body).collect();
-    let events = AtomicUsize::new(0);
+    let progress = Progress::of(&bodies);
     let hive = cluster.process("rbee-hive");
     let disturbed = std::thread::scope(|scope| {
-        let reader = scope.spawn(|| read_all(&queen, &bodies, &events));
-        wait_until("all streams run", LIMIT, || events.load(Ordering::Relaxed) > 16 * 10);
+        let reader = scope.spawn(|| read_all(&queen, &bodies, &progress));
+        wait_until("all streams run", LIMIT, || progress.total() > 16 * 10);
         hive.signal(Signal::KILL);
         reader.join().expect("the streams")
     });

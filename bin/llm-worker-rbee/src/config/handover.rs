@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 
 use crate::error::WorkerError;
 
-/// Most bytes of standard input that are looked at: two secrets and their names.
-const SECRETS_BYTES_MAX: usize = 2 * SECRET_BYTES_MAX + 256;
+/// Most bytes of standard input that are looked at: three secrets and their names.
+const SECRETS_BYTES_MAX: usize = 3 * SECRET_BYTES_MAX + 256;
 
 /// Takes the listening socket that the hive has bound.
 ///
@@ -32,13 +32,15 @@ pub(crate) fn take_listener() -> Result<TcpListener, WorkerError> {
     Ok(listener)
 }
 
-/// The two secrets of a worker.
+/// The secrets of a worker.
 #[derive(Debug)]
 pub(crate) struct Secrets {
     /// Whoever calls the worker shows the token with this digest.
     pub(crate) token: TokenDigest,
     /// The worker shows this to its hive.
     pub(crate) callback: Arc<Secret>,
+    /// The key of its audit log is made of this.
+    pub(crate) audit_key: Option<Secret>,
 }
 
 /// Reads the secrets from standard input, to its end.
@@ -72,7 +74,12 @@ fn parse_secrets(content: &[u8]) -> Result<Secrets, WorkerError> {
     let [token, callback] = secrets;
     let token = token.map_err(|error| refused(&error.to_string()))?;
     let callback = callback.map_err(|error| refused(&error.to_string()))?;
-    Ok(Secrets { token: TokenDigest::of(token.expose()), callback: Arc::new(callback) })
+    let audit_key = parsed.audit_key.map(|text| {
+        Secret::from_bytes(Zeroizing::new(text).as_bytes(), "audit_key")
+            .map_err(|error| refused(&error.to_string()))
+    });
+    let audit_key = audit_key.transpose()?;
+    Ok(Secrets { token: TokenDigest::of(token.expose()), callback: Arc::new(callback), audit_key })
 }
 
 fn refused(reason: &str) -> WorkerError {
@@ -84,18 +91,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_two_good_tokens_and_nothing_else() {
+    fn secrets_are_good_tokens_and_nothing_else() {
         assert!(parse_secrets(br#"{"token":"aaaa","callback_token":"bbbb"}"#).is_ok());
+        let with_key = br#"{"token":"aaaa","callback_token":"bbbb","audit_key":"cccc"}"#;
+        assert!(parse_secrets(with_key).unwrap().audit_key.is_some());
         for bad in [
             &b""[..],
             b"garbage",
             b"{}",
             br#"{"token":"canary-1"}"#,
             br#"{"token":"canary-1","callback_token":""}"#,
+            br#"{"token":"canary-1","callback_token":"y","audit_key":""}"#,
             br#"{"token":"canary-1 x","callback_token":"y"}"#,
             br#"{"token":"canary-1","callback_token":"y","more":1}"#,
             br#"{"token":"canary-1","callback_token":"y"} z"#,
-            &[b'x'; 10_000],
+            &[b'x'; 20_000],
         ] {
             let refused = parse_secrets(bad).unwrap_err();
             assert_eq!(refused.exit_code(), std::process::ExitCode::from(78));

@@ -40,7 +40,9 @@ pub(crate) struct Trace {
     pub(crate) tokens: Vec<u32>,
     /// Random numbers drawn for all tokens so far.
     pub(crate) draws: u64,
-    /// Tokens of the prompt that were not computed.
+    /// Tokens of the prompt.
+    pub(crate) prompt_tokens: u32,
+    /// Of these, tokens that were not computed.
     pub(crate) cached_tokens: u32,
     /// Whether all that is to be told of the tokens has been sent with a text.
     pub(crate) is_whole: bool,

@@ -10,6 +10,7 @@ mod oracle;
 mod plan;
 mod sequences;
 mod sizing;
+mod template_watch;
 mod tokenizer;
 
 use std::ops::ControlFlow;
@@ -35,6 +36,7 @@ use crate::error::{LoadFailure, chain};
 pub(crate) use plan::Shape;
 use sequences::LlamaBackend;
 pub(crate) use sizing::Sizes;
+use template_watch::TemplateWatch;
 use tokenizer::LlamaTokenizer;
 
 /// How to start the llama.cpp engine; `None` leaves a size to be worked out.
@@ -94,8 +96,12 @@ impl LlamaLoader {
         device: String,
         file: Option<FileMark>,
     ) -> Result<(Core, Loaded), LoadFailure> {
+        let watch = TemplateWatch::start()
+            .map_err(|error| LoadFailure::Resources { reason: error.to_string() })?;
+        let rendering = watch.begin();
         let template = ChatTemplate::from_model(model, None)
             .map_err(|error| LoadFailure::Invalid { reason: error.to_string() })?;
+        drop(rendering);
         let context = Context::new(Arc::clone(model), &shape.params)?;
         log_memory(&context);
         let can_cut = !model.has_recurrent_state();
@@ -116,6 +122,7 @@ impl LlamaLoader {
             abilities: Abilities::Generates(Arc::new(LlamaTokenizer::new(
                 Arc::clone(model),
                 template,
+                watch,
             ))),
             load_time: Duration::ZERO,
         };

@@ -25,7 +25,7 @@ pub(super) async fn complete(
     let heading = Heading::new(Dialect::Completion, model.to_string(), marks.head());
     let request = Request {
         id: context.id,
-        scope: app.scope(options.user.as_deref()),
+        scope: app.scope(&headers, options.user.as_deref())?,
         model,
         options,
         deadline,

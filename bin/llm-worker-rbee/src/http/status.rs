@@ -30,6 +30,7 @@ pub(super) async fn show(State(app): State<App>) -> Json<WorkerStatus> {
         slots_available: snapshot.slots_available,
         requests_running: snapshot.requests_running,
         requests_waiting: snapshot.requests_waiting,
+        requests: app.live().list(),
         engine_steps: snapshot.engine_steps,
         batch_requests_max: snapshot.batch_requests_max,
         version: env!("CARGO_PKG_VERSION").to_owned(),

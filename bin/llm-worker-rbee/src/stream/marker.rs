@@ -19,6 +19,8 @@ pub(super) struct Marker {
 struct Unmarked {
     progress: ChoiceProgress,
     is_fresh: bool,
+    /// The length of the prompt was told, which is done once.
+    prompt_is_told: bool,
     /// Tokens whose log probabilities the engine holds back with their text.
     is_partial: bool,
 }
@@ -38,6 +40,9 @@ impl Marker {
         choice.progress.tokens.extend(trace.tokens);
         choice.progress.draws = trace.draws;
         choice.progress.cached_tokens = trace.cached_tokens;
+        if !choice.prompt_is_told {
+            choice.progress.prompt_tokens = trace.prompt_tokens;
+        }
         choice.progress.has_ended |= has_ended;
         choice.is_fresh = true;
         choice.is_partial = !(trace.is_whole || has_ended);
@@ -61,9 +66,11 @@ impl Marker {
         let marked: Vec<_> = fresh
             .map(|(unmarked, telling)| {
                 unmarked.is_fresh = false;
+                unmarked.prompt_is_told = true;
                 let tokens = std::mem::take(&mut unmarked.progress.tokens);
+                let prompt_tokens = std::mem::take(&mut unmarked.progress.prompt_tokens);
                 let reading = telling.reader.as_mut().map(crate::reading::ReplyReader::progress);
-                ChoiceProgress { tokens, reading, ..unmarked.progress.clone() }
+                ChoiceProgress { tokens, prompt_tokens, reading, ..unmarked.progress.clone() }
             })
             .collect();
         if marked.is_empty() { Ok(()) } else { write_mark(out, &Mark::Told(marked)) }

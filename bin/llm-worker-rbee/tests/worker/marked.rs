@@ -93,6 +93,8 @@ pub(crate) async fn pieces(
                 let events = std::mem::take(&mut events);
                 pieces.push(Piece { events, delivered: Some(delivered.clone()) });
             }
+            // For the queen's accounts; what clients are told stands in the events.
+            Mark::Usage(_) => {}
         }
     }
     pieces.push(Piece { events, delivered: None });

@@ -49,8 +49,11 @@ pub(crate) fn program() -> Command {
 
 /// The secrets as the hive writes them.
 pub(crate) fn secrets() -> Vec<u8> {
-    let secrets =
-        WorkerSecrets { token: TOKEN.to_owned(), callback_token: CALLBACK_TOKEN.to_owned() };
+    let secrets = WorkerSecrets {
+        token: TOKEN.to_owned(),
+        callback_token: CALLBACK_TOKEN.to_owned(),
+        audit_key: None,
+    };
     serde_json::to_vec(&secrets).unwrap()
 }
 

@@ -28,6 +28,6 @@ pub(super) async fn heartbeat(
     Ok(Json(HeartbeatReply { interval_ms }))
 }
 
-fn not_found() -> ApiError {
+pub(super) fn not_found() -> ApiError {
     ApiError::new(ErrorCode::HiveNotFound, "this queen knows no machine of this name")
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use audit_logging::{Event, Kind, Outcome, SubjectKind};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Response;
@@ -12,11 +13,12 @@ use input_validation::ModelRef;
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::model::PullRequest;
 use rbee_api::queen::{PlacedModel, PlacedModelList, Removed};
-use rbee_http::{ApiError, JsonBody, event_stream_response};
+use rbee_http::{ApiError, Caller, JsonBody, event_stream_response};
 
 use crate::app::App;
 use crate::cluster::HiveView;
 use crate::dispatch::{first_report, online_hive};
+use crate::keys::Requester;
 use crate::pull_relay::PullRelay;
 
 /// How long a listing waits for a queen that has just started.
@@ -29,7 +31,7 @@ const PULL_PATIENCE: Duration = Duration::from_secs(30);
 const REMOVE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Returns every model once, with the machines that have it, oldest first. Those that are stale are left out.
-pub(super) fn known_models(app: &App) -> Vec<PlacedModel> {
+fn known_models(app: &App) -> Vec<PlacedModel> {
     let mut placed: BTreeMap<ModelRef, PlacedModel> = BTreeMap::new();
     for hive in app.registry.view().hives.into_iter().filter(HiveView::is_listed) {
         for model in hive.snapshot.iter().flat_map(|snapshot| &snapshot.models) {
@@ -43,9 +45,17 @@ pub(super) fn known_models(app: &App) -> Vec<PlacedModel> {
     models
 }
 
-pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Json<PlacedModelList>, ApiError> {
+/// Returns the models that a caller may know of, as [`known_models`].
+pub(super) fn models_of(app: &App, requester: &Requester) -> impl Iterator<Item = PlacedModel> {
+    known_models(app).into_iter().filter(|placed| requester.may_use(&placed.model))
+}
+
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    requester: Requester,
+) -> Result<Json<PlacedModelList>, ApiError> {
     first_report(&app, Deadline::after(LISTING_PATIENCE)).await?;
-    Ok(Json(PlacedModelList { models: known_models(&app) }))
+    Ok(Json(PlacedModelList { models: models_of(&app, &requester).collect() }))
 }
 
 pub(super) async fn pull(
@@ -53,6 +63,8 @@ pub(super) async fn pull(
     JsonBody(request): JsonBody<PullRequest>,
 ) -> Result<Response, ApiError> {
     let counted = app.admit()?;
+    let event = Event::new(Kind::ModelPull, Outcome::Requested);
+    Caller::current().record(event.on(SubjectKind::Model, &request.reference)).await?;
     let hive = online_hive(&app, &app.local, Deadline::after(PULL_PATIENCE)).await?;
     let reply = hive.post_stream("/api/v1/models/pull", &request, Deadline::after(PULL_LIMIT));
     let reply = reply.await.map_err(|error| {
@@ -71,6 +83,8 @@ pub(super) async fn remove(
     let name: ModelRef = reference.parse().map_err(|_| not_found())?;
     let known = known_models(&app).into_iter().find(|placed| placed.model.answers_to(&name));
     let placed = known.ok_or_else(not_found)?;
+    let event = Event::new(Kind::ModelDelete, Outcome::Requested);
+    Caller::current().note(event.on(SubjectKind::Model, &placed.model.reference));
     // The alphabet of references leaves this one character to be escaped in a path.
     let path = format!("/api/v1/models/{}", placed.model.reference.as_str().replace('%', "%25"));
     for hive in &placed.hives {

@@ -4,10 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use auth_min::Fingerprint;
+use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Response;
-use axum::{Extension, Json};
 use deadline_propagation::Deadline;
 use http::HeaderMap;
 use input_validation::ModelRef;
@@ -17,17 +16,17 @@ use rbee_api::openai::{
 };
 use rbee_http::{ApiError, RawJson, RequestContext};
 
-use super::models::known_models;
+use super::models::models_of;
 use crate::app::App;
 use crate::dispatch::{Call, Operation, first_report, forward};
-use crate::queue::Client;
+use crate::keys::Requester;
 
 /// How long a listing waits for a queen that has just started.
 const LISTING_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) async fn chat(
     State(app): State<Arc<App>>,
-    Extension(key): Extension<Fingerprint>,
+    requester: Requester,
     RequestContext { id }: RequestContext,
     headers: HeaderMap,
     RawJson(body): RawJson,
@@ -36,14 +35,16 @@ pub(super) async fn chat(
     let request = ChatRequest::parse(&body)?;
     let (model, streams) = (request.model, request.stream.stream);
     let slots = request.generation.choices;
-    let client = Client::new(key, request.generation.user.as_deref());
+    let client = requester.client(request.generation.user.as_deref());
+    let spending = requester.begin(&app, &model)?;
     let operation = Operation::Chat;
-    forward(&app, Call { id, operation, model, body, streams, slots, client, deadline }).await
+    forward(&app, Call { id, operation, model, body, streams, slots, client, spending, deadline })
+        .await
 }
 
 pub(super) async fn completion(
     State(app): State<Arc<App>>,
-    Extension(key): Extension<Fingerprint>,
+    requester: Requester,
     RequestContext { id }: RequestContext,
     headers: HeaderMap,
     RawJson(body): RawJson,
@@ -52,52 +53,62 @@ pub(super) async fn completion(
     let request = CompletionRequest::parse(&body)?;
     let (model, streams) = (request.model, request.stream.stream);
     let slots = request.generation.choices;
-    let client = Client::new(key, request.generation.user.as_deref());
+    let client = requester.client(request.generation.user.as_deref());
+    let spending = requester.begin(&app, &model)?;
     let operation = Operation::Completion;
-    forward(&app, Call { id, operation, model, body, streams, slots, client, deadline }).await
+    forward(&app, Call { id, operation, model, body, streams, slots, client, spending, deadline })
+        .await
 }
 
 pub(super) async fn embeddings(
     State(app): State<Arc<App>>,
-    Extension(key): Extension<Fingerprint>,
+    requester: Requester,
     RequestContext { id }: RequestContext,
     headers: HeaderMap,
     RawJson(body): RawJson,
 ) -> Result<Response, ApiError> {
     let deadline = app.deadline(&headers)?;
     let EmbeddingRequest { model, user, .. } = EmbeddingRequest::parse(&body)?;
-    let client = Client::new(key, user.as_deref());
+    let client = requester.client(user.as_deref());
+    let spending = requester.begin(&app, &model)?;
     let (operation, streams, slots) = (Operation::Embeddings, false, 1);
-    forward(&app, Call { id, operation, model, body, streams, slots, client, deadline }).await
+    forward(&app, Call { id, operation, model, body, streams, slots, client, spending, deadline })
+        .await
 }
 
 pub(super) async fn rerank(
     State(app): State<Arc<App>>,
-    Extension(key): Extension<Fingerprint>,
+    requester: Requester,
     RequestContext { id }: RequestContext,
     headers: HeaderMap,
     RawJson(body): RawJson,
 ) -> Result<Response, ApiError> {
     let deadline = app.deadline(&headers)?;
     let RerankRequest { model, user, .. } = RerankRequest::parse(&body)?;
-    let client = Client::new(key, user.as_deref());
+    let client = requester.client(user.as_deref());
+    let spending = requester.begin(&app, &model)?;
     let (operation, streams, slots) = (Operation::Rerank, false, 1);
-    forward(&app, Call { id, operation, model, body, streams, slots, client, deadline }).await
+    forward(&app, Call { id, operation, model, body, streams, slots, client, spending, deadline })
+        .await
 }
 
-pub(super) async fn models(State(app): State<Arc<App>>) -> Result<Json<ModelCardList>, ApiError> {
+pub(super) async fn models(
+    State(app): State<Arc<App>>,
+    requester: Requester,
+) -> Result<Json<ModelCardList>, ApiError> {
     first_report(&app, Deadline::after(LISTING_PATIENCE)).await?;
-    let data = known_models(&app).into_iter().map(|placed| card(&placed.model)).collect();
+    let data = models_of(&app, &requester).map(|placed| card(&placed.model)).collect();
     Ok(Json(ModelCardList { object: "list".to_owned(), data }))
 }
 
 pub(super) async fn model(
     State(app): State<Arc<App>>,
+    requester: Requester,
     Path(id): Path<String>,
 ) -> Result<Json<ModelCard>, ApiError> {
     first_report(&app, Deadline::after(LISTING_PATIENCE)).await?;
     let name: ModelRef = id.parse().map_err(|_| not_found())?;
-    let known = known_models(&app).into_iter().find(|placed| placed.model.answers_to(&name));
+    let known = models_of(&app, &requester).find(|placed| placed.model.answers_to(&name));
     known.map(|placed| Json(card(&placed.model))).ok_or_else(not_found)
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use audit_logging::{Event, Kind, Outcome, SubjectKind};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
@@ -15,7 +16,7 @@ use input_validation::WorkerId;
 use rbee_api::error::ErrorCode;
 use rbee_api::queen::{PlacedWorkerDetail, PlacedWorkerList, PlacedWorkerReset, Removed};
 use rbee_api::worker::{WorkerDetail, WorkerReset};
-use rbee_http::{ApiError, CallError, HopClient, LoadWatch, load_events};
+use rbee_http::{ApiError, CallError, Caller, HopClient, LoadWatch, load_events};
 use serde_json::json;
 
 use crate::app::App;
@@ -74,6 +75,8 @@ pub(super) async fn stop(
 ) -> Result<Json<Removed>, ApiError> {
     let id: WorkerId = id.parse().map_err(|_| not_found())?;
     let hive = app.registry.hive_of(&id).ok_or_else(not_found)?;
+    let event = Event::new(Kind::WorkerStop, Outcome::Requested);
+    Caller::current().note(event.on(SubjectKind::Worker, &id).with("machine", &hive));
     let deadline = Deadline::after(STOP_LIMIT);
     let client = online_hive(&app, &hive, deadline).await?;
     let removed = client.delete(&format!("/api/v1/workers/{id}"), deadline).await;
@@ -87,6 +90,8 @@ pub(super) async fn reset(
 ) -> Result<Json<PlacedWorkerReset>, ApiError> {
     let id: WorkerId = id.parse().map_err(|_| not_found())?;
     let hive = app.registry.hive_of(&id).ok_or_else(not_found)?;
+    let event = Event::new(Kind::WorkerReset, Outcome::Requested);
+    Caller::current().record(event.on(SubjectKind::Worker, &id).with("machine", &hive)).await?;
     let deadline = Deadline::after(RESET_LIMIT);
     let client = online_hive(&app, &hive, deadline).await?;
     let nothing = json!({});

@@ -22,7 +22,7 @@ fn run<'a>(
 ) -> (String, Option<End>) {
     let mut seen = Vec::new();
     for piece in pieces {
-        let Taken { events, end } = frames.take(Bytes::copy_from_slice(piece));
+        let Taken { events, end, .. } = frames.take(Bytes::copy_from_slice(piece));
         seen.extend_from_slice(&events);
         if end.is_some() {
             return (String::from_utf8(seen).unwrap(), end);

@@ -21,14 +21,23 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 ///
 /// # Panics
 /// When it does not within `PATIENCE`.
-pub(crate) async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually_every(Duration::from_millis(5), what, condition).await
+}
+
+/// Waits for a condition that is looked at as rarely as `step` says.
+pub(crate) async fn eventually_every<T>(
+    step: Duration,
+    what: &str,
+    mut condition: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let limit = Instant::now() + PATIENCE;
     loop {
         if let Some(value) = condition().await {
             return value;
         }
         assert!(Instant::now() < limit, "waited too long: {what}");
-        sleep(Duration::from_millis(5)).await;
+        sleep(step).await;
     }
 }
 

@@ -17,7 +17,7 @@ use http::HeaderMap;
 use input_validation::{ModelRef, NodeName, Sha256Hex, WorkerId};
 use rbee_api::continuation::Delivered;
 use rbee_api::error::{ErrorCode, ErrorDetail, TAKEN};
-use rbee_api::headers::CLIENT_BYTES;
+use rbee_api::headers::{CACHE_SCOPE, CLIENT_BYTES};
 use rbee_api::hive::{HeartbeatReply, HiveSnapshot, HiveStatus, Resources};
 use rbee_api::model::{ModelInfo, ModelKind, ModelList};
 use rbee_api::queen::Removed;
@@ -92,6 +92,8 @@ pub(crate) struct Forwarded {
     pub(crate) timeout_ms: u64,
     /// How much of the body is the client's, where a marked stream is asked for.
     pub(crate) client_bytes: Option<usize>,
+    /// Whose computed prompts it may use.
+    pub(crate) cache_scope: Option<String>,
 }
 
 impl Forwarded {
@@ -264,6 +266,7 @@ async fn status(State(hive): Hive) -> Result<Json<HiveStatus>, ApiError> {
         managed: false,
         draining: false,
         uptime_ms: 1,
+        audit: rbee_api::audit::AuditStatus::default(),
         resources: Resources::default(),
         models: 1,
         workers,
@@ -355,6 +358,7 @@ fn forward(
         client_bytes: headers
             .contains_key(CLIENT_BYTES)
             .then(|| text(CLIENT_BYTES).parse().unwrap()),
+        cache_scope: headers.contains_key(CACHE_SCOPE).then(|| text(CACHE_SCOPE)),
     });
     match hive.next_reply() {
         Reply::Error(code) => Err(ApiError::new(code, "scripted")),

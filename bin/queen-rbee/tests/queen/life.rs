@@ -102,7 +102,8 @@ async fn sigterm_and_sigint_and_a_request_end_the_queen_and_leave_nothing() {
             "int" => pair.queen.signal(Signal::INT),
             _ => {
                 let request = pair.queen.request(Method::POST, "/api/v1/shutdown");
-                let status: Value = request.send().await.unwrap().json().await.unwrap();
+                let status: Value =
+                    request.json(&json!({})).send().await.unwrap().json().await.unwrap();
                 assert_eq!(
                     (&status["draining"], &status["pid"]),
                     (&json!(true), &json!(pair.queen.pid()))

@@ -7,6 +7,10 @@ mod daemon;
 mod fake_hive;
 #[cfg(test)]
 mod pair;
+/// The identity provider of the tests, the same as that of the crate.
+#[cfg(test)]
+#[path = "../../../../crates/jwt-guardian/tests/tokens/signer.rs"]
+mod signer;
 
 #[cfg(test)]
 mod cold;
@@ -14,6 +18,10 @@ mod cold;
 mod continuing;
 #[cfg(test)]
 mod forwarding;
+#[cfg(test)]
+mod jwt;
+#[cfg(test)]
+mod keys;
 #[cfg(test)]
 mod life;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::fake_hive::{End, Reply};
 use crate::pair::{ALIAS, Pair, REFERENCE};
 
 /// The route table as the program prints it, with the parameters filled in.
-fn routes() -> Vec<(Method, String, String)> {
+pub(crate) fn routes() -> Vec<(Method, String, String)> {
     let output = program().arg("--print-routes").output().unwrap();
     assert!(output.status.success());
     let listing = String::from_utf8(output.stdout).unwrap();
@@ -52,7 +52,9 @@ async fn every_route_but_health_wants_the_right_credential() {
             assert_eq!((status, &error["code"]), (401, &json!("unauthorized")), "{method} {path}");
         }
         let (right, other) = match access.as_str() {
-            "client" => (pair.home.client_token(), pair.home.hive_token()),
+            "own" | "inference" | "models" | "status" | "admin" => {
+                (pair.home.client_token(), pair.home.hive_token())
+            }
             "peer" => (pair.home.hive_token(), pair.home.client_token()),
             access => panic!("{path} is open to {access}"),
         };

@@ -71,7 +71,7 @@ fn interval(hive: &Hive) -> HeartbeatReply {
 fn require_self(caller: &Principal, id: &WorkerId) -> Result<(), ApiError> {
     match caller {
         Principal::Worker(own) if own == id => Ok(()),
-        Principal::Worker(_) | Principal::Client | Principal::Peer => {
+        Principal::Worker(_) | Principal::Client | Principal::Key(_) | Principal::Peer => {
             Err(ApiError::new(ErrorCode::Forbidden, "a worker speaks for itself alone"))
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use audit_logging::{Event, Kind, Outcome, SubjectKind};
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
@@ -11,7 +12,7 @@ use model_catalog::Model;
 use rbee_api::error::ErrorCode;
 use rbee_api::model::{ModelList, PullRequest};
 use rbee_api::queen::Removed;
-use rbee_http::{ApiError, JsonBody};
+use rbee_http::{ApiError, Caller, JsonBody};
 use tokio::runtime::Handle;
 use tokio::time::timeout_at;
 
@@ -32,7 +33,15 @@ pub(super) async fn pull(
     let registry = Arc::clone(&hive.registry);
     let stop = hive.shutdown.stop.clone();
     let context = ImportContext { deadline: deadline(&headers)?, stop, tasks: &hive.tasks };
+    let caller = Caller::current();
+    let event = |outcome| {
+        let event = Event::new(Kind::ModelPull, outcome);
+        event.on(SubjectKind::Model, &request.reference)
+    };
+    caller.record(event(Outcome::Requested)).await?;
+    let done = event(Outcome::Success);
     let registered = move |model: &Model| {
+        caller.note(done.clone().with("sha256", &model.sha256));
         registry.retire_renamed(model);
         registry.forget(&model.reference);
         Handle::current().block_on(registry.queen_told());
@@ -49,6 +58,9 @@ pub(super) async fn remove(
     let deadline = deadline(&headers)?;
     let model = hive.models.find(&name).await?;
     let reference = model.map_or(name, |model| model.reference);
+    let event = |outcome| Event::new(Kind::ModelDelete, outcome).on(SubjectKind::Model, &reference);
+    let caller = Caller::current();
+    caller.note(event(Outcome::Requested));
     let removal = hive.registry.begin_removal(&reference)?;
     if timeout_at(deadline.instant(), removal.unused()).await.is_err() {
         return Err(ApiError::new(
@@ -57,6 +69,7 @@ pub(super) async fn remove(
         ));
     }
     hive.models.remove(&reference).await?;
+    caller.note(event(Outcome::Success));
     drop(removal);
     hive.registry.forget(&reference);
     hive.registry.queen_told().await;

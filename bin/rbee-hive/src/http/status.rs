@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use audit_logging::{Event, Kind, Outcome};
 use axum::Json;
 use axum::extract::{Query, State};
 use rbee_api::hive::HiveStatus;
-use rbee_http::ApiError;
+use rbee_http::{ApiError, Caller};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -32,6 +33,8 @@ pub(super) async fn shutdown(
     Query(query): Query<ShutdownQuery>,
 ) -> Json<Value> {
     tracing::info!(timeout_ms = query.timeout_ms, "shutdown requested");
+    // A hive can be stopped, whatever the disk is like.
+    Caller::current().note(Event::new(Kind::Shutdown, Outcome::Requested));
     hive.shutdown.ask(query.timeout_ms.map_or(Duration::MAX, Duration::from_millis));
     Json(json!({"draining": true}))
 }

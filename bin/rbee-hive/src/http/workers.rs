@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use audit_logging::{Event, Kind, Outcome, SubjectKind};
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::response::Response;
@@ -15,7 +16,7 @@ use rbee_api::worker::{
     StartWorker, WorkerDetail, WorkerInfo, WorkerList, WorkerReset, WorkerState,
 };
 use rbee_http::{
-    ApiError, CallError, JsonBody, LoadWatch, RawJson, RequestContext, collect, load_events,
+    ApiError, CallError, Caller, JsonBody, LoadWatch, RawJson, RequestContext, collect, load_events,
 };
 use serde::Deserialize;
 use tokio::time::timeout_at;
@@ -94,6 +95,9 @@ pub(super) async fn stop(
     Named(id): Named<WorkerId>,
 ) -> Result<Json<Removed>, ApiError> {
     let deadline = deadline(&headers)?;
+    hive.registry.get(&id).ok_or_else(no_such_worker)?;
+    let event = Event::new(Kind::WorkerStop, Outcome::Requested);
+    Caller::current().note(event.on(SubjectKind::Worker, &id));
     let gone = hive.registry.begin_stop(&id).ok_or_else(no_such_worker)?;
     match timeout_at(deadline.instant(), gone.cancelled()).await {
         Ok(()) => {
@@ -112,6 +116,9 @@ pub(super) async fn reset(
     Named(id): Named<WorkerId>,
 ) -> Result<Json<WorkerReset>, ApiError> {
     refuse_if_draining(&hive)?;
+    hive.registry.get(&id).ok_or_else(no_such_worker)?;
+    let event = Event::new(Kind::WorkerReset, Outcome::Requested);
+    Caller::current().record(event.on(SubjectKind::Worker, &id)).await?;
     let Forgotten { worker, failures, breaker } =
         hive.registry.reset(&id).ok_or_else(no_such_worker)?;
     tracing::info!(worker_id = %id, model = %worker.model_ref, failures, "failures forgotten, as asked");

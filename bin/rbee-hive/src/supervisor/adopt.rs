@@ -37,6 +37,7 @@ impl Supervisor {
             match adopted {
                 Some(life) => {
                     tracing::info!(worker_id = %entry.id, pid = life.process.pid(), "worker adopted");
+                    self.note_adoption(&entry.id, life.process.pid());
                     metrics::counter!("rbee_hive_workers_adopted_total").increment(1);
                     self.lives.spawn(Arc::clone(self).go_on(life, entry.is_stopping));
                 }

@@ -7,6 +7,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
+use audit_logging::Outcome;
 use input_validation::WorkerId;
 use metrics::counter;
 use rbee_api::error::{ErrorCode, ErrorDetail};
@@ -63,6 +64,7 @@ impl Supervisor {
         let (process, client) = match spawned {
             Ok(spawned) => spawned,
             Err(error) => {
+                self.note_spawn(&order, Outcome::Failure, None);
                 let detail = describe(&order, &error);
                 self.strike_out(&order.id).await;
                 self.end(&order.id, exit_of(error.cause()), Some(detail.clone()));
@@ -71,9 +73,10 @@ impl Supervisor {
                 return;
             }
         };
+        let pid = process.pid();
+        self.note_spawn(&order, Outcome::Success, pid);
         let Order { id, signals, model, .. } = order;
         let load_limit = self.rules.load_timeout + load_allowance(model.size_bytes);
-        let pid = process.pid();
         tracing::info!(worker_id = %id, pid, url = client.base_url(), "worker started");
         counter!("rbee_hive_worker_spawns_total").increment(1);
         if let Some(cause) = self.registry.restarted_after(&id) {
@@ -90,6 +93,7 @@ impl Supervisor {
         order: &Order,
     ) -> Result<(OwnedProcess, HopClient), SpawnError> {
         self.reservations.look_again(&order.id).map_err(SpawnError::NoRoom)?;
+        self.record_spawn(order).await?;
         self.launcher.spawn(order, &self.ledger).await
     }
 
@@ -123,6 +127,7 @@ impl Supervisor {
         let is_out_of_memory = process.has_run_out_of_memory();
         process.clear(&id).await;
         let phase = if signals.ready.is_cancelled() { Phase::Serving } else { Phase::Loading };
+        let was_told = !matches!(end, End::Unasked(_));
         let (exit, failure) = match end {
             End::Stopped => (exit_of(ExitCause::Stopped), None),
             End::SlowLoad => {
@@ -152,6 +157,9 @@ impl Supervisor {
                 (exit_of(ExitCause::Lost), Some(failure))
             }
         };
+        if !was_told {
+            self.note_exit(&id, pid, &exit);
+        }
         match &failure {
             None => tracing::info!(worker_id = %id, pid, cause = %exit.cause, "worker ended"),
             Some(detail) => {
@@ -207,12 +215,13 @@ impl Supervisor {
             },
             () = signals.stop.cancelled() => {}
             () = signals.condemned.cancelled() => {
-                self.kill_at_once(id, process).await;
                 // The verdict is set before it is told.
-                return End::Condemned(signals.verdict.get().copied().unwrap_or(Condemned::Stale));
+                let why = signals.verdict.get().copied().unwrap_or(Condemned::Stale);
+                self.kill_at_once(id, process, why.cause()).await;
+                return End::Condemned(why);
             }
             () = too_slow => {
-                self.kill_at_once(id, process).await;
+                self.kill_at_once(id, process, ExitCause::LoadTimeout).await;
                 return End::SlowLoad;
             }
         }
@@ -227,6 +236,10 @@ fn describe(order: &Order, error: &SpawnError) -> ErrorDetail {
     tracing::error!(worker_id = %order.id, error = %error, cause, "worker could not be started");
     let message = match error {
         SpawnError::NoRoom(detail) => return (**detail).clone(),
+        SpawnError::Audit(_) => {
+            let message = "this cannot be written into the audit log, so no worker is started; see the room on the disk of that machine";
+            return ErrorDetail::new(ErrorCode::AuditUnavailable, message);
+        }
         SpawnError::Run { source, .. } if source.kind() == io::ErrorKind::NotFound => {
             "the worker program is missing; install llm-worker-rbee beside rbee-hive, or set worker_path"
         }
@@ -238,9 +251,10 @@ fn describe(order: &Order, error: &SpawnError) -> ErrorDetail {
             "the worker cannot be written down, so it is not started; look at the room on the disk, and at the hive's log"
         }
         SpawnError::Log(_) => "the worker's log file cannot be written; the hive's log says why",
-        SpawnError::Listener(_) | SpawnError::Secrets(_) | SpawnError::Client(_) => {
-            "the worker cannot be set up; the hive's log says why"
-        }
+        SpawnError::Listener(_)
+        | SpawnError::Secrets(_)
+        | SpawnError::AuditKey(_)
+        | SpawnError::Client(_) => "the worker cannot be set up; the hive's log says why",
     };
     ErrorDetail::new(ErrorCode::WorkerStartFailed, message)
 }

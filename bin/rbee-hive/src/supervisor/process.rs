@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 
+use audit_logging::AuditError;
 use command_fds::{CommandFdExt as _, FdMapping, FdMappingCollision};
 use process_wrap::tokio::{CommandWrap, ProcessSession};
 use rbee_api::error::ErrorDetail;
@@ -16,12 +17,15 @@ use rbee_api::worker_exit::ExitCause;
 use rbee_home::{Daemon, Home, HomeError};
 use rbee_http::{CallError, HopClient};
 use rbee_sqlite::DatabaseError;
+use secrets_management::SecretError;
 use tokio::io::AsyncWriteExt as _;
 use zeroize::Zeroizing;
 
 use super::Order;
+use super::audit::AuditOfWorkers;
 use super::owned::OwnedProcess;
 use super::port::bind_free;
+use crate::WORKER_PROGRAM;
 use crate::cgroup::{Cgroups, WorkerGroup};
 use crate::config::WorkerMemoryLimit;
 use crate::ledger::{Ledger, Started};
@@ -51,6 +55,7 @@ pub(crate) struct Launcher {
     pub(crate) home: Home,
     pub(crate) memory_limit: WorkerMemoryLimit,
     pub(crate) cgroups: Cgroups,
+    pub(crate) audit: AuditOfWorkers,
 }
 
 /// Says why a worker process could not be started.
@@ -58,6 +63,8 @@ pub(crate) struct Launcher {
 pub(super) enum SpawnError {
     #[error("the machine has no room for the worker any more")]
     NoRoom(#[source] Box<ErrorDetail>),
+    #[error("cannot write down that a worker is to be started")]
+    Audit(#[from] AuditError),
     #[error("cannot write the ledger of workers")]
     Ledger(#[from] DatabaseError),
     #[error("no free port for the worker")]
@@ -70,6 +77,8 @@ pub(super) enum SpawnError {
     Run { program: PathBuf, source: io::Error },
     #[error("cannot write down the worker's secrets")]
     Secrets(#[from] serde_json::Error),
+    #[error("cannot make the key of the worker's audit log")]
+    AuditKey(#[from] SecretError),
     #[error("cannot set up the client that calls the worker")]
     Client(#[from] CallError),
 }
@@ -85,10 +94,12 @@ impl SpawnError {
             },
             Self::Port(_) => ExitCause::PortTaken,
             Self::NoRoom(_)
+            | Self::Audit(_)
             | Self::Ledger(_)
             | Self::Log(_)
             | Self::Listener(_)
             | Self::Secrets(_)
+            | Self::AuditKey(_)
             | Self::Client(_) => ExitCause::NotStarted,
         }
     }
@@ -105,9 +116,14 @@ impl Launcher {
         let listener = bind_free(self.port_first).await.map_err(SpawnError::Port)?;
         let address = listener.local_addr().map_err(SpawnError::Port)?;
         let client = HopClient::new(&format!("http://{address}"), Arc::new(order.token.clone()))?;
+        let audit_key = match &self.audit.key {
+            Some(key) => Some(key.derive("audit", &format!("{WORKER_PROGRAM}/{}", order.id))?),
+            None => None,
+        };
         let secrets = Zeroizing::new(serde_json::to_vec(&WorkerSecrets {
             token: order.token.expose().to_owned(),
             callback_token: order.callback.expose().to_owned(),
+            audit_key: audit_key.as_ref().map(|key| key.expose().to_owned()),
         })?);
         let mut child = self
             .command(order, listener)?
@@ -164,11 +180,15 @@ impl Launcher {
         Ok(command)
     }
 
-    fn arguments(&self, order: &Order) -> Vec<OsString> {
-        let engine = match self.engine {
+    /// Returns the engine by the name that a worker knows it by.
+    pub(super) const fn engine_name(&self) -> &'static str {
+        match self.engine {
             Backend::Llama => "llama",
             Backend::Echo => "echo",
-        };
+        }
+    }
+
+    fn arguments(&self, order: &Order) -> Vec<OsString> {
         let names = [
             order.model.alias.as_ref().map(ToString::to_string),
             Some(order.model.reference.to_string()),
@@ -176,7 +196,7 @@ impl Launcher {
         let mut arguments: Vec<OsString> = Vec::new();
         let mut add = |name: &str, value: OsString| arguments.extend([name.into(), value]);
         add("--worker-id", order.id.to_string().into());
-        add("--engine", engine.into());
+        add("--engine", self.engine_name().into());
         if self.engine == Backend::Echo {
             // It reads no model, so it has to be told what it stands for.
             add("--kind", kind_of(order.model.header.purpose).as_str().into());
@@ -195,6 +215,19 @@ impl Launcher {
         add("--lease-seconds", LEASE_SECONDS.to_string().into());
         add("--heartbeat-seconds", self.heartbeat_seconds.to_string().into());
         add("--drain-seconds", self.stop_grace_seconds.to_string().into());
+        if self.audit.key.is_some() {
+            let settings = self.audit.settings;
+            add("--audit-dir", self.audit.directory.join(order.id.as_str()).into());
+            for (name, value) in [
+                ("--audit-segment-mib", settings.segment_mib),
+                ("--audit-segments-max", settings.segments_max),
+                ("--audit-retention-days", settings.retention_days),
+                ("--audit-auth-success-sample", settings.auth_success_sample),
+                ("--audit-inference-sample", settings.inference_sample),
+            ] {
+                add(name, value.to_string().into());
+            }
+        }
         arguments.extend(self.worker_arguments.iter().cloned());
         arguments
     }

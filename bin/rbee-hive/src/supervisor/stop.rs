@@ -7,6 +7,7 @@ use std::time::Duration;
 use deadline_propagation::Deadline;
 use input_validation::WorkerId;
 use metrics::counter;
+use rbee_api::worker_exit::ExitCause;
 use rbee_http::HopClient;
 use rbee_sqlite::DatabaseError;
 use rustix::process::Signal;
@@ -77,18 +78,35 @@ impl Supervisor {
                 Ending::Forced
             }
         };
-        self.count_ending(id, pid, ending, begun).await;
+        let reason = match self.registry.is_draining() {
+            true => "the hive ends",
+            false => "told to stop",
+        };
+        self.count_ending(id, pid, ending, begun, reason).await;
     }
 
     /// Kills a worker that is not worth asking, and returns when its process is gone.
-    pub(super) async fn kill_at_once(&self, id: &WorkerId, process: &mut OwnedProcess) {
+    pub(super) async fn kill_at_once(
+        &self,
+        id: &WorkerId,
+        process: &mut OwnedProcess,
+        cause: ExitCause,
+    ) {
         let (begun, pid) = (Instant::now(), process.pid());
         tracing::warn!(worker_id = %id, pid, "worker is being killed");
         process.kill().await;
-        self.count_ending(id, pid, Ending::Forced, begun).await;
+        self.count_ending(id, pid, Ending::Forced, begun, cause.as_str()).await;
     }
 
-    async fn count_ending(&self, id: &WorkerId, pid: Option<u32>, ending: Ending, begun: Instant) {
+    async fn count_ending(
+        &self,
+        id: &WorkerId,
+        pid: Option<u32>,
+        ending: Ending,
+        begun: Instant,
+        reason: &'static str,
+    ) {
+        self.note_ending(id, pid, ending, reason);
         let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (name, count) = match ending {
             Ending::Graceful => {

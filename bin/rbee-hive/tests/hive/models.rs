@@ -76,6 +76,35 @@ async fn what_is_no_whole_model_is_refused_and_nothing_is_left() {
     assert_eq!((listed(&hive).await.len(), files(&hive)), (0, 0));
 }
 
+/// Cuts, and counts and lengths at their edges, all over the header.
+#[tokio::test]
+async fn hostile_headers_are_refused_one_after_the_other_and_the_hive_goes_on() {
+    let hive = Place::new().start().await;
+    let whole = gguf::tiny(1);
+    let cuts = (0..whole.len()).step_by(37).map(|length| whole[..length].to_vec());
+    let mut hostile: Vec<Vec<u8>> = cuts.collect();
+    for place in [8, 16, 24] {
+        for number in [u64::MAX, u64::MAX - 1, 1 << 63, 1 << 32] {
+            let mut file = whole.clone();
+            file[place..place + 8].copy_from_slice(&number.to_le_bytes());
+            hostile.push(file);
+        }
+    }
+    for content in hostile {
+        let source = hive.place().file("hostile.gguf", &content);
+        let request =
+            json!({"reference": format!("file:{}", source.display()), "alias": "hostile"});
+        let events = pull(&hive.client, &request).await.unwrap();
+        let Some(PullEvent::Failed { error }) = events.last() else {
+            panic!("{} bytes: {events:?}", content.len())
+        };
+        assert_eq!(error.code, ErrorCode::InvalidModelFile, "{} bytes: {error}", content.len());
+        assert_eq!(files(&hive), 0, "{} bytes", content.len());
+    }
+    assert_eq!(listed(&hive).await.len(), 0);
+    hive.import("tiny").await;
+}
+
 #[tokio::test]
 async fn what_names_no_file_of_this_machine_is_refused_at_once() {
     let place = Place::new();

@@ -16,7 +16,7 @@ use crate::program::{Hive, Place, code, refused, soon};
 async fn bare(hive: &Hive, method: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(hive.address()).await.unwrap();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: hive\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();

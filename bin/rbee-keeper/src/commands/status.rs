@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use rbee_api::audit::{AuditMode, AuditStatus};
 use rbee_api::hive::{HiveInfo, HiveState, MemoryLimit};
+use rbee_api::queen::AuthMode;
 use rbee_home::ExitStatus;
 use serde_json::{Value, json};
 
@@ -32,6 +34,14 @@ pub(super) async fn status(keeper: &Keeper) -> Result<ExitStatus, KeeperError> {
         status.pid,
         status.requests_running
     ))?;
+    if status.auth_mode == AuthMode::None {
+        output.line(
+            "warning: auth.mode is \"none\": every program and user of her machine may do all of this",
+        )?;
+    }
+    if let Some(trouble) = audit_trouble(&status.audit) {
+        output.line(trouble)?;
+    }
     output.line("")?;
     output.table(
         [
@@ -51,6 +61,17 @@ pub(super) async fn status(keeper: &Keeper) -> Result<ExitStatus, KeeperError> {
         ps::table(keeper, &status.workers)?;
     }
     Ok(ExitStatus::Success)
+}
+
+/// Says what is not as it should be with the queen's audit log.
+fn audit_trouble(audit: &AuditStatus) -> Option<&'static str> {
+    match (audit.mode, audit.failing) {
+        (AuditMode::Off, _) => Some("audit log: off"),
+        (AuditMode::File, true) => {
+            Some("audit log: cannot be written; commands that change something are refused")
+        }
+        (AuditMode::File, false) => None,
+    }
 }
 
 /// Says that no queen runs, which is an answer and not a failure, but has an exit code of its own.

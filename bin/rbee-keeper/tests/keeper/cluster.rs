@@ -47,6 +47,7 @@ fn worker(id: &str, state: &str, failure: Value) -> Value {
         "last_exit": null,
         "breaker": "closed",
         "next_try_at_ms": null,
+        "requests": [{"id": "r-1", "time_left_ms": 59_000}],
     })
 }
 
@@ -83,6 +84,7 @@ pub(crate) fn reset(id: &str) -> Value {
     };
     if let Some(fields) = reset.as_object_mut() {
         fields.remove("hive_state");
+        fields.remove("requests");
     }
     reset["failures_cleared"] = json!(if is_failed { 3 } else { 0 });
     reset["breaker_was"] = json!(if is_failed { "open" } else { "closed" });
@@ -95,6 +97,8 @@ pub(crate) fn status() -> Value {
         "pid": 77,
         "draining": false,
         "uptime_ms": 180_000,
+        "auth_mode": "token",
+        "audit": {"mode": "file", "entries": 7, "entries_lost": 0, "failing": false},
         "requests_running": 1,
         "queues": [],
         "hives": [{

@@ -120,17 +120,17 @@ fn authenticator(token: &Secret) -> Authenticator {
 fn routes() -> RouteTable<Arc<Script>> {
     RouteTable::new()
         .health(Readiness::new(|| Ok(())))
-        .post("/v1/chat/completions", Access::Client, chat)
-        .post("/v1/embeddings", Access::Client, embed)
-        .get("/api/v1/status", Access::Client, || async { Json(cluster::status()) })
-        .get("/api/v1/workers", Access::Client, workers)
-        .get("/api/v1/models", Access::Client, || async { Json(cluster::models()) })
-        .delete("/api/v1/workers/{id}", Access::Client, remove)
-        .post("/api/v1/workers/{id}/reset", Access::Client, reset)
-        .delete("/api/v1/models/{*reference}", Access::Client, remove)
-        .get("/api/v1/workers/{id}/logs", Access::Client, logs)
-        .post("/api/v1/models/pull", Access::Client, pull)
-        .post("/api/v1/shutdown", Access::Client, shutdown)
+        .post("/v1/chat/completions", Access::Admin, chat)
+        .post("/v1/embeddings", Access::Admin, embed)
+        .get("/api/v1/status", Access::Admin, || async { Json(cluster::status()) })
+        .get("/api/v1/workers", Access::Admin, workers)
+        .get("/api/v1/models", Access::Admin, || async { Json(cluster::models()) })
+        .delete("/api/v1/workers/{id}", Access::Admin, remove)
+        .post("/api/v1/workers/{id}/reset", Access::Admin, reset)
+        .delete("/api/v1/models/{*reference}", Access::Admin, remove)
+        .get("/api/v1/workers/{id}/logs", Access::Admin, logs)
+        .post("/api/v1/models/pull", Access::Admin, pull)
+        .post("/api/v1/shutdown", Access::Admin, shutdown)
 }
 
 /// What failed has a successor; what runs goes on.

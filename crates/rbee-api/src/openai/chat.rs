@@ -125,6 +125,7 @@ impl ChatRequest {
     pub fn parse(body: &[u8]) -> Result<Self, RequestError> {
         let mut fields = Fields::parse(body)?;
         let model = fields.require("model")?;
+        fields.check_no_lists_in("messages")?;
         let raw: Vec<RawMessage> = fields.require("messages")?;
         if raw.is_empty() || raw.len() > limits::MESSAGES_MAX {
             let reason = format!("messages must have 1 to {} entries", limits::MESSAGES_MAX);

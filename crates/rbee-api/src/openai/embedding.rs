@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use input_validation::ModelRef;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::fields::{Fields, RequestError};
@@ -134,7 +135,7 @@ fn check_inputs(raw: RawInput) -> Result<(Vec<EmbeddingInput>, bool), RequestErr
 }
 
 /// The reply: one embedding for each input, in their order.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EmbeddingList {
     /// `list`.
     pub object: String,
@@ -147,7 +148,7 @@ pub struct EmbeddingList {
 }
 
 /// The embedding of one input.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EmbeddingData {
     /// `embedding`.
     pub object: String,
@@ -158,7 +159,7 @@ pub struct EmbeddingData {
 }
 
 /// The numbers of one embedding.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum EmbeddingVector {
     /// One by one.

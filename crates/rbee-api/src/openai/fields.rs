@@ -1,6 +1,7 @@
 //! Takes the fields of a request body one by one, so that what is left over at
 //! the end is known by name.
 
+use input_validation::sanitize_for_log;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -78,13 +79,15 @@ impl Fields {
         match self.0.remove(name) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => serde_path_to_error::deserialize(value).map(Some).map_err(|error| {
-                let inner = error.path().to_string();
+                // Both quote names that the client made up.
+                let inner = sanitize_for_log(&error.path().to_string()).into_owned();
                 let param = match inner.as_str() {
                     "." => name.to_owned(),
                     path if path.starts_with('[') => format!("{name}{path}"),
                     path => format!("{name}.{path}"),
                 };
-                let reason = format!("{param}: {}", error.into_inner());
+                let told = error.into_inner().to_string();
+                let reason = format!("{param}: {}", sanitize_for_log(&without_value(&told)));
                 RequestError::invalid(param, reason)
             }),
         }
@@ -92,6 +95,26 @@ impl Fields {
 
     pub(super) fn require<T: DeserializeOwned>(&mut self, name: &str) -> Result<T, RequestError> {
         self.take(name)?.ok_or_else(|| RequestError::invalid(name, format!("{name} is required")))
+    }
+
+    /// Refuses a field that is there and no object: serde would read a list as the object's values in their order.
+    pub(super) fn check_object(&self, name: &str) -> Result<(), RequestError> {
+        match self.0.get(name) {
+            None | Some(Value::Null | Value::Object(_)) => Ok(()),
+            Some(_) => Err(RequestError::invalid(name, format!("{name} must be an object"))),
+        }
+    }
+
+    /// Refuses a list with lists in it, where objects are expected, for the same reason.
+    pub(super) fn check_no_lists_in(&self, name: &str) -> Result<(), RequestError> {
+        let items = self.0.get(name).and_then(Value::as_array);
+        match items.and_then(|items| items.iter().position(Value::is_array)) {
+            None => Ok(()),
+            Some(index) => Err(RequestError::invalid(
+                format!("{name}[{index}]"),
+                format!("{name}[{index}] must be an object, not a list"),
+            )),
+        }
     }
 
     /// Takes a field that rbee does not honour: any of `neutral` is fine, as is
@@ -132,6 +155,20 @@ impl Fields {
             }
         }
     }
+}
+
+/// Takes the text that was found out of what the parser says: it may be a whole prompt.
+fn without_value(told: &str) -> String {
+    let parts =
+        [("string \"", "\", expected", "a string"), ("variant `", "`, expected", "variant")];
+    for (before, after, instead) in parts {
+        if let (Some((start, _)), Some((_, end))) =
+            (told.split_once(before), told.rsplit_once(after))
+        {
+            return format!("{start}{instead}, expected{end}");
+        }
+    }
+    told.to_owned()
 }
 
 /// Checks a number against its range; not-a-number is outside every range.

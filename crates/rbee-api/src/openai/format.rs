@@ -63,6 +63,7 @@ impl OutputFormat {
     }
 
     pub(super) fn take(fields: &mut Fields) -> Result<Self, RequestError> {
+        fields.check_object("response_format")?;
         let format = match fields.take::<RawFormat>("response_format")? {
             None => Self::Text,
             Some(raw) => raw.check()?,

@@ -106,6 +106,7 @@ impl GenerationOptions {
 impl StreamOptions {
     pub(super) fn take(fields: &mut Fields) -> Result<Self, RequestError> {
         let stream = fields.take::<bool>("stream")?.unwrap_or(false);
+        fields.check_object("stream_options")?;
         let options = fields.take::<RawStreamOptions>("stream_options")?;
         if options.is_some() && !stream {
             let reason = "stream_options is only allowed when stream is true";

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Why a generation ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
     /// The model ended it, or a stop sequence did.
@@ -18,7 +19,7 @@ pub enum FinishReason {
 }
 
 /// Token counts of one request. With several choices the prompt counts once.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     /// Tokens of the prompt, the template's included.
     pub prompt_tokens: u32,
@@ -32,7 +33,7 @@ pub struct Usage {
 }
 
 /// More about the tokens of a prompt.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PromptTokensDetails {
     /// Tokens that were not computed, because another request had them computed;
     /// of several choices, for the first one.
@@ -40,7 +41,7 @@ pub struct PromptTokensDetails {
 }
 
 /// Token counts of a request that generates nothing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InputUsage {
     /// Tokens of all inputs, special tokens included.
     pub prompt_tokens: u64,
@@ -57,7 +58,7 @@ impl InputUsage {
 }
 
 /// One chat reply.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChatCompletion {
     /// `chatcmpl-…`.
     pub id: String,
@@ -74,7 +75,7 @@ pub struct ChatCompletion {
 }
 
 /// One of the replies to a chat.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChatChoice {
     /// Which one, counted from 0.
     pub index: u32,
@@ -87,7 +88,7 @@ pub struct ChatChoice {
 }
 
 /// What the model says.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChatReplyMessage {
     /// `assistant`.
     pub role: String,
@@ -104,7 +105,7 @@ pub struct ChatReplyMessage {
 }
 
 /// A call of a tool.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReplyToolCall {
     /// What the result has to refer to: `call_…`.
     pub id: String,
@@ -116,7 +117,7 @@ pub struct ReplyToolCall {
 }
 
 /// What is called, and with what.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReplyFunction {
     /// The tool.
     pub name: String,
@@ -125,7 +126,7 @@ pub struct ReplyFunction {
 }
 
 /// One event of a streamed chat reply.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChatChunk {
     /// The same in every chunk.
     pub id: String,
@@ -143,7 +144,7 @@ pub struct ChatChunk {
 }
 
 /// The choice of a chunk.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChatChunkChoice {
     /// Which one, counted from 0.
     pub index: u32,
@@ -156,7 +157,7 @@ pub struct ChatChunkChoice {
 }
 
 /// What is new in a chunk.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChatDelta {
     /// `assistant`, in the first chunk of a choice only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -173,7 +174,7 @@ pub struct ChatDelta {
 }
 
 /// What is new of one call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ToolCallDelta {
     /// Which call, counted from 0.
     pub index: u32,
@@ -188,7 +189,7 @@ pub struct ToolCallDelta {
 }
 
 /// What is new of a call's function.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FunctionDelta {
     /// The tool, whole and once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -198,7 +199,7 @@ pub struct FunctionDelta {
 }
 
 /// A text completion, whole or one event of a stream.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CompletionReply {
     /// `cmpl-…`.
     pub id: String,
@@ -217,7 +218,7 @@ pub struct CompletionReply {
 }
 
 /// The choice of a text completion.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CompletionChoice {
     /// Which one, counted from 0.
     pub index: u32,
@@ -230,7 +231,7 @@ pub struct CompletionChoice {
 }
 
 /// The tokens of a chat reply and how likely they were.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChatLogprobs {
     /// One entry a token, in order.
     pub content: Vec<TokenLogprob>,
@@ -239,7 +240,7 @@ pub struct ChatLogprobs {
 }
 
 /// A chosen token.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenLogprob {
     /// Its text; what is no whole character stands there as U+FFFD.
     pub token: String,
@@ -252,7 +253,7 @@ pub struct TokenLogprob {
 }
 
 /// A token that could have been chosen.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TopLogprob {
     /// As in [`TokenLogprob`].
     pub token: String,
@@ -263,7 +264,7 @@ pub struct TopLogprob {
 }
 
 /// The tokens of a text completion, in lists of the same length.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CompletionLogprobs {
     /// The texts of the tokens; one that is no whole characters as `bytes:\xe2\x82`.
     pub tokens: Vec<String>,
@@ -276,7 +277,7 @@ pub struct CompletionLogprobs {
 }
 
 /// `GET /v1/models`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelCardList {
     /// `list`.
     pub object: String,
@@ -285,7 +286,7 @@ pub struct ModelCardList {
 }
 
 /// `GET /v1/models/{id}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelCard {
     /// The name to put into a request.
     pub id: String,

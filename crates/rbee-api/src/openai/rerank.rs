@@ -2,6 +2,7 @@
 //! Cohere gave them and that inference servers have taken over.
 
 use input_validation::ModelRef;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::fields::{Fields, RequestError, in_range};
@@ -43,6 +44,7 @@ impl RerankRequest {
         let model = fields.require("model")?;
         let query: String = fields.require("query")?;
         check_text("query", &query)?;
+        fields.check_no_lists_in("documents")?;
         let documents = check_documents(fields.require("documents")?)?;
         let top_n = fields
             .take::<u32>("top_n")?
@@ -83,7 +85,7 @@ fn check_text(param: &str, text: &str) -> Result<(), RequestError> {
 }
 
 /// The reply: the best document first.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RerankReply {
     /// `list`.
     pub object: String,
@@ -96,7 +98,7 @@ pub struct RerankReply {
 }
 
 /// How well one document answers the query.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RerankResult {
     /// The place of the document in the request.
     pub index: u32,
@@ -108,7 +110,7 @@ pub struct RerankResult {
 }
 
 /// A document as an object.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RerankDocument {
     /// Its text.

@@ -126,6 +126,7 @@ fn function() -> String {
 
 impl ToolOptions {
     pub(super) fn take(fields: &mut Fields) -> Result<Self, RequestError> {
+        fields.check_no_lists_in("tools")?;
         let raw: Vec<RawTool> = fields.take("tools")?.unwrap_or_default();
         if raw.len() > limits::TOOLS_MAX {
             let reason = format!("tools has at most {} entries", limits::TOOLS_MAX);

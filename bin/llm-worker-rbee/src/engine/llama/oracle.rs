@@ -99,13 +99,30 @@ fn alone(sizes: Sizes) -> ContextParams {
 
 /// What the plain loop answers.
 fn plain_loop(prompt: &[u32], reply_tokens: u32) -> Reply {
+    plain_loop_in_pieces(prompt, &[prompt.len()], reply_tokens)
+}
+
+/// What the plain loop answers that computes the prompt in these pieces, which changes its logits.
+fn plain_loop_in_pieces(prompt: &[u32], pieces: &[usize], reply_tokens: u32) -> Reply {
     let sizes = Sizes { slots: 1, ..SIZES };
     let params = alone(sizes);
     let mut context = Context::new(model(), &params).unwrap();
     let mut batch = Batch::with_capacity(STEP_TOKENS as usize);
     let mut reply = Reply::new();
-    let mut pending = prompt.to_vec();
+    let mut rest = prompt;
+    let mut pending = Vec::new();
     let mut position = 0;
+    for (index, piece) in pieces.iter().enumerate() {
+        let (now, later) = rest.split_at(*piece);
+        rest = later;
+        if index + 1 == pieces.len() {
+            pending = now.to_vec();
+        } else {
+            compute(&mut context, &mut batch, now, position);
+            position += u32::try_from(now.len()).unwrap();
+        }
+    }
+    assert!(rest.is_empty() && !pending.is_empty(), "pieces {pieces:?} of {}", prompt.len());
     while reply.len() < reply_tokens as usize {
         let row = compute(&mut context, &mut batch, &pending, position);
         position += u32::try_from(pending.len()).unwrap();
@@ -167,11 +184,14 @@ fn best(logits: &[f32]) -> (u32, f32) {
 
 /// The tokens that the engine chose, by prompt.
 type Chosen = Arc<Mutex<HashMap<Vec<u32>, Vec<u32>>>>;
+/// In which pieces the engine has computed prompts, by prompt.
+type Pieces = Arc<Mutex<HashMap<Vec<u32>, Vec<usize>>>>;
 
 /// Loads the real engine and writes down what it chooses.
 struct Spy {
     loader: LlamaLoader,
     chosen: Chosen,
+    pieces: Pieces,
 }
 
 struct SpyBackend {
@@ -179,6 +199,7 @@ struct SpyBackend {
     prompts: HashMap<u32, Arc<Prompt>>,
     slots_of_runs: Vec<u32>,
     chosen: Chosen,
+    pieces: Pieces,
 }
 
 impl Loader for Spy {
@@ -186,7 +207,7 @@ impl Loader for Spy {
         self: Box<Self>,
         progress: &mut dyn FnMut(f32) -> bool,
     ) -> Result<(Core, Loaded), LoadFailure> {
-        let Self { loader, chosen } = *self;
+        let Self { loader, chosen, pieces } = *self;
         let (engine, loaded) = Box::new(loader).load(progress)?;
         let Core::Generator(mut generator) = engine else { panic!("a text model") };
         generator.backend = Box::new(SpyBackend {
@@ -194,6 +215,7 @@ impl Loader for Spy {
             prompts: HashMap::new(),
             slots_of_runs: Vec::new(),
             chosen,
+            pieces,
         });
         Ok((Core::Generator(generator), loaded))
     }
@@ -207,6 +229,13 @@ impl Backend for SpyBackend {
 
     fn step(&mut self, runs: &[Run<'_>]) -> Result<(), StepError> {
         self.slots_of_runs = runs.iter().map(|run| run.slot).collect();
+        for run in runs {
+            let prompt = &self.prompts[&run.slot].tokens;
+            if (run.position as usize) < prompt.len() {
+                let mut pieces = self.pieces.lock().unwrap();
+                pieces.entry(prompt.clone()).or_default().push(run.tokens.len());
+            }
+        }
         self.backend.step(runs)
     }
 
@@ -254,6 +283,7 @@ struct Engine {
     handle: EngineHandle,
     ended: Option<oneshot::Receiver<EngineEnd>>,
     chosen: Chosen,
+    pieces: Pieces,
 }
 
 impl Drop for Engine {
@@ -270,7 +300,7 @@ impl Engine {
 
     async fn start_with(change: impl FnOnce(&mut LlamaLoader)) -> Self {
         let alone = ONE_AT_A_TIME.lock().await;
-        let chosen = Chosen::default();
+        let (chosen, pieces) = (Chosen::default(), Pieces::default());
         let mut loader = LlamaLoader {
             path: model_path(),
             slots: Some(SIZES.slots),
@@ -283,9 +313,9 @@ impl Engine {
             speculation: Speculation::Off,
         };
         change(&mut loader);
-        let spy = Spy { loader, chosen: Arc::clone(&chosen) };
+        let spy = Spy { loader, chosen: Arc::clone(&chosen), pieces: Arc::clone(&pieces) };
         let (handle, ended) = start(Box::new(spy), 64).unwrap();
-        let engine = Self { _alone: alone, handle, ended: Some(ended), chosen };
+        let engine = Self { _alone: alone, handle, ended: Some(ended), chosen, pieces };
         engine.until("the model is loaded", |engine| engine.handle.loaded().is_some()).await;
         engine
     }
@@ -369,6 +399,12 @@ impl Engine {
                 Event::End(End::Failed(detail)) => panic!("{detail}"),
             }
         }
+    }
+
+    /// What a plain loop says that computes a prompt in the pieces in which the engine did, alone.
+    fn alone_in_the_same_pieces(&self, prompt: &[u32]) -> Reply {
+        let pieces = self.pieces.lock().unwrap().remove(prompt).unwrap();
+        plain_loop_in_pieces(prompt, &pieces, REPLY_TOKENS)
     }
 
     fn text_of(&self, tokens: &[u32]) -> String {

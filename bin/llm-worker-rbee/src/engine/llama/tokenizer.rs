@@ -9,6 +9,7 @@ use rbee_llama::reply::ReplyFormat;
 use rbee_llama::vocab::{AddSpecial, Special, Token};
 
 use super::calls::CallGrammar;
+use super::template_watch::TemplateWatch;
 use crate::engine::backend::{Conversation, Prepared, Prompt, PromptError, Tokenizer};
 use crate::engine::template::render;
 use crate::guide::{Guide, Vocabulary};
@@ -19,13 +20,14 @@ use crate::sampler::constraint::Constraint;
 pub(super) struct LlamaTokenizer {
     model: Arc<Model>,
     template: ChatTemplate,
+    watch: TemplateWatch,
     guide: Guide,
 }
 
 impl LlamaTokenizer {
-    pub(super) fn new(model: Arc<Model>, template: ChatTemplate) -> Self {
+    pub(super) fn new(model: Arc<Model>, template: ChatTemplate, watch: TemplateWatch) -> Self {
         let guide = Guide::new(Arc::new(Lexicon(Arc::clone(&model))));
-        Self { model, template, guide }
+        Self { model, template, watch, guide }
     }
 
     fn tokenize(&self, text: &str) -> Result<Prompt, PromptError> {
@@ -64,7 +66,9 @@ impl LlamaTokenizer {
 
 impl Tokenizer for LlamaTokenizer {
     fn chat(&self, conversation: &Conversation) -> Result<Prepared, PromptError> {
+        let rendering = self.watch.begin();
         let rendered = render(&self.template, conversation)?;
+        drop(rendering);
         let mut prompt = self.tokenize(&rendered.prompt)?;
         prompt.stops = rendered.stops;
         let Some(format) = rendered.reply else { return Ok(prompt.into()) };

@@ -174,10 +174,12 @@ impl Active {
     /// What another worker has to know to go on from here.
     fn trace(&mut self) -> Option<Trace> {
         let traced = self.traced?;
+        let prompt_tokens = self.prompt_tokens();
         self.traced = Some(self.tokens.len());
         Some(Trace {
             tokens: self.tokens.get(traced..).unwrap_or_default().to_vec(),
             draws: self.draws,
+            prompt_tokens,
             cached_tokens: self.cached_tokens.unwrap_or_default(),
             is_whole: self.logprobs.is_empty(),
         })

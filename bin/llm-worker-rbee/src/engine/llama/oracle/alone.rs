@@ -22,14 +22,12 @@ async fn one_stream_says_token_for_token_what_a_plain_loop_says() {
 async fn eight_streams_at_once_say_what_each_says_alone() {
     let engine = Engine::start().await;
     let questions = QUESTIONS.get(..8).unwrap();
-    let alone: Vec<Reply> = questions
-        .iter()
-        .map(|question| plain_loop(&engine.prompt(question).tokens, REPLY_TOKENS))
-        .collect();
     let together = questions.iter().map(|question| engine.reply(engine.prompt(question)));
     let together = futures_util::future::join_all(together).await;
-    for ((question, got), expected) in questions.iter().zip(together).zip(&alone) {
-        assert_same_but_for_ties(question, &got, expected);
+    for (question, got) in questions.iter().zip(together) {
+        // How a prompt is cut depends on the pace of the machine.
+        let expected = engine.alone_in_the_same_pieces(&engine.prompt(question).tokens);
+        assert_same_but_for_ties(question, &got, &expected);
     }
     assert_eq!(engine.handle.snapshot().batch_requests_max, 8);
 }
