@@ -9,6 +9,7 @@
     reason = "a harness that cannot go on has to fail the test that uses it"
 )]
 
+mod asked;
 mod cluster;
 mod gguf;
 mod http;
@@ -19,6 +20,7 @@ mod raw;
 mod told;
 mod wait;
 
+pub use asked::{asks, echoed_call, numbers_tool, tags_format};
 pub use cluster::{Cluster, Finished, STARTER_MODEL, bin, starter_model_file};
 pub use gguf::{TinyKind, tiny_gguf};
 pub use http::{Http, Reply, Sse};

@@ -60,13 +60,8 @@ impl LiveRequests {
 
     /// Returns the requests, the oldest first.
     pub(crate) fn list(&self) -> Vec<ActiveRequest> {
-        let table = self.lock();
-        let listed = table.requests.values().map(|live| {
-            let left = live.deadline.remaining().as_millis();
-            let time_left_ms = u64::try_from(left).unwrap_or(u64::MAX);
-            ActiveRequest { id: live.id.clone(), time_left_ms }
-        });
-        listed.collect()
+        let listed = |live: &Live| ActiveRequest::new(live.id.clone(), live.deadline.remaining());
+        self.lock().requests.values().map(listed).collect()
     }
 
     /// Ends the requests with an id and says how many there were.

@@ -47,9 +47,7 @@ impl ActiveRequests {
         let mut found: BTreeMap<WorkerId, Vec<ActiveRequest>> = BTreeMap::new();
         for Entry { id, deadline, worker } in self.lock().requests.values() {
             if let Some(worker) = worker {
-                let left = deadline.remaining().as_millis();
-                let time_left_ms = u64::try_from(left).unwrap_or(u64::MAX);
-                let request = ActiveRequest { id: id.clone(), time_left_ms };
+                let request = ActiveRequest::new(id.clone(), deadline.remaining());
                 found.entry(worker.clone()).or_default().push(request);
             }
         }

@@ -1,6 +1,8 @@
 //! The conversation between a hive and its workers, and what everybody else
 //! is told about a worker.
 
+use std::time::Duration;
+
 use input_validation::{ModelAlias, ModelRef, RequestId, WorkerId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -85,6 +87,14 @@ pub struct ActiveRequest {
     pub id: RequestId,
     /// Milliseconds until its deadline; 0 for one that ends now.
     pub time_left_ms: u64,
+}
+
+impl ActiveRequest {
+    /// Lists a request that has this much time left.
+    #[must_use]
+    pub fn new(id: RequestId, left: Duration) -> Self {
+        Self { id, time_left_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX) }
+    }
 }
 
 /// `POST /api/v1/workers`, queen → hive: have a worker for this model.

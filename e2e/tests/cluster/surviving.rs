@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use e2e::{Cluster, Http, Pair, STARTER_MODEL, wait_until};
+use e2e::{
+    Cluster, Http, Pair, STARTER_MODEL, asks, echoed_call, numbers_tool, tags_format, wait_until,
+};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -37,14 +39,6 @@ impl Dice {
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(self.0 >> 33).unwrap_or(0) % limit
     }
-}
-
-fn asks(model: &str, said: &str, more: &Value) -> Value {
-    let mut body = json!({"model": model, "stream": true, "temperature": 0,
-        "stream_options": {"include_usage": true},
-        "messages": [{"role": "user", "content": said}]});
-    body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
-    body
 }
 
 /// How far each of some streams is.
@@ -104,17 +98,12 @@ fn streams_of_workers_that_are_killed_at_random_tokens_end_whole_and_the_same() 
         words
     };
     let call = |n: usize| {
-        let long = "word ".repeat(60);
-        format!(
-            "[[bytes=4 delay_ms=12 text=Well: <tool_call>\n{{\"name\": \"add\", \"arguments\": \
-            {{\"a\": {n}, \"c\": \"{long}\"}}}}\n</tool_call>]]"
-        )
+        let (said, tools) = echoed_call(n, &"word ".repeat(60));
+        asks("tiny", &said, &tools)
     };
-    let tools = json!({"tools": [{"type": "function", "function": {"name": "add", "parameters": {
-        "type": "object", "properties": {"a": {"type": "integer"}, "c": {"type": "string"}}}}}]});
     let bodies: Vec<Value> = (0..24)
         .map(|n| match n % 4 {
-            0 => asks("tiny", &call(n), &tools),
+            0 => call(n),
             1 => asks("tiny", &said(n), &json!({"n": 2, "stop": ["w39 "]})),
             _ => asks("tiny", &said(n), &json!({})),
         })
@@ -165,22 +154,11 @@ fn metric(metrics: &str, name: &str) -> u64 {
 fn streams_of_a_real_model_go_on_at_the_other_worker() {
     let pair = Pair::llama(PATIENT);
     let queen = pair.cluster.queen();
-    let schema = json!({"type": "object", "additionalProperties": false, "properties": {
-        "tags": {"type": "array", "items": {"enum": ["red", "green", "blue"]},
-            "minItems": 12, "maxItems": 16}}, "required": ["tags"]});
-    let format = json!({"response_format": {"type": "json_schema",
-        "json_schema": {"name": "tags", "strict": true, "schema": schema}}, "max_tokens": 150});
-    let parameters = json!({"type": "object", "properties": {
-        "numbers": {"type": "array", "items": {"type": "integer", "maximum": 9, "minimum": 0},
-            "minItems": 20, "maxItems": 24}}, "required": ["numbers"]});
-    let tools = json!({"tools": [{"type": "function",
-        "function": {"name": "add", "parameters": parameters}}],
-        "tool_choice": "required", "parallel_tool_calls": false, "max_tokens": 150});
     let counting = json!({"max_tokens": 100});
     let bodies = [
         asks(STARTER_MODEL, "Count from 1 to 40, with a comma after each number.", &counting),
-        asks(STARTER_MODEL, "Give me tags, as JSON.", &format),
-        asks(STARTER_MODEL, "Add the numbers 1, 2, 3, 4, 5, 6, 7, 8, 9.", &tools),
+        asks(STARTER_MODEL, "Give me tags, as JSON.", &tags_format()),
+        asks(STARTER_MODEL, "Add the numbers 1, 2, 3, 4, 5, 6, 7, 8, 9.", &numbers_tool()),
     ];
     let alone: Vec<Value> = bodies
         .iter()

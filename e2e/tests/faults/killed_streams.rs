@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use e2e::{Http, Pair, told, wait_for};
+use e2e::{Http, Pair, asks, echoed_call, numbers_tool, tags_format, told, wait_for};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -50,51 +50,27 @@ struct Seen {
     wrong: Vec<String>,
 }
 
-fn body(model: &str, said: &str, more: &Value) -> Value {
-    let mut body = json!({"model": model, "stream": true, "temperature": 0,
-        "stream_options": {"include_usage": true},
-        "messages": [{"role": "user", "content": said}]});
-    body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
-    body
-}
-
 fn echo_bodies() -> Vec<(Kind, Value)> {
     let words: Vec<String> = (0..30).map(|word| format!("w{word}")).collect();
     let long = words.join(" ");
-    let call = format!(
-        "[[bytes=4 delay_ms=12 text=Well: <tool_call>\n{{\"name\": \"add\", \"arguments\": \
-         {{\"a\": 1, \"c\": \"{long}\"}}}}\n</tool_call>]]"
-    );
-    let tools = json!({"tools": [{"type": "function", "function": {"name": "add", "parameters": {
-        "type": "object", "properties": {"a": {"type": "integer"}, "c": {"type": "string"}}}}}]});
+    let (call, tools) = echoed_call(1, &long);
     let plain = |tokens: u32| format!("[[tokens={tokens} delay_ms=12]] {long}");
     vec![
-        (Kind::Same, body("tiny", &plain(50), &json!({}))),
-        (Kind::Same, body("tiny", &call, &tools)),
-        (Kind::Same, body("tiny", &plain(80), &json!({"n": 2, "stop": ["w29 "]}))),
+        (Kind::Same, asks("tiny", &plain(50), &json!({}))),
+        (Kind::Same, asks("tiny", &call, &tools)),
+        (Kind::Same, asks("tiny", &plain(80), &json!({"n": 2, "stop": ["w29 "]}))),
     ]
 }
 
 fn llama_bodies(model: &str) -> Vec<(Kind, Value)> {
-    let schema = json!({"type": "object", "additionalProperties": false, "properties": {
-        "tags": {"type": "array", "items": {"enum": ["red", "green", "blue"]},
-            "minItems": 12, "maxItems": 16}}, "required": ["tags"]});
-    let format = json!({"response_format": {"type": "json_schema",
-        "json_schema": {"name": "tags", "strict": true, "schema": schema}}, "max_tokens": 150});
-    let parameters = json!({"type": "object", "properties": {
-        "numbers": {"type": "array", "items": {"type": "integer", "maximum": 9, "minimum": 0},
-            "minItems": 20, "maxItems": 24}}, "required": ["numbers"]});
-    let tools = json!({"tools": [{"type": "function",
-        "function": {"name": "add", "parameters": parameters}}],
-        "tool_choice": "required", "parallel_tool_calls": false, "max_tokens": 150});
-    let plain = json!({"max_tokens": 80});
+    let (format, tools, plain) = (tags_format(), numbers_tool(), json!({"max_tokens": 80}));
     vec![
-        (Kind::Same, body(model, "Count from 1 to 40, with a comma after each number.", &plain)),
-        (Kind::Schema, body(model, "Give me tags, as JSON.", &format)),
-        (Kind::Call, body(model, "Add the numbers 1, 2, 3, 4, 5, 6, 7, 8, 9.", &tools)),
-        (Kind::Same, body(model, "Tell me a story about a bee and its hive.", &plain)),
-        (Kind::Schema, body(model, "Which colours has a rainbow?", &format)),
-        (Kind::Call, body(model, "What is 3 + 4 + 5?", &tools)),
+        (Kind::Same, asks(model, "Count from 1 to 40, with a comma after each number.", &plain)),
+        (Kind::Schema, asks(model, "Give me tags, as JSON.", &format)),
+        (Kind::Call, asks(model, "Add the numbers 1, 2, 3, 4, 5, 6, 7, 8, 9.", &tools)),
+        (Kind::Same, asks(model, "Tell me a story about a bee and its hive.", &plain)),
+        (Kind::Schema, asks(model, "Which colours has a rainbow?", &format)),
+        (Kind::Call, asks(model, "What is 3 + 4 + 5?", &tools)),
     ]
 }
 

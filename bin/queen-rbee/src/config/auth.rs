@@ -1,11 +1,11 @@
 //! The settings of who is let in: whether clients need a token, and where the
 //! tokens are kept.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rbee_api::queen::AuthMode;
-use rbee_home::{ConfigError, Home};
+use rbee_home::{ConfigError, Home, SecretSetting};
 use secrets_management::SecretSource;
 use serde::Deserialize;
 
@@ -80,39 +80,27 @@ impl AuthSettings {
 
     /// Returns where the token of clients is.
     pub(crate) fn client_token(&self, home: &Home) -> Result<SecretSource, ConfigError> {
-        let file = self.client_token_file.as_deref();
-        let credential = self.client_token_credential.as_deref();
-        let keys = ("auth.client_token_file", "auth.client_token_credential");
-        self.source(keys, file, credential, home.client_token())
+        self.client_setting().source(home.client_token())
     }
 
     /// Returns where the token of the hives is.
     pub(crate) fn hive_token(&self, home: &Home) -> Result<SecretSource, ConfigError> {
-        let file = self.hive_token_file.as_deref();
-        let credential = self.hive_token_credential.as_deref();
-        let keys = ("auth.hive_token_file", "auth.hive_token_credential");
-        self.source(keys, file, credential, home.hive_token())
+        self.hive_setting().source(home.hive_token())
     }
 
-    fn source(
-        &self,
-        (file_key, credential_key): (&'static str, &'static str),
-        file: Option<&Path>,
-        credential: Option<&str>,
-        own: PathBuf,
-    ) -> Result<SecretSource, ConfigError> {
-        let wrong = |key, reason: String| Err(ConfigError::Value { key, reason });
-        match (file, credential) {
-            (Some(_), Some(_)) => {
-                wrong(credential_key, format!("stands beside {file_key}; only one can hold"))
-            }
-            (Some(file), None) if file.is_absolute() => Ok(SecretSource::File(file.to_owned())),
-            (Some(_), None) => wrong(file_key, "must be an absolute path".to_owned()),
-            (None, Some(name)) => {
-                SecretSource::credential(self.credentials_directory.as_deref(), name)
-                    .or_else(|error| wrong(credential_key, format!("cannot be used: {error}")))
-            }
-            (None, None) => Ok(SecretSource::OwnFile(own)),
+    fn client_setting(&self) -> SecretSetting<'_> {
+        SecretSetting {
+            file: ("auth.client_token_file", self.client_token_file.as_deref()),
+            credential: ("auth.client_token_credential", self.client_token_credential.as_deref()),
+            credentials_directory: self.credentials_directory.as_deref(),
+        }
+    }
+
+    fn hive_setting(&self) -> SecretSetting<'_> {
+        SecretSetting {
+            file: ("auth.hive_token_file", self.hive_token_file.as_deref()),
+            credential: ("auth.hive_token_credential", self.hive_token_credential.as_deref()),
+            credentials_directory: self.credentials_directory.as_deref(),
         }
     }
 
@@ -125,11 +113,7 @@ impl AuthSettings {
             );
             return Err(ConfigError::Value { key: "auth.token_overlap_seconds", reason });
         }
-        let client = (self.client_token_file.as_deref(), self.client_token_credential.as_deref());
-        let hive = (self.hive_token_file.as_deref(), self.hive_token_credential.as_deref());
-        let client_keys = ("auth.client_token_file", "auth.client_token_credential");
-        let hive_keys = ("auth.hive_token_file", "auth.hive_token_credential");
-        self.source(client_keys, client.0, client.1, PathBuf::new())?;
-        self.source(hive_keys, hive.0, hive.1, PathBuf::new()).map(drop)
+        self.client_setting().source(PathBuf::new())?;
+        self.hive_setting().source(PathBuf::new()).map(drop)
     }
 }

@@ -4,14 +4,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rbee_home::{ConfigError, Home};
+use rbee_home::{ConfigError, Home, SecretSetting};
 use secrets_management::SecretSource;
 use serde::Deserialize;
 
 use super::check_range;
-
-const FILE: &str = "auth.hive_token_file";
-const CREDENTIAL: &str = "auth.hive_token_credential";
 
 /// The keys under `[auth]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -66,27 +63,19 @@ impl AuthConfig {
 
     /// Returns where the token is.
     pub(crate) fn hive_token(&self, home: &Home) -> Result<SecretSource, ConfigError> {
-        self.source(home.hive_token())
+        self.setting().source(home.hive_token())
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         check_range("auth.token_overlap_seconds", self.token_overlap_seconds, 0, 86_400)?;
-        self.source(PathBuf::new()).map(drop)
+        self.setting().source(PathBuf::new()).map(drop)
     }
 
-    fn source(&self, own: PathBuf) -> Result<SecretSource, ConfigError> {
-        let wrong = |key, reason: String| Err(ConfigError::Value { key, reason });
-        match (&self.hive_token_file, &self.hive_token_credential) {
-            (Some(_), Some(_)) => {
-                wrong(CREDENTIAL, format!("stands beside {FILE}; only one can hold"))
-            }
-            (Some(file), None) if file.is_absolute() => Ok(SecretSource::File(file.clone())),
-            (Some(_), None) => wrong(FILE, "must be an absolute path".to_owned()),
-            (None, Some(name)) => {
-                SecretSource::credential(self.credentials_directory.as_deref(), name)
-                    .or_else(|error| wrong(CREDENTIAL, format!("cannot be used: {error}")))
-            }
-            (None, None) => Ok(SecretSource::OwnFile(own)),
+    fn setting(&self) -> SecretSetting<'_> {
+        SecretSetting {
+            file: ("auth.hive_token_file", self.hive_token_file.as_deref()),
+            credential: ("auth.hive_token_credential", self.hive_token_credential.as_deref()),
+            credentials_directory: self.credentials_directory.as_deref(),
         }
     }
 }

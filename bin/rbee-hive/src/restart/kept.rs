@@ -107,23 +107,9 @@ impl KeptRecord {
 mod tests {
     use rbee_api::worker_exit::Breaker;
 
+    use super::super::tests::{rules, seconds};
     use super::super::{Cure, Gate};
     use super::*;
-
-    fn seconds(count: u64) -> Duration {
-        Duration::from_secs(count)
-    }
-
-    fn rules() -> RestartRules {
-        RestartRules {
-            delay: seconds(1),
-            delay_max: seconds(60),
-            failures_max: 3,
-            window: seconds(600),
-            healthy: seconds(300),
-            probe_delays: vec![seconds(60), seconds(120)],
-        }
-    }
 
     fn failed(times: usize, now: Instant) -> RestartRecord {
         let mut record = RestartRecord::default();

@@ -7,11 +7,11 @@ use super::*;
 
 const NONE: Jitter = Jitter::new(0.0);
 
-fn seconds(count: u64) -> Duration {
+pub(super) fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }
 
-fn rules() -> RestartRules {
+pub(super) fn rules() -> RestartRules {
     RestartRules {
         delay: seconds(1),
         delay_max: seconds(60),
