@@ -249,7 +249,7 @@ impl Cluster {
     /// When no queen runs.
     #[must_use]
     pub fn queen(&self) -> Http {
-        Http::new(&self.url("queen"), Some(&self.secret("client.token")))
+        self.caller("queen", &self.secret("client.token"))
     }
 
     /// Returns a client of the hive with the hive token.
@@ -258,7 +258,30 @@ impl Cluster {
     /// When no hive runs.
     #[must_use]
     pub fn hive(&self) -> Http {
-        Http::new(&self.url("hive"), Some(&self.secret("hive.token")))
+        self.caller("hive", &self.secret("hive.token"))
+    }
+
+    /// Returns a client of a daemon with some token, which knows it by the CA of the home where it speaks TLS.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn caller(&self, name: &str, token: &str) -> Http {
+        let url = self.url(name);
+        if url.starts_with("https:") {
+            Http::trusting(&url, Some(token), &self.ca())
+        } else {
+            Http::new(&url, Some(token))
+        }
+    }
+
+    /// Returns the certificate of the CA of the home.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn ca(&self) -> String {
+        fs::read_to_string(self.home().join("tls/ca.pem")).expect("a CA")
     }
 
     /// Returns the address that `run/<name>.json` tells.

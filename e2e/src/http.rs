@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use ureq::Agent;
 use ureq::http::{Request, Response};
+use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 
 /// Longer than any single reply in a test.
 const TIMEOUT: Duration = Duration::from_secs(240);
@@ -47,6 +48,14 @@ impl Reply {
     }
 }
 
+fn parsed(pem: &str) -> Certificate<'static> {
+    Certificate::from_pem(pem.as_bytes()).expect("a certificate")
+}
+
+fn trust(ca_pem: &str) -> RootCerts {
+    RootCerts::new_with_certs(&[parsed(ca_pem)])
+}
+
 impl Http {
     /// Takes a base URL without trailing slash.
     #[must_use]
@@ -57,9 +66,37 @@ impl Http {
     /// As `new`, with a limit on each reply.
     #[must_use]
     pub fn patient(base_url: &str, token: Option<&str>, limit: Duration) -> Self {
+        Self::over(base_url, token, limit, TlsConfig::default())
+    }
+
+    /// As `new`, and believes servers with a certificate of the CA in `ca_pem` alone.
+    ///
+    /// # Panics
+    /// When that is no certificate.
+    #[must_use]
+    pub fn trusting(base_url: &str, token: Option<&str>, ca_pem: &str) -> Self {
+        Self::over(base_url, token, TIMEOUT, TlsConfig::builder().root_certs(trust(ca_pem)).build())
+    }
+
+    /// As `new`, believes whoever answers, and shows a certificate of its own with its key, if it has one: a thief.
+    ///
+    /// # Panics
+    /// When they are none.
+    #[must_use]
+    pub fn credulous(base_url: &str, token: Option<&str>, own: Option<(&str, &str)>) -> Self {
+        let own = own.map(|(certificate, key)| {
+            let key = PrivateKey::from_pem(key.as_bytes()).expect("a key");
+            ClientCert::new_with_certs(&[parsed(certificate)], key)
+        });
+        let tls = TlsConfig::builder().disable_verification(true).client_cert(own).build();
+        Self::over(base_url, token, TIMEOUT, tls)
+    }
+
+    fn over(base_url: &str, token: Option<&str>, limit: Duration, tls: TlsConfig) -> Self {
         let agent = Agent::config_builder()
             .timeout_global(Some(limit))
             .http_status_as_error(false)
+            .tls_config(tls)
             .build()
             .new_agent();
         Self { agent, base_url: base_url.to_owned(), token: token.map(str::to_owned) }

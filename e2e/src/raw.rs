@@ -36,7 +36,8 @@ impl RawReply {
 /// When there is none.
 #[must_use]
 pub fn address_of(url: &str) -> SocketAddr {
-    url.strip_prefix("http://").and_then(|rest| rest.parse().ok()).expect("an address in the URL")
+    let address = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    address.and_then(|rest| rest.parse().ok()).expect("an address in the URL")
 }
 
 /// Connects from one of the loopback addresses.

@@ -147,9 +147,10 @@ impl Contact {
     fn look_for_hive(&mut self) {
         let written = self.hive_run_file.as_ref().and_then(|path| std::fs::read(path).ok());
         let run = written.and_then(|json| serde_json::from_slice::<RunFile>(&json).ok());
-        if let Some(run) = run.filter(|run| run.url != self.hive.base_url()) {
+        let url = run.map(|run| run.worker_url.unwrap_or(run.url));
+        if let Some(url) = url.filter(|url| url != self.hive.base_url()) {
             tracing::info!("the hive has another address");
-            self.hive = self.hive.moved_to(&run.url);
+            self.hive = self.hive.moved_to(&url);
         }
     }
 

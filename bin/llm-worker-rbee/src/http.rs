@@ -51,7 +51,7 @@ pub(crate) fn routes(readiness: Readiness) -> RouteTable<App> {
 
 /// Lets in whoever shows the worker's own token: its hive.
 pub(crate) fn authenticator(token: TokenDigest) -> Authenticator {
-    Arc::new(move |shown| shown.digest().matches(&token).then_some(Principal::Peer))
+    Arc::new(move |shown, _certificate| shown.digest().matches(&token).then_some(Principal::Peer))
 }
 
 /// Which model is here.

@@ -1,6 +1,7 @@
 //! What the handlers share. Owns the rule who is let in while the queen stops;
 //! decides nothing else.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use crate::active::ActiveRequests;
 use crate::cluster::Reach;
 use crate::config::Settings;
 use crate::keys::Keys;
+use crate::pairing::Pairings;
 use crate::registry::Registry;
 use crate::retry_budget::RetryBudget;
 use crate::shutdown::Shutdown;
@@ -36,6 +38,7 @@ pub(crate) struct App {
     pub(crate) starts: Starts,
     pub(crate) turns: Arc<Turns>,
     pub(crate) keys: Arc<Keys>,
+    pub(crate) pairings: Arc<Pairings>,
     pub(crate) retries: RetryBudget,
     pub(crate) shutdown: Shutdown,
     /// Ends the requests that outlast the drain time.
@@ -49,6 +52,10 @@ pub(crate) struct App {
     /// Where the checkpoints of machines are kept.
     pub(crate) audit_dir: PathBuf,
     pub(crate) settings: Settings,
+    /// Where the queen listens.
+    pub(crate) address: SocketAddr,
+    /// Whether others on the network can read what is said to the queen.
+    pub(crate) plain_http_on_network: bool,
     pub(crate) started: Instant,
 }
 
@@ -119,6 +126,7 @@ impl App {
             draining: self.shutdown.is_asked(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             auth_mode: self.settings.auth.mode,
+            plain_http_on_network: self.plain_http_on_network,
             requests_running: u32::try_from(self.running.len()).unwrap_or(u32::MAX),
             queues: self.turns.infos(),
             audit: self.audit.status(),

@@ -4,6 +4,7 @@
 
 mod auth;
 mod jwt;
+mod tls;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -15,12 +16,14 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use deadline_propagation::{DEADLINE_CAP, DEADLINE_DEFAULT};
 use rbee_home::{ConfigError, ConfigSearch, Daemon, Home, Loaded, load_toml};
 use rbee_http::{AllowedHosts, LogFormat, check_log_filter};
+use rbee_tls::TlsSettings;
 use serde::Deserialize;
 
 use crate::error::QueenError;
 use crate::queue::Limits;
 use auth::AuthArguments;
 pub use auth::AuthSettings;
+use tls::TlsArguments;
 
 pub use jwt::JwtSettings;
 
@@ -76,6 +79,8 @@ pub struct Settings {
     pub threads: usize,
     /// Who is let in, and where the tokens are.
     pub auth: AuthSettings,
+    /// Whether TLS is spoken, and with which certificate.
+    pub tls: TlsSettings,
     /// Requests that wait for a worker.
     pub queue: QueueSettings,
     /// Signed tokens of an identity provider. Default: absent, and none are believed.
@@ -125,6 +130,7 @@ impl Default for Settings {
             shutdown_timeout_seconds: 30,
             threads: 2,
             auth: AuthSettings::default(),
+            tls: TlsSettings::default(),
             queue: QueueSettings::default(),
             jwt: None,
             audit: AuditSettings::default(),
@@ -177,6 +183,8 @@ struct Arguments {
     log_level: Option<String>,
     #[command(flatten)]
     auth: AuthArguments,
+    #[command(flatten)]
+    tls: TlsArguments,
     /// Print the table of routes and exit
     #[arg(long)]
     print_routes: bool,
@@ -238,6 +246,7 @@ fn assemble(
     settings.log.format = arguments.log_format.unwrap_or(settings.log.format);
     settings.log.level = arguments.log_level.unwrap_or(settings.log.level);
     settings.auth.replace(arguments.auth);
+    arguments.tls.replace(&mut settings.tls);
     settings.validate()?;
     let home = match arguments.home {
         Some(home) => home,
@@ -305,6 +314,9 @@ impl Settings {
         let wrong =
             |error: SettingError| ConfigError::Value { key: error.key, reason: error.reason };
         self.audit.check().map_err(wrong)?;
+        self.tls
+            .check()
+            .map_err(|error| ConfigError::Value { key: error.key, reason: error.reason })?;
         check_log_filter(&self.log.level).map_err(|error| {
             let reason = format!("(or RBEE_LOG, or --log-level) cannot be used: {error}");
             ConfigError::Value { key: "log.level", reason }
@@ -322,10 +334,10 @@ impl Settings {
     }
 }
 
-/// `http://host:port`, without a path: every call appends its own.
+/// `http://host:port` or `https://host:port`, without a path: every call appends its own.
 fn is_base_url(text: &str) -> bool {
     text.parse::<http::Uri>().is_ok_and(|uri| {
-        uri.scheme_str() == Some("http")
+        matches!(uri.scheme_str(), Some("http" | "https"))
             && uri.authority().is_some_and(|authority| authority.port().is_some())
             && uri.path() == "/"
             && uri.query().is_none()
@@ -386,7 +398,7 @@ mod tests {
             ("[queue]\nrequests_max = 0", "queue.requests_max"),
             ("[queue]\nbytes_max_mib = 3", "queue.bytes_max_mib"),
             ("[queue]\nwait_max_seconds = 86401", "queue.wait_max_seconds"),
-            ("local_hive_url = 'https://127.0.0.1:9200'", "local_hive_url"),
+            ("local_hive_url = 'ftp://127.0.0.1:9200'", "local_hive_url"),
             ("local_hive_url = 'http://127.0.0.1:9200/'", "local_hive_url"),
             ("local_hive_url = 'http://127.0.0.1'", "local_hive_url"),
             ("local_hive_url = '127.0.0.1:9200'", "local_hive_url"),
@@ -414,6 +426,13 @@ mod tests {
                 "auth.client_token_credential",
             ),
             ("[auth]\nmode = 'open'", "mode"),
+            ("[tls]\nmode = 'on'", "mode"),
+            ("[tls]\nmode = 'files'", "tls.cert_file"),
+            ("[tls]\nmode = 'files'\ncert_file = '/c'", "tls.key_file"),
+            ("[tls]\nmode = 'files'\ncert_file = 'c'\nkey_file = '/k'", "tls.cert_file"),
+            ("[tls]\nmode = 'local'\nkey_file = '/k'", "tls.key_file"),
+            ("[tls]\nca_file = 'ca.pem'", "tls.ca_file"),
+            ("[tls]\nmode = 'local'\nnames = ['https://queen.lan']", "tls.names"),
             ("[audit]\nsegment_mib = 0", "audit.segment_mib"),
             ("[audit]\nmode = 'on'", "audit.mode"),
         ] {
@@ -422,6 +441,7 @@ mod tests {
             assert_eq!(error.exit_status(), rbee_home::ExitStatus::Config);
         }
         assert!(with_file("local_hive_url = 'http://127.0.0.1:9200'", &[]).is_ok());
+        assert!(with_file("local_hive_url = 'https://127.0.0.1:9200'", &[]).is_ok());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use auth_min::BindError;
 use rbee_home::{ConfigError, ExitStatus, HomeError};
 use rbee_http::CallError;
 use rbee_sqlite::DatabaseError;
+use rbee_tls::TlsError;
 use secrets_management::SecretError;
 
 use crate::hives::HivesError;
@@ -28,6 +29,9 @@ pub enum QueenError {
     /// A token cannot be used.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// The certificate that is configured cannot be used.
+    #[error("cannot speak TLS")]
+    Tls(#[from] TlsError),
     /// The database of machines cannot be used.
     #[error(transparent)]
     Hives(#[from] HivesError),
@@ -111,7 +115,7 @@ impl QueenError {
             }
             Self::Jwt(JwtError::Source(_)) => ExitStatus::Config,
             Self::Jwt(JwtError::SelfTest(_)) => ExitStatus::Failure,
-            Self::Secret(_) | Self::Policy(_) => ExitStatus::Config,
+            Self::Secret(_) | Self::Policy(_) | Self::Tls(_) => ExitStatus::Config,
             Self::Hives(error) => database_status(&error.source),
             Self::Keys { source, .. } => database_status(source),
             Self::PortTaken { .. } => ExitStatus::Unavailable,
@@ -159,6 +163,7 @@ impl QueenError {
                  runs without an audit log"
                     .to_owned(),
             ),
+            Self::Tls(_) => Some("check the files under [tls] in queen-rbee.toml".to_owned()),
             Self::Jwt(JwtError::SelfTest(_))
             | Self::Secret(_)
             | Self::Policy(_)

@@ -22,7 +22,8 @@ use rbee_api::hive::{HiveSnapshot, HiveStatus};
 use rbee_api::model::ModelList;
 use rbee_api::queen::RunFile;
 use rbee_home::{Daemon, Home};
-use rbee_http::{Credential, HopClient};
+use rbee_http::{CallError, Credential, HopClient};
+use rbee_tls::Trust;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::registry::Registry;
@@ -58,6 +59,8 @@ pub(crate) struct LauncherOptions {
     pub(crate) url: Option<String>,
     pub(crate) may_start: bool,
     pub(crate) token: Credential,
+    /// By whom a hive is known that someone else starts and stops.
+    pub(crate) trust: Trust,
     pub(crate) registry: Arc<Registry>,
 }
 
@@ -146,7 +149,8 @@ impl HiveLauncher {
     /// Finds a hive that runs on this machine already and answers.
     async fn find(&mut self) -> Result<Option<(HopClient, HiveStatus)>, LaunchError> {
         if let Some(url) = self.options.url.clone() {
-            return self.probe(&url).await.map(Some);
+            let trust = self.options.trust.clone();
+            return self.probe(&url, &trust).await.map(Some);
         }
         let limit = Instant::now() + LAUNCH_LIMIT;
         loop {
@@ -158,7 +162,7 @@ impl HiveLauncher {
             }
             let problem = match run {
                 None => LaunchError::NoAddress,
-                Some(run) => match self.probe(&run.url).await {
+                Some(run) => match self.probe(&run.url, &trust_of(&run)?).await {
                     Ok(found) => return Ok(Some(found)),
                     Err(error) => error,
                 },
@@ -170,17 +174,32 @@ impl HiveLauncher {
         }
     }
 
-    /// Asks for the status at `url` with our credential.
-    async fn probe(&mut self, url: &str) -> Result<(HopClient, HiveStatus), LaunchError> {
+    /// Asks for the status at `url` with our credential. A known client is used on while it works: one that fails may
+    /// know the hive by a certificate that was replaced.
+    async fn probe(
+        &mut self,
+        url: &str,
+        trust: &Trust,
+    ) -> Result<(HopClient, HiveStatus), LaunchError> {
         let known = self.options.registry.client(&self.options.name);
-        let client = match known.filter(|client| client.base_url() == url) {
-            Some(client) => client,
-            None => HopClient::new(url, self.options.token.clone())?,
+        let known = known.filter(|client| client.base_url() == url);
+        let (client, status) = match known {
+            Some(client) => match ask(client).await {
+                Err(_) if url.starts_with("https:") => self.ask_anew(url, trust).await?,
+                asked => asked?,
+            },
+            None => self.ask_anew(url, trust).await?,
         };
-        let deadline = Deadline::after(PROBE_LIMIT);
-        let status: HiveStatus = client.get("/api/v1/status", deadline).await?;
         self.is_managed = status.managed;
         if status.draining { Err(LaunchError::Draining) } else { Ok((client, status)) }
+    }
+
+    async fn ask_anew(
+        &self,
+        url: &str,
+        trust: &Trust,
+    ) -> Result<(HopClient, HiveStatus), CallError> {
+        ask(HopClient::trusting(url, self.options.token.clone(), trust)?).await
     }
 
     /// Asks a hive that has reported nothing yet what it has: one that ran
@@ -199,6 +218,7 @@ impl HiveLauncher {
                 epoch: 0,
                 sequence: 0,
                 draining: status.draining,
+                plain_http_on_network: status.plain_http_on_network,
                 resources: status.resources,
                 models,
                 workers: status.workers,
@@ -262,7 +282,7 @@ impl HiveLauncher {
             let pid = self.child.as_ref().and_then(|child| child.id());
             let (_, run) = look(&self.options.home).await?;
             if let Some(run) = run.filter(|run| Some(run.pid) == pid)
-                && let Ok(found) = self.probe(&run.url).await
+                && let Ok(found) = self.probe(&run.url, &trust_of(&run)?).await
             {
                 tracing::info!(hive = %self.options.name, pid, "local hive started");
                 return Ok(found);
@@ -353,6 +373,17 @@ impl HiveLauncher {
             self.child_ends().await;
         }
     }
+}
+
+/// Asks for a hive's status.
+async fn ask(client: HopClient) -> Result<(HopClient, HiveStatus), CallError> {
+    let status = client.get("/api/v1/status", Deadline::after(PROBE_LIMIT)).await?;
+    Ok((client, status))
+}
+
+/// Returns by what the hive of this machine is known. A few lines of a file, read where its run file was.
+fn trust_of(run: &RunFile) -> Result<Trust, CallError> {
+    Trust::in_files(run.certificate_file.iter()).map_err(CallError::Tls)
 }
 
 /// Looks whether a hive holds the home directory, and where it says it listens.

@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use input_validation::NodeName;
 use rbee_sqlite::{DatabaseError, Opened};
+use rbee_tls::CertificateFingerprint;
 use rusqlite::{Connection, OptionalExtension as _};
 use rusqlite_migration::{M, Migrations};
 
@@ -16,13 +17,21 @@ use rusqlite_migration::{M, Migrations};
 const LOCAL: &str = "local";
 
 /// One step a schema version; a step that was released is never changed.
-const STEPS: &[M<'static>] = &[M::up(
-    "CREATE TABLE hive (
+const STEPS: &[M<'static>] = &[
+    M::up(
+        "CREATE TABLE hive (
         name TEXT PRIMARY KEY NOT NULL,
         url TEXT,
         created_at_ms INTEGER NOT NULL
     ) STRICT;",
-)];
+    ),
+    M::up(
+        "CREATE TABLE pairing (
+        name TEXT PRIMARY KEY NOT NULL REFERENCES hive (name) ON DELETE CASCADE,
+        certificate BLOB NOT NULL
+    ) STRICT;",
+    ),
+];
 const SCHEMA: Migrations<'static> = Migrations::from_slice(STEPS);
 
 /// One machine.
@@ -31,6 +40,8 @@ pub(crate) struct Hive {
     pub(crate) name: NodeName,
     /// Its address; the local machine has none here, since its run file tells it.
     pub(crate) url: Option<String>,
+    /// The certificate of its hive, where that was paired.
+    pub(crate) certificate: Option<CertificateFingerprint>,
 }
 
 /// The machines that are known, this one apart.
@@ -60,6 +71,56 @@ pub(crate) fn load(path: &Path) -> Result<Hives, HivesError> {
     read(path).map_err(|source| HivesError { path: path.to_owned(), source })
 }
 
+/// Writes down a machine that was paired, in the place of one of the same name.
+///
+/// # Errors
+/// [`HivesError`].
+pub(crate) fn add_paired(
+    path: &Path,
+    name: &NodeName,
+    url: &str,
+    certificate: &CertificateFingerprint,
+) -> Result<(), HivesError> {
+    let write = || {
+        let mut connection = rbee_sqlite::open(path, &SCHEMA)?.connection;
+        let change = connection.transaction()?;
+        change.execute(
+            "INSERT INTO hive (name, url, created_at_ms) VALUES (?1, ?2, ?3)
+             ON CONFLICT (name) DO UPDATE SET url = ?2",
+            (name.as_str(), url, now_ms()),
+        )?;
+        change.execute(
+            "INSERT INTO pairing (name, certificate) VALUES (?1, ?2)
+             ON CONFLICT (name) DO UPDATE SET certificate = ?2",
+            (name.as_str(), certificate.as_bytes()),
+        )?;
+        Ok(change.commit()?)
+    };
+    write().map_err(|source| HivesError { path: path.to_owned(), source })
+}
+
+/// Removes a machine that was paired; one that was not stays.
+///
+/// # Errors
+/// [`HivesError`].
+pub(crate) fn remove_paired(path: &Path, name: &NodeName) -> Result<(), HivesError> {
+    let write = || {
+        let mut connection = rbee_sqlite::open(path, &SCHEMA)?.connection;
+        let change = connection.transaction()?;
+        let removed = change.execute("DELETE FROM pairing WHERE name = ?1", [name.as_str()])?;
+        if removed > 0 {
+            change.execute("DELETE FROM hive WHERE name = ?1", [name.as_str()])?;
+        }
+        Ok(change.commit()?)
+    };
+    write().map_err(|source| HivesError { path: path.to_owned(), source })
+}
+
+fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    i64::try_from(now).unwrap_or(i64::MAX)
+}
+
 fn read(path: &Path) -> Result<Hives, DatabaseError> {
     let Opened { connection, damaged } = rbee_sqlite::open(path, &SCHEMA)?;
     if let Some(aside) = damaged {
@@ -72,19 +133,25 @@ fn read(path: &Path) -> Result<Hives, DatabaseError> {
 }
 
 fn rows(connection: &Connection) -> Result<Hives, rusqlite::Error> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     connection.execute(
         "INSERT INTO hive (name, url, created_at_ms) VALUES (?1, NULL, ?2) ON CONFLICT DO NOTHING",
-        (LOCAL, i64::try_from(now).unwrap_or(i64::MAX)),
+        (LOCAL, now_ms()),
     )?;
     let local = connection
         .query_row("SELECT name FROM hive WHERE name = ?1", [LOCAL], |row| name(row, 0))
         .optional()?
         .ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-    let mut remote =
-        connection.prepare("SELECT name, url FROM hive WHERE name <> ?1 ORDER BY name")?;
+    let mut remote = connection.prepare(
+        "SELECT hive.name, url, certificate FROM hive LEFT JOIN pairing USING (name) WHERE name <> ?1 ORDER BY name",
+    )?;
+    let certificate = |row: &rusqlite::Row<'_>| {
+        let bytes: Option<[u8; 32]> = row.get(2)?;
+        Ok::<_, rusqlite::Error>(bytes.map(CertificateFingerprint::from_bytes))
+    };
     let remote = remote
-        .query_map([LOCAL], |row| Ok(Hive { name: name(row, 0)?, url: row.get(1)? }))?
+        .query_map([LOCAL], |row| {
+            Ok(Hive { name: name(row, 0)?, url: row.get(1)?, certificate: certificate(row)? })
+        })?
         .collect::<Result<_, _>>()?;
     Ok(Hives { local, remote })
 }
@@ -124,9 +191,29 @@ mod tests {
             .execute("INSERT INTO hive VALUES ('attic', 'http://10.0.0.7:9200', 1)", [])
             .unwrap();
         let again = load(&path).unwrap();
-        let attic =
-            Hive { name: "attic".parse().unwrap(), url: Some("http://10.0.0.7:9200".to_owned()) };
+        let attic = Hive {
+            name: "attic".parse().unwrap(),
+            url: Some("http://10.0.0.7:9200".to_owned()),
+            certificate: None,
+        };
         assert_eq!(again, Hives { local: fresh.local, remote: vec![attic] });
+    }
+
+    #[test]
+    fn a_paired_machine_is_kept_with_its_certificate_until_it_is_forgotten() {
+        let (_directory, path) = database();
+        let local = load(&path).unwrap().local;
+        let attic: NodeName = "attic".parse().unwrap();
+        for byte in [7, 8] {
+            let certificate = CertificateFingerprint::from_bytes([byte; 32]);
+            add_paired(&path, &attic, "https://10.0.0.7:9200", &certificate).unwrap();
+            let found = load(&path).unwrap().remote;
+            let url = Some("https://10.0.0.7:9200".to_owned());
+            assert_eq!(found, [Hive { name: attic.clone(), url, certificate: Some(certificate) }]);
+        }
+        remove_paired(&path, &attic).unwrap();
+        remove_paired(&path, &local).unwrap();
+        assert_eq!(load(&path).unwrap(), Hives { local, remote: Vec::new() });
     }
 
     #[test]

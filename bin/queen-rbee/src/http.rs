@@ -6,6 +6,7 @@ mod keys;
 mod models;
 mod openai;
 mod operations;
+mod pairing;
 mod workers;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::Credentials;
 use crate::app::App;
 use crate::jwt::Gate;
 use crate::keys::Keys;
+use crate::pairing::Pairings;
 
 /// The table. `readiness` answers the health routes.
 pub(crate) fn routes(readiness: Readiness) -> RouteTable<Arc<App>> {
@@ -31,6 +33,9 @@ pub(crate) fn routes(readiness: Readiness) -> RouteTable<Arc<App>> {
         .get("/api/v1/hives", Access::Status, hives::list)
         .post("/api/v1/hives/{name}/heartbeat", Access::Peer, hives::heartbeat)
         .post("/api/v1/hives/{name}/audit", Access::Peer, audit::exchange)
+        .post("/api/v1/hives/{name}/pair", Access::Applicant, pairing::claim)
+        .delete("/api/v1/hives/{name}", Access::Admin, pairing::forget)
+        .post("/api/v1/pairings", Access::Admin, pairing::create)
         .get("/api/v1/workers", Access::Status, workers::list)
         .get("/api/v1/workers/{id}", Access::Status, workers::show)
         .delete("/api/v1/workers/{id}", Access::Admin, workers::stop)
@@ -48,21 +53,27 @@ pub(crate) fn routes(readiness: Readiness) -> RouteTable<Arc<App>> {
         .get("/metrics", Access::Status, operations::metrics)
 }
 
-/// Tells clients from hives by what they show; each comparison takes the same time.
+/// Tells clients, hives and machines that are about to be paired apart by what they show; each comparison takes the same time.
 pub(crate) fn authenticator(
     credentials: &Credentials,
     keys: Arc<Keys>,
+    pairings: Arc<Pairings>,
     gate: Option<Arc<Gate>>,
 ) -> Authenticator {
     let Credentials { client, hive } = credentials.clone();
-    Arc::new(move |shown| {
+    Arc::new(move |shown, certificate| {
         let digest = shown.digest();
+        // Whoever shows a hive's certificate is that hive or nobody, whatever tokens it has.
+        if certificate.is_some() {
+            return pairings.recognise(&digest, certificate);
+        }
         match (client.matches(&digest), hive.matches(&digest)) {
             (true, _) => Some(Principal::Client),
             (false, true) => Some(Principal::Peer),
             (false, false) => {
                 let signed = || gate.as_ref().and_then(|gate| gate.recognise(shown));
-                keys.recognise(shown).or_else(signed).map(Principal::Key)
+                let key = keys.recognise(shown).or_else(signed).map(Principal::Key);
+                key.or_else(|| pairings.recognise(&digest, None))
             }
         }
     })

@@ -14,8 +14,11 @@ mod hive_launcher;
 mod hives;
 mod http;
 mod jwt;
+mod kept;
 mod keys;
+mod listening;
 mod marked_frames;
+mod pairing;
 mod placement;
 mod pull_relay;
 mod queue;
@@ -28,23 +31,24 @@ mod shutdown;
 mod starts;
 mod tasks;
 mod telemetry;
+mod tls;
 mod turns;
 mod usage;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit_logging::{Auditor, Event, Kind, Options, Signer};
-use auth_min::{TOKEN_LENGTH_MIN, check_bind, check_open_bind, is_loopback};
-use rbee_api::audit::AuditMode;
+use audit_logging::{Auditor, Event, Kind};
+use auth_min::{TOKEN_LENGTH_MIN, is_loopback};
 use rbee_api::openapi;
 use rbee_api::queen::{AuthMode, RunFile};
-use rbee_home::{Daemon, Home, LockGuard, raise_descriptor_limit};
+use rbee_home::{Daemon, Home, raise_descriptor_limit};
 use rbee_http::{
-    Credential, HopClient, Metrics, Principal, Readiness, Server, inherited, init_logs,
+    HopClient, Metrics, Principal, Readiness, Server, init_logs, keep_fresh, reached_from_here,
 };
-use secrets_management::{forbid_core_dumps, load_or_generate};
+use rbee_tls::Trust;
+use secrets_management::forbid_core_dumps;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -55,12 +59,16 @@ use app::App;
 use hive_launcher::{HiveLauncher, LauncherOptions};
 use hives::Hives;
 use jwt::Gate;
+use kept::{Credentials, Seat, open_audit, open_gate, open_pairings, read_home};
 use keys::Keys;
+use listening::{is_plain_on_network, listen};
+use pairing::Pairings;
 use registry::Registry;
 use reloads::Reloads;
 use retry_budget::RetryBudget;
 use starts::Starts;
 use tasks::{HiveKeeper, Tasks};
+use tls::Tls;
 use turns::Turns;
 
 pub use config::{
@@ -79,25 +87,6 @@ const CUT_TIME: Duration = Duration::from_secs(1);
 const HIVE_TIME_MIN: Duration = Duration::from_secs(1);
 /// How long connections have to close once all requests have ended.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
-
-/// What a queen holds before it opens a port: the home directory and its lock.
-#[derive(Debug)]
-pub struct Seat {
-    home: Home,
-    lock: LockGuard,
-}
-
-impl Seat {
-    /// Opens the home directory and takes the queen's lock on it.
-    ///
-    /// # Errors
-    /// Fails if another queen runs there, or if the directory cannot be used.
-    pub fn take(config: &Config) -> Result<Self, QueenError> {
-        let home = Home::open(&config.home)?;
-        let lock = home.lock(Daemon::Queen)?;
-        Ok(Self { home, lock })
-    }
-}
 
 /// Lists the routes, one a line: method, path, who may call it.
 #[must_use]
@@ -138,34 +127,6 @@ pub fn serve(config: Config) -> Result<(), QueenError> {
     outcome
 }
 
-/// Opens the port, or takes the one that a service manager has opened. The policy is asked about
-/// the address before there is a listener.
-async fn listen(settings: &Settings, credentials: &Credentials) -> Result<TcpListener, QueenError> {
-    let handed_over = inherited().map_err(QueenError::setup("the inherited listener"))?;
-    let configured = settings.bind;
-    let address = match &handed_over {
-        Some(listener) => listener.local_addr().map_err(QueenError::listen(configured))?,
-        None => configured,
-    };
-    check_bind(address, credentials.shortest())?;
-    match settings.auth.mode {
-        AuthMode::Token => {}
-        AuthMode::None => {
-            check_open_bind(address)?;
-            tracing::warn!(
-                "auth.mode is \"none\": every program and every user of this machine is a client"
-            );
-        }
-    }
-    if !is_loopback(address.ip()) {
-        tracing::warn!(%address, "listening on the network: plain HTTP can be read on its way");
-    }
-    match handed_over {
-        Some(listener) => Ok(listener),
-        None => rbee_http::bind(address).await.map_err(QueenError::listen(address)),
-    }
-}
-
 /// Serves on `listener` until `shutdown` asks to stop, then stops in order: no
 /// new work, running requests finish, the local hive ends, the port closes.
 async fn run(
@@ -177,14 +138,16 @@ async fn run(
 ) -> Result<(), QueenError> {
     let address = listener.local_addr().map_err(QueenError::listen(config.settings.bind))?;
     let tasks = Tasks::default();
+    let tls = Tls::open(&config.settings, &seat.home, address).await?;
     let metrics = Metrics::install("queen").map_err(QueenError::setup("metrics"))?;
     let audit = open_audit(&config, &seat.home).await?;
+    let pairings = open_pairings(&seat.home, &tls, &hives).await?;
     let app = build_app(
         &config,
         &seat.home,
         (&hives, keys),
         &credentials,
-        Host { shutdown, metrics, audit },
+        Host { shutdown, metrics, audit, pairings, address, trust: tls.trust.clone() },
         &tasks,
     )?;
     let readiness = Readiness::new({
@@ -194,14 +157,22 @@ async fn run(
     let gate = open_gate(&config.settings).await?;
     gate.iter().for_each(|gate| tasks.spawn(Arc::clone(gate).keep_fresh()));
     let length_min = if is_loopback(address.ip()) { 0 } else { TOKEN_LENGTH_MIN };
-    tasks.spawn(reloads.keep(credentials.clone(), length_min, app.audit.clone()));
+    tls.own().into_iter().for_each(|own| tasks.spawn(keep_fresh(own)));
+    tasks.spawn(reloads.keep(credentials.clone(), length_min, tls.own(), app.audit.clone()));
     let router = router(&app, &credentials, gate, readiness)?;
     let closing = CancellationToken::new();
-    let server = tokio::spawn(Server::new(listener, router, CLOSE_TIME).run(closing.clone()));
+    let server = Server::new(listener, router, CLOSE_TIME).over(tls.served.as_ref());
+    let server = tokio::spawn(server.run(closing.clone()));
 
-    let run = RunFile { url: format!("http://{}", from_here(address)), pid: std::process::id() };
+    let run = RunFile {
+        url: format!("{}://{}", tls.scheme(), reached_from_here(address)),
+        pid: std::process::id(),
+        certificate_file: tls.served.as_ref().and_then(|served| served.known_by.clone()),
+        worker_url: None,
+    };
     let run_file = seat.home.write_run_file(Daemon::Queen, &seat.lock, &run)?;
-    let keeper = HiveKeeper::start(launcher(&config, seat.home.clone(), &app, &credentials));
+    let keeper =
+        HiveKeeper::start(launcher(&config, seat.home.clone(), &app, (&credentials, &tls)));
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "queen serves");
 
     app.shutdown.asked().cancelled().await;
@@ -235,81 +206,9 @@ fn router(
         AuthMode::Token => routes,
         AuthMode::None => routes.without_credentials(Principal::Client),
     };
-    let authenticator = http::authenticator(credentials, Arc::clone(&app.keys), gate);
+    let (keys, pairings) = (Arc::clone(&app.keys), Arc::clone(&app.pairings));
+    let authenticator = http::authenticator(credentials, keys, pairings, gate);
     Ok(routes.build(Arc::clone(app), authenticator, app.metrics.clone()))
-}
-
-/// Returns the address at which programs of this machine reach a listener.
-fn from_here(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
-}
-
-/// The tokens of the two conversations the queen takes part in.
-#[derive(Debug, Clone)]
-pub(crate) struct Credentials {
-    pub(crate) client: Credential,
-    pub(crate) hive: Credential,
-}
-
-impl Credentials {
-    /// Returns the characters of the shorter one.
-    fn shortest(&self) -> usize {
-        [&self.client, &self.hive]
-            .map(|credential| credential.current().expose().len())
-            .into_iter()
-            .min()
-            .unwrap_or_default()
-    }
-}
-
-async fn read_home(config: &Config, home: &Home) -> Result<(Credentials, Hives, Keys), QueenError> {
-    let home = home.clone();
-    let auth = config.settings.auth.clone();
-    let read = tokio::task::spawn_blocking(move || {
-        let client = Credential::load(auth.client_token(&home)?, auth.overlap())?;
-        let hive = Credential::load(auth.hive_token(&home)?, auth.overlap())?;
-        let hives = hives::load(&home.beehives_db())?;
-        let path = home.keys_db();
-        let keys = Keys::open(&path).map_err(|source| QueenError::Keys { path, source })?;
-        Ok((Credentials { client, hive }, hives, keys))
-    });
-    read.await.map_err(QueenError::setup("the home directory"))?
-}
-
-/// Sets up what believes signed tokens, where that is configured.
-async fn open_gate(settings: &Settings) -> Result<Option<Arc<Gate>>, QueenError> {
-    let Some(settings) = settings.jwt.clone() else { return Ok(None) };
-    let opened = tokio::task::spawn_blocking(move || Gate::open(&settings));
-    let gate = opened.await.map_err(QueenError::setup("signed tokens"))??;
-    Ok(Some(Arc::new(gate)))
-}
-
-/// Opens the queen's audit log, with which she begins to be accountable.
-async fn open_audit(config: &Config, home: &Home) -> Result<Auditor, QueenError> {
-    let settings = config.settings.audit;
-    if settings.mode == AuditMode::Off {
-        tracing::warn!("the audit log is off: nobody can tell later who did what");
-        return Ok(Auditor::off());
-    }
-    let home = home.clone();
-    let opened = tokio::task::spawn_blocking(move || {
-        let service = Daemon::Queen.program();
-        let key = load_or_generate(&home.audit_key())?.derive("audit", service)?;
-        let options = Options {
-            directory: home.audit_dir().join(service),
-            service: service.to_owned(),
-            settings,
-            signer: Signer::new(&key, service),
-        };
-        let start = Event::of_daemon(Kind::Start, env!("CARGO_PKG_VERSION"));
-        Ok(Auditor::open(options, start)?)
-    });
-    opened.await.map_err(QueenError::setup("the audit log"))?
 }
 
 /// What a queen is given by the process around her.
@@ -317,6 +216,11 @@ struct Host {
     shutdown: Shutdown,
     metrics: Metrics,
     audit: Auditor,
+    pairings: Arc<Pairings>,
+    /// Where the queen listens.
+    address: SocketAddr,
+    /// By whom she knows hives on other machines.
+    trust: Trust,
 }
 
 fn build_app(
@@ -328,11 +232,14 @@ fn build_app(
     tasks: &Tasks,
 ) -> Result<Arc<App>, QueenError> {
     let settings = config.settings.clone();
-    let Host { shutdown, metrics, audit } = host;
+    let Host { shutdown, metrics, audit, pairings, address, trust } = host;
     let registry = Arc::new(Registry::new(hives.local.clone(), settings.heartbeat_interval()));
     for hive in &hives.remote {
         if let Some(url) = &hive.url {
-            let client = HopClient::new(url, credentials.hive.clone())?;
+            let client = match &hive.certificate {
+                Some(certificate) => pairings.client(&hive.name, url, certificate)?,
+                None => HopClient::trusting(url, credentials.hive.clone(), &trust)?,
+            };
             registry.add_remote(hive.name.clone(), client);
         }
     }
@@ -346,6 +253,8 @@ fn build_app(
         starts: Starts::new(Arc::clone(&registry), tasks.clone()),
         registry,
         keys,
+        pairings,
+        address,
         retries: RetryBudget::new(settings.retry_budget_percent),
         shutdown,
         cut: CancellationToken::new(),
@@ -354,12 +263,18 @@ fn build_app(
         metrics,
         audit,
         audit_dir: home.audit_dir(),
+        plain_http_on_network: is_plain_on_network(&settings, address),
         settings,
         started: Instant::now(),
     }))
 }
 
-fn launcher(config: &Config, home: Home, app: &App, credentials: &Credentials) -> HiveLauncher {
+fn launcher(
+    config: &Config,
+    home: Home,
+    app: &App,
+    (credentials, tls): (&Credentials, &Tls),
+) -> HiveLauncher {
     HiveLauncher::new(LauncherOptions {
         home,
         name: app.local.clone(),
@@ -367,6 +282,7 @@ fn launcher(config: &Config, home: Home, app: &App, credentials: &Credentials) -
         url: config.settings.local_hive_url.clone(),
         may_start: config.settings.local_hive,
         token: credentials.hive.clone(),
+        trust: tls.trust.clone(),
         registry: Arc::clone(&app.registry),
     })
 }
@@ -385,22 +301,5 @@ async fn drain(app: &App, end: Instant) {
     app.cut.cancel();
     if timeout(CUT_TIME, app.running.wait()).await.is_err() {
         tracing::warn!(requests = app.running.len(), "some clients do not read their replies");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_queen_that_listens_everywhere_is_reached_by_loopback_from_here() {
-        for (bound, reached) in [
-            ("0.0.0.0:8080", "127.0.0.1:8080"),
-            ("[::]:8080", "[::1]:8080"),
-            ("127.0.0.1:1", "127.0.0.1:1"),
-            ("192.168.1.5:80", "192.168.1.5:80"),
-        ] {
-            assert_eq!(from_here(bound.parse().unwrap()).to_string(), reached);
-        }
     }
 }

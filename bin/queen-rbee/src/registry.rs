@@ -116,6 +116,16 @@ impl Registry {
         self.lock().hives.insert(name, entry);
     }
 
+    /// Forgets a machine and all it told; the one this queen runs on stays.
+    pub(crate) fn remove(&self, hive: &NodeName) {
+        let mut state = self.lock();
+        if state.hives.get(hive).is_some_and(|entry| !entry.is_local) {
+            state.hives.remove(hive);
+        }
+        drop(state);
+        self.bump();
+    }
+
     /// Returns what changes from now on can be waited for with.
     pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
@@ -286,6 +296,10 @@ impl Registry {
                 name: name.clone(),
                 url: entry.client.as_ref().map_or_else(String::new, |c| c.base_url().to_owned()),
                 state: view.state(),
+                plain_http_on_network: entry
+                    .snapshot
+                    .as_ref()
+                    .is_some_and(|snapshot| snapshot.plain_http_on_network),
                 last_heartbeat_age_ms: entry.heard_at.map(|at| {
                     u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX)
                 }),

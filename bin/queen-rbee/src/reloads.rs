@@ -1,11 +1,12 @@
-//! SIGHUP: the queen reads her tokens again, so that they can be replaced
-//! without a restart. Owns the signal; which tokens are good then is the
-//! credentials' own business.
+//! SIGHUP: the queen reads her tokens and her certificate again, so that they can
+//! be replaced without a restart. Owns the signal; which tokens are good then is
+//! the credentials' own business.
 
 use std::io;
 
 use audit_logging::{Auditor, Event, Kind, Outcome, SubjectKind};
 use rbee_http::Credential;
+use rbee_tls::OwnCertificate;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::Credentials;
@@ -24,19 +25,23 @@ impl Reloads {
         signal(SignalKind::hangup()).map(Self)
     }
 
-    /// Reads the tokens again at each signal. One shorter than `length_min` is not taken.
+    /// Reads tokens and certificate again at each signal. A token shorter than `length_min` is not taken.
     pub(crate) async fn keep(
         mut self,
         credentials: Credentials,
         length_min: usize,
+        certificate: Option<OwnCertificate>,
         audit: Auditor,
     ) {
         while self.0.recv().await.is_some() {
             let Credentials { client, hive } = credentials.clone();
-            let audit = audit.clone();
+            let (audit, certificate) = (audit.clone(), certificate.clone());
             let read = tokio::task::spawn_blocking(move || {
                 reload("client", &client, length_min, &audit);
                 reload("hive", &hive, length_min, &audit);
+                if let Some(certificate) = certificate {
+                    renew(&certificate, &audit);
+                }
             });
             // It has told of its errors, and panics nowhere.
             read.await.ok();
@@ -54,6 +59,20 @@ fn reload(whose: &'static str, credential: &Credential, length_min: usize, audit
         Err(error) => {
             audit.note(event(Outcome::Failure).with("reason", &error));
             tracing::error!(whose, %error, "the new token cannot be used; the old one stays in force");
+        }
+    }
+}
+
+fn renew(certificate: &OwnCertificate, audit: &Auditor) {
+    let event = |outcome| Event::new(Kind::KeyRotate, outcome).on(SubjectKind::Key, "certificate");
+    match certificate.renew() {
+        Ok(()) => {
+            tracing::info!("certificate read again");
+            audit.note(event(Outcome::Success));
+        }
+        Err(error) => {
+            audit.note(event(Outcome::Failure).with("reason", &error));
+            tracing::error!(%error, "the new certificate cannot be used; the old one stays in force");
         }
     }
 }

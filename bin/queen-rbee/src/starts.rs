@@ -132,7 +132,8 @@ async fn start(registry: &Registry, hive: &NodeName, model: &ModelRef) -> Starte
                 CallError::Unreachable(_)
                 | CallError::TimedOut
                 | CallError::Foreign { .. }
-                | CallError::Setup(_) => Started::Unreachable(no_answer()),
+                | CallError::Setup(_)
+                | CallError::Tls(_) => Started::Unreachable(no_answer()),
             }
         }
     }

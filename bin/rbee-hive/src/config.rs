@@ -3,26 +3,32 @@
 
 mod auth;
 mod restart;
+mod tls;
 mod worker;
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use audit_logging::{AuditSettings, SettingError};
+use auth_min::Transport;
 use clap::Parser;
 use input_validation::{NodeName, in_range};
 use rbee_api::worker::Backend;
 use rbee_home::{ConfigError, ConfigSearch, Daemon, Home, load_toml};
 use rbee_http::{AllowedHosts, LogFormat, check_log_filter};
+use rbee_tls::TlsSettings;
 use serde::Deserialize;
 
 use crate::error::HiveError;
 use crate::liveness::LivenessLimits;
+use crate::pairing::Pairing;
 use crate::reservations::KeptFree;
 use auth::{AuthArgs, AuthConfig};
 use restart::RestartConfig;
+use tls::TlsArgs;
 use worker::WorkerConfig;
 pub(crate) use worker::{KvLayout, WorkerMemoryLimit};
 
@@ -53,6 +59,8 @@ pub enum Invocation {
     PrintOpenapi,
     /// Say that the configuration is good, which it is, and end.
     ConfigIsValid,
+    /// Become a machine of a cluster with the code on standard input, and end.
+    Pair(Box<Config>),
     /// Run.
     Run(Box<Config>),
 }
@@ -67,6 +75,12 @@ pub struct Config {
     /// Started by a queen, which also stops it; by `--managed` alone.
     #[serde(skip)]
     pub(crate) managed: bool,
+    /// By which URL the queen shall call this hive; by `--own-url` alone, for pairing.
+    #[serde(skip)]
+    pub(crate) own_url: Option<String>,
+    /// What was kept of the pairing, on a machine that was paired.
+    #[serde(skip)]
+    pub(crate) pairing: Option<Arc<Pairing>>,
     /// What workers inherit of the environment.
     #[serde(skip)]
     pub(crate) worker_environment: Vec<(OsString, OsString)>,
@@ -115,6 +129,8 @@ pub struct Config {
     pub(crate) import_roots: Option<Vec<PathBuf>>,
     /// Where the token of queen and hive is.
     pub(crate) auth: AuthConfig,
+    /// Whether TLS is spoken, and with which certificate.
+    pub(crate) tls: TlsSettings,
     /// How workers are started.
     pub(crate) worker: WorkerConfig,
     /// When failed workers are started again.
@@ -140,6 +156,8 @@ impl Default for Config {
         Self {
             home: PathBuf::new(),
             managed: false,
+            own_url: None,
+            pairing: None,
             worker_environment: Vec::new(),
             bind: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9200),
             allowed_hosts: Vec::new(),
@@ -161,6 +179,7 @@ impl Default for Config {
             inodes_min_free: 64,
             import_roots: None,
             auth: AuthConfig::default(),
+            tls: TlsSettings::default(),
             worker: WorkerConfig::default(),
             restart: RestartConfig::default(),
             audit: AuditSettings::default(),
@@ -202,6 +221,12 @@ struct Args {
     /// Started by a queen, which also stops it
     #[arg(long)]
     managed: bool,
+    /// Become a machine of a cluster: read the code that `rbee hive pair` printed from standard input, and end
+    #[arg(long, conflicts_with = "managed")]
+    pair: bool,
+    /// With --pair: by which URL the queen reaches this hive [default: https:// and --bind]
+    #[arg(long, value_name = "URL", requires = "pair")]
+    own_url: Option<String>,
     /// First port tried for a worker; 0 takes any [default: 8081]
     #[arg(long, value_name = "PORT", env = "RBEE_HIVE_WORKER_PORT_FIRST")]
     worker_port_first: Option<u16>,
@@ -222,6 +247,8 @@ struct Args {
     log_level: Option<String>,
     #[command(flatten)]
     auth: AuthArgs,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Print the routes with who may call them, and end
     #[arg(long)]
     print_routes: bool,
@@ -263,10 +290,13 @@ impl Config {
         if args.print_openapi {
             return Ok(Invocation::PrintOpenapi);
         }
-        let validate_only = args.validate_config;
+        let (validate_only, pair) = (args.validate_config, args.pair);
         let mut config = Self::resolve(args, std::env::home_dir().as_deref())?;
         if validate_only {
             return Ok(Invocation::ConfigIsValid);
+        }
+        if pair {
+            return Ok(Invocation::Pair(Box::new(config)));
         }
         let inherited = |name: &&str| std::env::var_os(name).map(|value| (name.into(), value));
         config.worker_environment = WORKER_ENVIRONMENT.iter().filter_map(inherited).collect();
@@ -286,6 +316,7 @@ impl Config {
             None => Home::default_path(user_home)?,
         };
         config.managed = args.managed;
+        config.own_url = args.own_url;
         replace(&mut config.bind, args.bind);
         replace(&mut config.name, args.name);
         replace(&mut config.worker_port_first, args.worker_port_first);
@@ -296,6 +327,7 @@ impl Config {
         config.queen_url = args.queen_url.or(config.queen_url);
         config.worker_path = args.worker_path.or(config.worker_path);
         config.auth.replace(args.auth);
+        args.tls.replace(&mut config.tls);
         config.check()?;
         Ok(config)
     }
@@ -320,6 +352,9 @@ impl Config {
         let wrong =
             |error: SettingError| ConfigError::Value { key: error.key, reason: error.reason };
         self.audit.check().map_err(wrong)?;
+        self.tls
+            .check()
+            .map_err(|error| ConfigError::Value { key: error.key, reason: error.reason })?;
         if let Some(url) = &self.queen_url {
             check_url(url)?;
         }
@@ -332,6 +367,28 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Returns the configuration of the machine that this home was paired as: what the queen has given wins over file and
+    /// flags. A hive that a queen has started is hers, and not a machine of another one.
+    ///
+    /// # Errors
+    /// [`HiveError::Pairing`].
+    pub(crate) fn paired(mut self, home: &Home) -> Result<Self, HiveError> {
+        if self.managed {
+            return Ok(self);
+        }
+        if let Some(pairing) = Pairing::load(home)? {
+            self.name = pairing.name.clone();
+            self.queen_url = Some(pairing.queen_url.clone());
+            self.pairing = Some(Arc::new(pairing));
+        }
+        Ok(self)
+    }
+
+    /// Returns what the hive speaks.
+    pub(crate) fn transport(&self) -> Transport {
+        if self.pairing.is_some() { Transport::Tls } else { self.tls.transport() }
     }
 
     /// Returns the names by which the hive may be called.
@@ -435,7 +492,7 @@ fn check_range(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), 
 
 fn check_url(url: &str) -> Result<(), ConfigError> {
     let is_base = url.parse::<http::Uri>().is_ok_and(|uri| {
-        uri.scheme_str() == Some("http")
+        matches!(uri.scheme_str(), Some("http" | "https"))
             && uri.host().is_some()
             && matches!(uri.path(), "" | "/")
             && uri.query().is_none()

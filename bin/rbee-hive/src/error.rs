@@ -8,9 +8,12 @@ use audit_logging::AuditError;
 use auth_min::BindError;
 use model_catalog::{CatalogError, StoreError};
 use rbee_home::{ConfigError, ExitStatus, HomeError};
-use rbee_http::{LogError, MetricsError};
+use rbee_http::{CallError, LogError, MetricsError};
 use rbee_sqlite::DatabaseError;
+use rbee_tls::TlsError;
 use secrets_management::SecretError;
+
+use crate::pairing::PairingError;
 
 /// Says why the hive does not run.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +28,12 @@ pub enum HiveError {
     /// The queen's and hive's token cannot be used.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// The certificate that is configured cannot be used.
+    #[error("cannot speak TLS")]
+    Tls(#[from] TlsError),
+    /// This machine could not be paired, or what was kept of that cannot be used.
+    #[error(transparent)]
+    Pairing(#[from] PairingError),
     /// The address may not be listened on.
     #[error(transparent)]
     BindPolicy(#[from] BindError),
@@ -71,7 +80,8 @@ impl HiveError {
             Self::Config(error) => error.exit_status(),
             Self::Home(error) => error.exit_status(),
             Self::Secret(error) => secret_status(error),
-            Self::BindPolicy(_) | Self::Logs(_) => ExitStatus::Config,
+            Self::BindPolicy(_) | Self::Logs(_) | Self::Tls(_) => ExitStatus::Config,
+            Self::Pairing(error) => pairing_status(error),
             Self::Bind { source, .. } => match source.kind() {
                 io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable => {
                     ExitStatus::Unavailable
@@ -115,10 +125,38 @@ impl HiveError {
                  runs without an audit log"
                     .to_owned(),
             ),
+            Self::Pairing(error) => pairing_hint(error),
+            Self::Tls(_) => Some("check the files under [tls] in rbee-hive.toml".to_owned()),
             Self::Secret(_) | Self::BindPolicy(_) | Self::Metrics(_) => None,
             Self::Catalog(_) | Self::Store(_) | Self::OwnPath(_) | Self::Setup(_) => None,
         }
     }
+}
+
+fn pairing_status(error: &PairingError) -> ExitStatus {
+    match error {
+        PairingError::NotACode => ExitStatus::Usage,
+        PairingError::NoAddress { .. } | PairingError::Damaged(_) => ExitStatus::Config,
+        PairingError::Refused(CallError::Refused(_)) => ExitStatus::NoPermission,
+        PairingError::Refused(_) => ExitStatus::Unavailable,
+        PairingError::Answer(_) => ExitStatus::Failure,
+        PairingError::Secret(error) => secret_status(error),
+    }
+}
+
+fn pairing_hint(error: &PairingError) -> Option<String> {
+    let hint = match error {
+        PairingError::NoAddress { .. } => {
+            "give the address at which the queen reaches this machine: `rbee-hive --pair --bind ADDRESS:PORT`, or \
+             --own-url https://HOST:PORT"
+        }
+        PairingError::Refused(CallError::Refused(_)) => {
+            "a code can be used once, within ten minutes; `rbee hive pair NAME` makes another one"
+        }
+        PairingError::Refused(_) => "see that the queen runs, and that this machine reaches her",
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }
 
 fn secret_status(error: &SecretError) -> ExitStatus {

@@ -36,6 +36,8 @@ pub(crate) struct Hive {
     /// Owns the background tasks and imports.
     pub(crate) tasks: TaskTracker,
     pub(crate) started: Instant,
+    /// Whether others can read what is said to this hive.
+    pub(crate) plain_http_on_network: bool,
     /// When this process started, microseconds since 1970.
     pub(crate) epoch: u64,
 }
@@ -47,6 +49,7 @@ impl Hive {
             epoch: self.epoch,
             sequence,
             draining: self.registry.is_draining(),
+            plain_http_on_network: self.plain_http_on_network,
             resources: self.resources(),
             models: self.models.list().await.unwrap_or_default(),
             workers: self.registry.snapshot(),
@@ -61,6 +64,7 @@ impl Hive {
             pid: std::process::id(),
             managed: self.config.managed,
             draining: self.registry.is_draining(),
+            plain_http_on_network: self.plain_http_on_network,
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             audit: self.audit.status(),
             resources: self.resources(),

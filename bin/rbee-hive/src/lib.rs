@@ -2,6 +2,7 @@
 //! and forwards requests to them. Never chooses between machines, and never opens a model on a device.
 
 mod admission;
+mod audit;
 mod cgroup;
 mod checkpoints;
 mod clock;
@@ -14,9 +15,11 @@ mod hive;
 mod http;
 mod idle;
 mod ledger;
+mod listening;
 mod liveness;
 mod machine;
 mod models;
+mod pairing;
 mod platform;
 mod queen_contact;
 mod registry;
@@ -25,24 +28,25 @@ mod restart;
 mod shutdown;
 mod supervisor;
 mod tasks;
+mod tls;
 mod waiting;
 mod watchdog;
 mod worker_logs;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
-use audit_logging::{Auditor, Event, Kind, Options, Outcome, Signer, remove_old_logs};
+use audit_logging::{Event, Kind};
 use auth_min::TOKEN_LENGTH_MIN;
-use rbee_api::audit::AuditMode;
+use axum::Router;
 use rbee_api::error::ErrorCode;
 use rbee_api::openapi;
+use rbee_api::pairing::PairingCode;
 use rbee_api::queen::RunFile;
 use rbee_home::{Daemon, Home, LockGuard};
 use rbee_http::{
-    Authenticator, Credential, Metrics, Principal, Readiness, Server, bind, inherited,
+    Authenticator, Credential, Metrics, Principal, Readiness, Server, reached_from_here,
 };
+use rbee_tls::{Peer, Served};
 use secrets_management::load_or_generate;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -51,6 +55,8 @@ use tokio_util::task::TaskTracker;
 
 pub use config::{Config, Invocation};
 pub use error::HiveError;
+pub use listening::listen;
+pub use pairing::PairingError;
 pub use shutdown::EndSignals;
 
 use admission::CacheRules;
@@ -59,16 +65,17 @@ use config::KvLayout;
 use ending::Running;
 use hive::Hive;
 use ledger::Ledger;
+use listening::is_plain_on_network;
 use machine::ThisMachine;
 use models::Models;
+use pairing::Pairing;
 use registry::Registry;
 use reservations::Reservations;
 use restart::Moment;
 use shutdown::Shutdown;
-use supervisor::{AuditOfWorkers, Launcher, Rules, Supervisor};
-
-/// The program of workers, whose audit logs lie under this name.
-const WORKER_PROGRAM: &str = "llm-worker-rbee";
+use supervisor::{Launcher, Rules, Supervisor};
+use tasks::Renewed;
+use tls::Tls;
 
 /// The home directory, held against a second hive.
 #[derive(Debug)]
@@ -109,35 +116,39 @@ pub fn openapi_document() -> String {
     openapi::to_text(&openapi::hive())
 }
 
+/// Returns the configuration of the machine that this home was paired as, if it was.
+///
+/// # Errors
+/// [`HiveError::Pairing`].
+pub fn paired(config: Config, held: &HeldHome) -> Result<Config, HiveError> {
+    config.paired(&held.home)
+}
+
+/// Makes this machine one of a cluster, with the code that the queen gave out. Returns what to tell.
+///
+/// # Errors
+/// [`HiveError::Pairing`]; nothing has changed on this machine then.
+pub async fn pair(config: &Config, held: &HeldHome, code: &str) -> Result<String, HiveError> {
+    let code = PairingCode(code.to_owned());
+    let own_url = pairing::own_url(config.own_url.as_deref(), config.bind, &code)?;
+    let pairing = Pairing::ask(&code, &own_url).await?;
+    pairing.keep(&held.home)?;
+    let Pairing { name, queen_url, .. } = &pairing;
+    Ok(format!(
+        "this machine is {name} in the cluster of {queen_url}; start its hive with `rbee-hive`\n"
+    ))
+}
+
 /// Loads the token that queen and hive show each other.
 ///
 /// # Errors
 /// [`HiveError::Config`] and [`HiveError::Secret`].
 pub fn load_token(config: &Config, held: &HeldHome) -> Result<Credential, HiveError> {
+    if let Some(pairing) = &config.pairing {
+        return Ok(Arc::new(pairing.token()?).into());
+    }
     let source = config.auth.hive_token(&held.home)?;
     Ok(Credential::load(source, config.auth.overlap())?)
-}
-
-/// Binds the configured address, or takes the listener that a service manager has bound. The policy is asked about the
-/// address before there is a listener.
-///
-/// # Errors
-/// [`HiveError::BindPolicy`] and [`HiveError::Bind`].
-pub async fn listen(config: &Config, token: &Credential) -> Result<TcpListener, HiveError> {
-    let refused = |source| HiveError::Bind { address: config.bind, source };
-    let handed_over = inherited().map_err(refused)?;
-    let address = match &handed_over {
-        Some(listener) => listener.local_addr().map_err(refused)?,
-        None => config.bind,
-    };
-    auth_min::check_bind(address, token.current().expose().len())?;
-    if !auth_min::is_loopback(address.ip()) {
-        tracing::warn!(%address, "traffic on this address can be read by others on the network; put TLS or a VPN before it");
-    }
-    match handed_over {
-        Some(listener) => Ok(listener),
-        None => bind(address).await.map_err(refused),
-    }
 }
 
 /// Runs a hive until it is told to end, by signal or by request, and all its workers are gone.
@@ -155,10 +166,17 @@ pub async fn run(
     let address = listener.local_addr().map_err(HiveError::Setup)?;
     let length_min = if auth_min::is_loopback(address.ip()) { 0 } else { TOKEN_LENGTH_MIN };
     let allowed_hosts = config.allowed_hosts()?;
-    let url = url_for_neighbours(address);
+    let tls = Tls::open(&config, &home, address).await?;
+    let url = format!("{}://{}", tls.scheme(), reached_from_here(address));
+    let for_workers = tls.for_workers.as_ref().map(TcpListener::local_addr).transpose();
+    let worker_url =
+        for_workers.map_err(HiveError::Setup)?.map(|address| format!("http://{address}"));
     let (ledger, left) = Ledger::open(&home.workers_db())?;
     let (tally, failing) = (ledger.tally()?, ledger.failing()?);
-    let hive = assemble(config, home, &url, ledger)?;
+    let plain_http_on_network = is_plain_on_network(&config, address);
+    let reached =
+        Reached { plain_http_on_network, by_workers: worker_url.as_ref().unwrap_or(&url) };
+    let hive = assemble(config, home, &reached, ledger)?;
     ending::show_tally(tally);
     hive.registry.restore(failing, Moment::now());
     hive.supervisor.adopt(left).await;
@@ -168,8 +186,13 @@ pub async fn run(
     {
         tracing::warn!(error = %error, "cannot remove old worker logs");
     }
-    remove_old_audit_logs(&hive);
-    let run_file = RunFile { url: url.clone(), pid: std::process::id() };
+    audit::remove_old(&hive);
+    let run_file = RunFile {
+        url: url.clone(),
+        pid: std::process::id(),
+        certificate_file: tls.served.as_ref().and_then(|served| served.known_by.clone()),
+        worker_url,
+    };
     let run_file = hive.home.write_run_file(Daemon::Hive, &lock, &run_file)?;
 
     let registry = Arc::clone(&hive.registry);
@@ -178,16 +201,15 @@ pub async fn run(
         false => Ok(()),
     });
     let routes = http::routes(readiness).allow_hosts(allowed_hosts).audited(hive.audit.clone());
-    let router = routes.build(
-        Arc::clone(&hive),
-        authenticator(token.clone(), Arc::clone(&hive.registry)),
-        hive.metrics.clone(),
-    );
+    let router =
+        routes.build(Arc::clone(&hive), authenticator(&hive, token.clone()), hive.metrics.clone());
     let stop_serving = CancellationToken::new();
+    let Tls { served, for_workers } = tls;
     let server =
-        tokio::spawn(Server::new(listener, router, ending::LAST_LIMIT).run(stop_serving.clone()));
+        tokio::spawn(serve(listener, for_workers, router, served.clone(), stop_serving.clone()));
     let stop_tasks = CancellationToken::new();
-    tasks::start(&hive, (token, length_min), signals, &stop_tasks);
+    let own = served.map(|served| served.own);
+    tasks::start(&hive, Renewed { token, length_min, own }, signals, &stop_tasks);
     tracing::info!(url, name = %hive.config.name, managed = hive.config.managed, "hive serves");
 
     hive.shutdown.stop.cancelled().await;
@@ -197,10 +219,40 @@ pub async fn run(
     Ok(())
 }
 
-fn assemble(config: Config, home: Home, url: &str, ledger: Ledger) -> Result<Arc<Hive>, HiveError> {
+/// Serves everybody on `listener`, and workers on their own, where there is one.
+async fn serve(
+    listener: TcpListener,
+    for_workers: Option<TcpListener>,
+    router: Router,
+    served: Option<Served>,
+    stop: CancellationToken,
+) {
+    let all = Server::new(listener, router.clone(), ending::LAST_LIMIT).over(served.as_ref());
+    let workers = async {
+        if let Some(listener) = for_workers {
+            Server::new(listener, router, ending::LAST_LIMIT).run(stop.clone()).await;
+        }
+    };
+    tokio::join!(all.run(stop.clone()), workers);
+}
+
+/// How the hive is reached.
+struct Reached<'u> {
+    /// Whether others can read what is said to it.
+    plain_http_on_network: bool,
+    /// The URL that workers call.
+    by_workers: &'u str,
+}
+
+fn assemble(
+    config: Config,
+    home: Home,
+    reached: &Reached<'_>,
+    ledger: Ledger,
+) -> Result<Arc<Hive>, HiveError> {
     let key = load_or_generate(&home.worker_key())?;
     let metrics = Metrics::install("hive")?;
-    let audit = open_audit(&config, &home)?;
+    let audit = audit::open(&config, &home)?;
     let auditor = audit.auditor.clone();
     let models = Arc::new(Models::open(&home, config.import_roots())?);
     let registry = Arc::new(Registry::new(config.restart.rules(), config.heartbeat_interval()));
@@ -232,7 +284,7 @@ fn assemble(config: Config, home: Home, url: &str, ledger: Ledger) -> Result<Arc
         heartbeat_seconds: config.heartbeat_interval_seconds,
         stop_grace_seconds: config.stop_grace_seconds,
         worker_arguments: config.worker.arguments(&home.cache_dir()),
-        hive_url: url.to_owned(),
+        hive_url: reached.by_workers.to_owned(),
         environment: config.environment_of_workers(),
         home: home.clone(),
         memory_limit: config.worker.memory_limit(),
@@ -260,82 +312,22 @@ fn assemble(config: Config, home: Home, url: &str, ledger: Ledger) -> Result<Arc
         audit: auditor,
         tasks: TaskTracker::new(),
         started: Instant::now(),
+        plain_http_on_network: reached.plain_http_on_network,
         epoch: clock::wall_clock_micros(),
     }))
 }
 
-/// Opens the hive's audit log, with which it begins to be accountable.
-fn open_audit(config: &Config, home: &Home) -> Result<AuditOfWorkers, HiveError> {
-    let settings = config.audit;
-    let directory = home.audit_dir().join(WORKER_PROGRAM);
-    if settings.mode == AuditMode::Off {
-        tracing::warn!("the audit log is off: nobody can tell later who did what");
-        return Ok(AuditOfWorkers { auditor: Auditor::off(), settings, key: None, directory });
-    }
-    let root = load_or_generate(&home.audit_key())?;
-    let program = Daemon::Hive.program();
-    let service = format!("{program}/{}", config.name);
-    let options = Options {
-        directory: home.audit_dir().join(program),
-        signer: Signer::new(&root.derive("audit", program)?, &service),
-        service,
-        settings,
-    };
-    let start = Event::of_daemon(Kind::Start, env!("CARGO_PKG_VERSION"));
-    let auditor = Auditor::open(options, start)?;
-    Ok(AuditOfWorkers { auditor, settings, key: Some(root), directory })
-}
-
-/// Removes the audit logs of workers that are long gone. That they are is written down.
-fn remove_old_audit_logs(hive: &Hive) {
-    if hive.config.audit.mode == AuditMode::Off {
-        return;
-    }
-    let living = hive.registry.snapshot();
-    let is_living = |name: &str| living.iter().any(|worker| worker.id.as_str() == name);
-    let age = Duration::from_secs(hive.config.audit.retention_days * 24 * 60 * 60);
-    match remove_old_logs(&hive.home.audit_dir().join(WORKER_PROGRAM), age, is_living) {
-        Ok(0) => {}
-        Ok(removed) => {
-            let event = Event::new(Kind::Retention, Outcome::Success);
-            hive.audit.note(event.with_number("worker_logs_removed", removed));
-        }
-        Err(error) => tracing::warn!(%error, "cannot remove the audit logs of old workers"),
-    }
-}
-
-/// Knows the queen by the shared token, and each live worker by its own.
-fn authenticator(token: Credential, registry: Arc<Registry>) -> Authenticator {
-    Arc::new(move |shown| {
+/// Knows the queen by the shared token, on a paired machine by her certificate, too; and each live worker by its own.
+fn authenticator(hive: &Hive, token: Credential) -> Authenticator {
+    let (registry, is_paired) = (Arc::clone(&hive.registry), hive.config.pairing.is_some());
+    Arc::new(move |shown, certificate| {
         let digest = shown.digest();
         let worker = registry.caller(&digest).map(Principal::Worker);
-        if token.matches(&digest) { Some(Principal::Peer) } else { worker }
+        let may_be_queen = match certificate.map(|shown| &shown.peer) {
+            Some(Peer::Queen) => true,
+            Some(Peer::Hive(_)) => false,
+            None => !is_paired,
+        };
+        if token.matches(&digest) && may_be_queen { Some(Principal::Peer) } else { worker }
     })
-}
-
-/// Returns the URL at which programs of this machine reach a listener.
-fn url_for_neighbours(address: SocketAddr) -> String {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    format!("http://{}", SocketAddr::new(ip, address.port()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn neighbours_are_told_an_address_that_can_be_called() {
-        for (bound, url) in [
-            ("127.0.0.1:9200", "http://127.0.0.1:9200"),
-            ("0.0.0.0:9200", "http://127.0.0.1:9200"),
-            ("[::]:1", "http://[::1]:1"),
-            ("192.168.1.5:9200", "http://192.168.1.5:9200"),
-        ] {
-            assert_eq!(url_for_neighbours(bound.parse().unwrap()), url);
-        }
-    }
 }

@@ -2,6 +2,7 @@
 //! does no harm and a restarted queen learns everything within one interval. Takes no orders from the answer but the
 //! time of the next contact.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +10,13 @@ use deadline_propagation::Deadline;
 use rbee_api::hive::HeartbeatReply;
 use rbee_home::Daemon;
 use rbee_http::{CallError, Credential, HopClient};
+use rbee_tls::Trust;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoints::Exchange;
 use crate::hive::Hive;
+use crate::tls;
 use crate::waiting::{Woken, woken};
 
 /// A queen on the same machine answers within milliseconds, one elsewhere within a round trip.
@@ -83,25 +86,42 @@ async fn tell(
     token: &Credential,
     sequence: u64,
 ) -> Result<Option<HeartbeatReply>, CallError> {
-    let Some(url) = queen_url(hive) else { return Ok(None) };
+    let Some(Queen { url, certificate_file }) = queen(hive) else { return Ok(None) };
     let current = match client.take().filter(|client| client.base_url() == url) {
         Some(current) => current,
-        None => HopClient::new(&url, token.clone())?,
+        None => {
+            let trust = match certificate_file {
+                Some(file) => Trust::in_files([file]),
+                None => tls::trust(&hive.config, &hive.home),
+            };
+            HopClient::trusting(&url, token.clone(), &trust.map_err(CallError::Tls)?)?
+        }
     };
     let path = format!("/api/v1/hives/{}/heartbeat", hive.config.name);
     let snapshot = hive.snapshot(sequence).await;
     let answer = current.post(&path, &snapshot, Deadline::after(CALL_LIMIT)).await;
-    *client = Some(current);
+    // Where it failed, the next one knows the queen by what her certificate is then.
+    *client = answer.is_ok().then_some(current);
     answer.map(Some)
 }
 
-/// Returns the queen's address, without a slash at its end: the configured one, or that of the queen on this home.
-fn queen_url(hive: &Hive) -> Option<String> {
-    let url = match &hive.config.queen_url {
-        Some(url) => url.clone(),
-        None => hive.home.read_run_file(Daemon::Queen).ok()??.url,
+/// Where the queen is, and by what file she is known on this machine.
+struct Queen {
+    /// Without a slash at its end.
+    url: String,
+    certificate_file: Option<PathBuf>,
+}
+
+/// Returns the configured queen, or the one on this home.
+fn queen(hive: &Hive) -> Option<Queen> {
+    let (url, certificate_file) = match &hive.config.queen_url {
+        Some(url) => (url.clone(), None),
+        None => {
+            let run = hive.home.read_run_file(Daemon::Queen).ok()??;
+            (run.url, run.certificate_file)
+        }
     };
-    Some(url.trim_end_matches('/').to_owned())
+    Some(Queen { url: url.trim_end_matches('/').to_owned(), certificate_file })
 }
 
 /// Returns when the next snapshot is due: when the queen says, and never later than configured.

@@ -4,24 +4,39 @@
 use std::sync::Arc;
 
 use audit_logging::{Auditor, Event, Kind, Outcome, SubjectKind};
-use rbee_http::Credential;
+use rbee_http::{Credential, keep_fresh};
+use rbee_tls::OwnCertificate;
 use tokio_util::sync::CancellationToken;
 
 use crate::hive::Hive;
 use crate::shutdown::{Asked, EndSignals};
 use crate::{idle, queen_contact, watchdog};
 
-/// Starts all of them, owned by the hive's tracker. The token comes with the length that a new one has to have.
+/// What is read again on SIGHUP.
+#[derive(Debug, Clone)]
+pub(crate) struct Renewed {
+    pub(crate) token: Credential,
+    /// Characters that a new token has to have.
+    pub(crate) length_min: usize,
+    pub(crate) own: Option<OwnCertificate>,
+}
+
+/// Starts all of them, owned by the hive's tracker.
 pub(crate) fn start(
     hive: &Arc<Hive>,
-    (token, length_min): (Credential, usize),
+    renewed: Renewed,
     signals: EndSignals,
     stop: &CancellationToken,
 ) {
     let tasks = &hive.tasks;
-    let reload = (token.clone(), length_min);
-    tasks.spawn(obey_signals(Arc::clone(hive), reload, signals, stop.clone()));
-    tasks.spawn(queen_contact::keep(Arc::clone(hive), token, stop.clone()));
+    tasks.spawn(obey_signals(Arc::clone(hive), renewed.clone(), signals, stop.clone()));
+    if let Some(own) = renewed.own {
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            stop.run_until_cancelled(keep_fresh(own)).await;
+        });
+    }
+    tasks.spawn(queen_contact::keep(Arc::clone(hive), renewed.token, stop.clone()));
     if let Some(idle) = hive.config.idle_stop() {
         tasks.spawn(idle::keep(Arc::clone(&hive.registry), idle, stop.clone()));
     }
@@ -31,10 +46,10 @@ pub(crate) fn start(
     tasks.spawn(rebuild_catalog(Arc::clone(hive), stop.clone()));
 }
 
-/// Takes a step towards the end at each signal, or reads the token again.
+/// Takes a step towards the end at each signal, or reads token and certificate again.
 async fn obey_signals(
     hive: Arc<Hive>,
-    (token, length_min): (Credential, usize),
+    renewed: Renewed,
     mut signals: EndSignals,
     stop: CancellationToken,
 ) {
@@ -46,24 +61,35 @@ async fn obey_signals(
         match asked {
             Asked::End => hive.shutdown.advance(),
             Asked::Reload => {
-                let (token, audit) = (token.clone(), hive.audit.clone());
+                let (renewed, audit) = (renewed.clone(), hive.audit.clone());
                 // It tells of its errors itself, and panics nowhere.
-                tokio::task::spawn_blocking(move || reload(&token, length_min, &audit)).await.ok();
+                tokio::task::spawn_blocking(move || reload(&renewed, &audit)).await.ok();
             }
         }
     }
 }
 
-fn reload(token: &Credential, length_min: usize, audit: &Auditor) {
-    let event = |outcome| Event::new(Kind::KeyRotate, outcome).on(SubjectKind::Key, "hive");
-    match token.reload(length_min) {
+fn reload(renewed: &Renewed, audit: &Auditor) {
+    let event = |outcome, what| Event::new(Kind::KeyRotate, outcome).on(SubjectKind::Key, what);
+    match renewed.token.reload(renewed.length_min) {
         Ok(token) => {
             tracing::info!(%token, "token read again");
-            audit.note(event(Outcome::Success).with("key", token));
+            audit.note(event(Outcome::Success, "hive").with("key", token));
         }
         Err(error) => {
-            audit.note(event(Outcome::Failure).with("reason", &error));
+            audit.note(event(Outcome::Failure, "hive").with("reason", &error));
             tracing::error!(%error, "the new token cannot be used; the old one stays in force");
+        }
+    }
+    match renewed.own.as_ref().map(OwnCertificate::renew) {
+        None => {}
+        Some(Ok(())) => {
+            tracing::info!("certificate read again");
+            audit.note(event(Outcome::Success, "certificate"));
+        }
+        Some(Err(error)) => {
+            audit.note(event(Outcome::Failure, "certificate").with("reason", &error));
+            tracing::error!(%error, "the new certificate cannot be used; the old one stays in force");
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod audit;
 mod bench;
+mod hive;
 mod key;
 mod token;
 
@@ -15,6 +16,7 @@ use rbee_api::limits;
 
 pub(crate) use audit::{AuditAction, AuditArgs, ExportArgs, ExportFormat, TailArgs, VerifyArgs};
 pub(crate) use bench::{Api, ArrivalPattern, BenchArgs, ExtraFields, Scenario, Span};
+pub(crate) use hive::{HiveAction, HiveArgs};
 pub(crate) use key::{CreateArgs, KeyAction, KeyArgs, OneKey, UsageArgs};
 pub(crate) use token::{TokenAction, TokenArgs, WhichToken};
 
@@ -101,6 +103,9 @@ pub(crate) struct GlobalArgs {
     /// Read the token for the queen from this file [env: RBEE_TOKEN_FILE]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// Know a queen on another computer by the CA in this PEM file [env: RBEE_TLS_CA_FILE] [default: tls/ca.pem in the home]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
     /// Keep models, tokens and logs here [env: RBEE_HOME] [default: ~/.rbee]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
@@ -176,6 +181,9 @@ pub(crate) enum Command {
     /// Make, list and revoke keys for other people and programs
     #[command(after_help = key::KEY_EXAMPLES)]
     Key(KeyArgs),
+    /// Take machines into the cluster, list and forget them
+    #[command(after_help = hive::EXAMPLES)]
+    Hive(HiveArgs),
     /// Show what was used under each key, by day
     #[command(after_help = "With --json: what the queen answers to GET /api/v1/usage")]
     Usage(UsageArgs),

@@ -6,6 +6,7 @@ mod chat;
 mod completions;
 mod embed;
 mod env;
+mod hive;
 mod key;
 mod list;
 mod logs;
@@ -60,6 +61,7 @@ async fn dispatch(keeper: &Keeper, command: Command) -> Result<ExitStatus, Keepe
         Command::Queen(args) => return queen::queen(keeper, args.action).await,
         Command::Bench(args) => return bench::bench(keeper, &args).await,
         Command::Key(args) => key::key(keeper, args.action).await,
+        Command::Hive(args) => hive::hive(keeper, args.action).await,
         Command::Usage(args) => key::usage(keeper, args).await,
         Command::Token(args) => token::token(keeper, args.action).await,
         Command::Audit(args) => audit::audit(keeper, args.action).await,

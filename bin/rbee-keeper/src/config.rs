@@ -19,6 +19,8 @@ struct ConfigFile {
     queen_url: Option<String>,
     /// File with the token for the queen. Absent: `secrets/client.token` in the home.
     token_file: Option<PathBuf>,
+    /// PEM file of the CA of a queen on another computer. Absent: `tls/ca.pem` in the home.
+    ca_file: Option<PathBuf>,
 }
 
 /// What the environment says; empty variables count as absent.
@@ -29,6 +31,7 @@ pub(crate) struct Environment {
     pub(crate) config: Option<PathBuf>,
     pub(crate) queen_url: Option<String>,
     pub(crate) token_file: Option<PathBuf>,
+    pub(crate) ca_file: Option<PathBuf>,
 }
 
 impl Environment {
@@ -41,6 +44,7 @@ impl Environment {
             // Bytes that are no text are no URL; the check on the URL says so.
             queen_url: variable("RBEE_QUEEN_URL").map(|url| url.to_string_lossy().into_owned()),
             token_file: variable("RBEE_TOKEN_FILE").map(PathBuf::from),
+            ca_file: variable("RBEE_TLS_CA_FILE").map(PathBuf::from),
         }
     }
 }
@@ -64,6 +68,8 @@ pub(crate) struct Config {
     pub(crate) queen_url: Option<String>,
     /// The file with the token; `None` means the one in the home.
     pub(crate) token_file: Option<PathBuf>,
+    /// The file with the CA of a queen on another computer; `None` means the one in the home.
+    pub(crate) ca_file: Option<PathBuf>,
 }
 
 impl Config {
@@ -86,6 +92,7 @@ impl Config {
                 .or_else(|| Home::default_path(user_home).ok()),
             queen_url: queen_url.map(|url| base_url(&url)).transpose()?,
             token_file: args.token_file.clone().or(env.token_file).or(file.token_file),
+            ca_file: args.ca_file.clone().or(env.ca_file).or(file.ca_file),
         })
     }
 
@@ -102,14 +109,13 @@ impl Config {
 fn base_url(text: &str) -> Result<String, ConfigError> {
     let wrong = |reason: &str| ConfigError::Value {
         key: "queen_url",
-        reason: format!("{reason}; it has the form http://HOST:PORT"),
+        reason: format!("{reason}; it has the form http://HOST:PORT or https://HOST:PORT"),
     };
     let uri: http::Uri = text.parse().map_err(|_not_a_uri| wrong("is not a URL"))?;
-    match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => return Err(wrong("is https, which is not supported yet")),
-        _ => return Err(wrong("does not begin with http://")),
-    }
+    let scheme = match uri.scheme_str() {
+        Some(scheme @ ("http" | "https")) => scheme,
+        _ => return Err(wrong("does not begin with http:// or https://")),
+    };
     let authority = uri.authority().ok_or_else(|| wrong("names no host"))?;
     if authority.as_str().contains('@') {
         return Err(wrong(
@@ -119,7 +125,7 @@ fn base_url(text: &str) -> Result<String, ConfigError> {
     if !matches!(uri.path(), "" | "/" | "/v1" | "/v1/") || uri.query().is_some() {
         return Err(wrong("has a path"));
     }
-    Ok(format!("http://{authority}"))
+    Ok(format!("{scheme}://{authority}"))
 }
 
 #[cfg(test)]
@@ -164,16 +170,9 @@ mod tests {
 
     #[test]
     fn urls_that_cannot_be_a_queens_are_refused() {
-        for url in [
-            "",
-            "queen:8080",
-            "ftp://q",
-            "https://q",
-            "http://",
-            "http://u:p@q",
-            "http://q/x",
-            "http://q?a",
-        ] {
+        for url in
+            ["", "queen:8080", "ftp://q", "http://", "http://u:p@q", "http://q/x", "http://q?a"]
+        {
             let refused = load(&["--queen", url], Environment::default());
             assert!(matches!(refused, Err(ConfigError::Value { key: "queen_url", .. })), "{url}");
         }

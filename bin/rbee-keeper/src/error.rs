@@ -9,6 +9,7 @@ use input_validation::ValidationError;
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_home::{ConfigError, ExitStatus, HomeError};
 use rbee_http::CallError;
+use rbee_tls::TlsError;
 use secrets_management::SecretError;
 use serde_json::{Value, json};
 
@@ -90,6 +91,15 @@ pub(crate) enum KeeperError {
     /// The HTTP client could not be set up.
     #[error("cannot set up the connection")]
     Client(#[source] CallError),
+    /// The certificates by which the queen is known cannot be used.
+    #[error("cannot tell the queen from a stranger")]
+    Tls(#[source] TlsError),
+    /// There is no certificate by which a queen on another computer is known.
+    #[error("{} is not there, and without it the queen cannot be told from a stranger", path.display())]
+    NoCa {
+        /// The file.
+        path: PathBuf,
+    },
     /// The queen's program is not where it belongs.
     #[error("cannot find {}", path.display())]
     QueenMissing {
@@ -220,7 +230,7 @@ impl KeeperError {
             }
             CallError::TimedOut => Self::TimedOut { seconds },
             CallError::Foreign { .. } => Self::Foreign { url, source: error },
-            CallError::Setup(_) => Self::Client(error),
+            CallError::Setup(_) | CallError::Tls(_) => Self::Client(error),
         }
     }
 
@@ -243,7 +253,9 @@ impl KeeperError {
             Self::QueenDied { status, .. } => *status,
             Self::Home(error) => home_status(error),
             Self::Config(error) => error.exit_status(),
-            Self::Secret(SecretError::NotFound { .. }) => ExitStatus::Config,
+            Self::Secret(SecretError::NotFound { .. }) | Self::NoCa { .. } | Self::Tls(_) => {
+                ExitStatus::Config
+            }
             Self::Secret(_) => ExitStatus::NoPermission,
             Self::Stopped(stop) => return stop.exit_code(),
             Self::NoFile { .. }
@@ -293,6 +305,7 @@ impl KeeperError {
             Self::BenchFailures { .. } => "requests_failed",
             Self::NoAuditLog { .. } => "audit_log_not_found",
             Self::AuditBroken { .. } => "audit_log_broken",
+            Self::Tls(_) | Self::NoCa { .. } => "ca_file_unusable",
             Self::Client(_)
             | Self::Log { .. }
             | Self::Audit(_)
@@ -353,6 +366,10 @@ impl KeeperError {
             }
             Self::BenchFailures { .. } => {
                 "the figures are those of the others; --allow-errors ends with 0 all the same"
+                    .to_owned()
+            }
+            Self::Tls(_) | Self::NoCa { .. } => {
+                "copy tls/ca.pem from the queen's home directory, and name it with --ca-file or RBEE_TLS_CA_FILE"
                     .to_owned()
             }
             Self::Client(_)
@@ -452,6 +469,7 @@ fn refused_hint(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::WorkerNotFound => Some("`rbee ps` lists the workers"),
         ErrorCode::InternalError => Some("`rbee logs queen` says more"),
         ErrorCode::DeadlineExceeded => Some("give it more time with --timeout"),
+        ErrorCode::TlsRequired => Some("give the queen's address with https://"),
         ErrorCode::ValidationFailed
         | ErrorCode::UnsupportedParameter
         | ErrorCode::RouteNotFound

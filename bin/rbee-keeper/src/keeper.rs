@@ -1,6 +1,7 @@
 //! What every command works with: the settings, the terminal, and the way to a queen.
 
 use rbee_home::Home;
+use rbee_tls::{Authority, Trust};
 use secrets_management::{Secret, load_file};
 
 use crate::config::Config;
@@ -70,7 +71,21 @@ impl Keeper {
             Some(token) => token,
             None => load_file(&self.home()?.client_token())?,
         };
-        QueenClient::new(url, token)
+        QueenClient::new(url, token, &self.trust(url)?)
+    }
+
+    /// Returns whom a queen on another computer is believed to be: who has a certificate of the CAs that are configured,
+    /// or of the one in the home.
+    fn trust(&self, url: &str) -> Result<Trust, KeeperError> {
+        if url.starts_with("http:") {
+            return Ok(Trust::nobody());
+        }
+        let file = match &self.config.ca_file {
+            Some(file) => file.clone(),
+            None => Authority::certificate_file(&self.home()?.tls_dir()),
+        };
+        let trust = Trust::in_files([&file]).map_err(KeeperError::Tls)?;
+        if trust.is_empty() { Err(KeeperError::NoCa { path: file }) } else { Ok(trust) }
     }
 
     fn own_token(&self) -> Result<Option<Secret>, KeeperError> {

@@ -6,12 +6,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use deadline_propagation::{DEADLINE_CAP, Deadline};
 use futures_util::{Stream, StreamExt as _};
-use input_validation::{ModelRef, RequestId, WorkerId};
+use input_validation::{ModelRef, NodeName, RequestId, WorkerId};
 use rbee_api::key::{CreateKey, CreatedKey, KeyInfo, KeyList, UsageList};
 use rbee_api::model::PullRequest;
 use rbee_api::openai::{ChatCompletion, EmbeddingList};
-use rbee_api::queen::{PlacedModelList, PlacedWorkerList, PlacedWorkerReset, QueenStatus, Removed};
+use rbee_api::pairing::{CreatePairing, CreatedPairing};
+use rbee_api::queen::{
+    HiveList, PlacedModelList, PlacedWorkerList, PlacedWorkerReset, QueenStatus, Removed, RunFile,
+};
 use rbee_http::{CallError, HopClient, collect};
+use rbee_tls::Trust;
 use secrets_management::Secret;
 use serde_json::{Value, json};
 
@@ -45,9 +49,17 @@ impl Budget {
 }
 
 impl QueenClient {
-    pub(crate) fn new(url: &str, token: Secret) -> Result<Self, KeeperError> {
+    /// Calls the queen of this computer, whom her run file describes.
+    pub(crate) fn here(run: &RunFile, token: Secret) -> Result<Self, KeeperError> {
+        let known_by = Trust::in_files(run.certificate_file.iter());
+        Self::new(&run.url, token, &known_by.map_err(KeeperError::Tls)?)
+    }
+
+    /// Calls the queen at `url`, where `trust` believes who answers there.
+    pub(crate) fn new(url: &str, token: Secret, trust: &Trust) -> Result<Self, KeeperError> {
         let token = Arc::new(token);
-        let http = HopClient::new(url, Arc::clone(&token)).map_err(KeeperError::Client)?;
+        let http = HopClient::trusting(url, Arc::clone(&token), trust);
+        let http = http.map_err(KeeperError::Client)?;
         Ok(Self { http, token })
     }
 
@@ -124,6 +136,25 @@ impl QueenClient {
             return Err(KeeperError::usage(message, "`rbee key list` shows both"));
         }
         self.delete(&format!("/api/v1/keys/{key}")).await
+    }
+
+    /// Makes a one-time code for a machine; the answer is the only one that holds it.
+    pub(crate) async fn create_pairing(
+        &self,
+        wanted: &CreatePairing,
+    ) -> Result<CreatedPairing, KeeperError> {
+        let budget = Budget::new(QUICK);
+        let call = self.http.post("/api/v1/pairings", wanted, budget.deadline);
+        call.await.map_err(self.failed(budget))
+    }
+
+    pub(crate) async fn hives(&self) -> Result<HiveList, KeeperError> {
+        self.get("/api/v1/hives").await
+    }
+
+    /// Has a paired machine believed no more.
+    pub(crate) async fn forget_hive(&self, name: &NodeName) -> Result<Removed, KeeperError> {
+        self.delete(&format!("/api/v1/hives/{name}")).await
     }
 
     /// Asks what was used in the last `days` days.

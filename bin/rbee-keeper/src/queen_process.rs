@@ -167,7 +167,7 @@ async fn look(home: &Home, token: Option<&Secret>) -> Result<Found, KeeperError>
             Err(error) => return Err(error.into()),
         },
     };
-    let client = QueenClient::new(&run.url, token)?;
+    let client = QueenClient::here(&run, token)?;
     match client.ready(PROBE).await {
         Ok(()) => Ok(Found::Ready(client)),
         Err(CallError::Refused(detail)) if detail.code == ErrorCode::Draining => {
@@ -179,7 +179,7 @@ async fn look(home: &Home, token: Option<&Secret>) -> Result<Found, KeeperError>
             | CallError::TimedOut
             | CallError::Foreign { .. },
         ) => Ok(Found::Starting),
-        Err(error @ CallError::Setup(_)) => Err(KeeperError::Client(error)),
+        Err(error @ (CallError::Setup(_) | CallError::Tls(_))) => Err(KeeperError::Client(error)),
     }
 }
 
@@ -334,7 +334,7 @@ mod tests {
         let home = Home::open(&dir.path().join("home")).unwrap();
         let lock = home.lock(Daemon::Queen).unwrap();
         // No process has the largest id that the kernel could hand out.
-        let stale = RunFile { url: "http://127.0.0.1:1".to_owned(), pid: u32::MAX / 2 };
+        let stale = RunFile::plain("http://127.0.0.1:1".to_owned(), u32::MAX / 2);
         let _run = home.write_run_file(Daemon::Queen, &lock, &stale).unwrap();
         assert!(matches!(look(&home, None).await.unwrap(), Found::Starting));
         drop(lock);

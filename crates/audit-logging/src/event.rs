@@ -51,6 +51,10 @@ named! {
         KeyRevoke = "key.revoke",
         /// A secret was replaced by another.
         KeyRotate = "key.rotate",
+        /// A one-time code for a machine was made, or used.
+        HivePair = "hive.pair",
+        /// A paired machine was to be forgotten.
+        HiveForget = "hive.forget",
         /// Settings changed while a daemon ran.
         ConfigChange = "config.change",
         /// A worker's process was to be started.

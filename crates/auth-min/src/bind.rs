@@ -26,6 +26,16 @@ pub enum BindError {
         /// The address refused.
         addr: SocketAddr,
     },
+    /// What is said there can be read on its way.
+    #[error(
+        "listening on {addr} in plain HTTP lets others on the network read tokens and prompts; set mode = \"local\" or \
+         mode = \"files\" under [tls], listen on 127.0.0.1, or accept it with allow_plain_http = true under [tls] \
+         (--allow-plain-http)"
+    )]
+    PlainHttp {
+        /// The address refused.
+        addr: SocketAddr,
+    },
     /// There is a token, and it could be guessed.
     #[error(
         "listening on {addr} opens this daemon to the network and needs a token of at least {TOKEN_LENGTH_MIN} \
@@ -62,6 +72,28 @@ pub const fn check_bind(addr: SocketAddr, token_length: usize) -> Result<(), Bin
 /// [`BindError::Open`].
 pub const fn check_open_bind(addr: SocketAddr) -> Result<(), BindError> {
     if is_loopback(addr.ip()) { Ok(()) } else { Err(BindError::Open { addr }) }
+}
+
+/// What a daemon speaks on its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TLS.
+    Tls,
+    /// HTTP that whoever is on the way can read.
+    PlainHttp,
+    /// The same, and whoever configured it has said that this is meant.
+    PlainHttpAccepted,
+}
+
+/// Allows TLS anywhere, and plain HTTP on loopback addresses, or where it is accepted.
+///
+/// # Errors
+/// [`BindError::PlainHttp`], with what to do in its message.
+pub const fn check_transport(addr: SocketAddr, transport: Transport) -> Result<(), BindError> {
+    match transport {
+        Transport::PlainHttp if !is_loopback(addr.ip()) => Err(BindError::PlainHttp { addr }),
+        Transport::Tls | Transport::PlainHttp | Transport::PlainHttpAccepted => Ok(()),
+    }
 }
 
 /// Answers whether only this machine reaches the address, IPv4 written as IPv6 (`::ffff:127.0.0.1`) included.
@@ -112,6 +144,21 @@ mod tests {
         for addr in ["0.0.0.0:8080", "[::]:1", "10.0.0.1:1", "[::ffff:0.0.0.0]:1"] {
             let addr = addr.parse().unwrap();
             assert_eq!(check_open_bind(addr), Err(BindError::Open { addr }));
+        }
+    }
+
+    #[test]
+    fn plain_http_is_for_this_machine_unless_it_is_accepted() {
+        for addr in ["127.0.0.1:8080", "[::1]:0", "[::ffff:127.0.0.1]:1"] {
+            let addr = addr.parse().unwrap();
+            assert_eq!(check_transport(addr, Transport::PlainHttp), Ok(()), "{addr}");
+        }
+        for addr in ["0.0.0.0:8080", "[::]:1", "10.0.0.1:1", "[::ffff:0.0.0.0]:1"] {
+            let addr = addr.parse().unwrap();
+            let refused = Err(BindError::PlainHttp { addr });
+            assert_eq!(check_transport(addr, Transport::PlainHttp), refused);
+            assert_eq!(check_transport(addr, Transport::PlainHttpAccepted), Ok(()));
+            assert_eq!(check_transport(addr, Transport::Tls), Ok(()));
         }
     }
 

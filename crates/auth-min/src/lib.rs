@@ -6,5 +6,8 @@ mod bind;
 mod digest;
 
 pub use bearer::{AuthError, BEARER_HEADER_BYTES_MAX, BearerToken};
-pub use bind::{BindError, TOKEN_LENGTH_MIN, check_bind, check_open_bind, is_loopback};
+pub use bind::{
+    BindError, TOKEN_LENGTH_MIN, Transport, check_bind, check_open_bind, check_transport,
+    is_loopback,
+};
 pub use digest::{Fingerprint, TokenDigest};

@@ -47,6 +47,7 @@ error_codes! {
     ContextLengthExceeded = "context_length_exceeded", 400, false, "The prompt does not fit the model's context.";
     InvalidModelFile = "invalid_model_file", 400, false, "The file is not a usable GGUF model.";
     ChecksumMismatch = "checksum_mismatch", 400, false, "The file's content is not what was promised.";
+    TlsRequired = "tls_required", 400, false, "The request came in plain HTTP, and the port speaks TLS.";
     Unauthorized = "unauthorized", 401, false, "The credential is missing, malformed or wrong.";
     Forbidden = "forbidden", 403, false, "The credential is good but does not allow this.";
     HostNotAllowed = "host_not_allowed", 403, false, "The request names a host that is not this daemon, or comes from a foreign web page.";

@@ -20,6 +20,9 @@ pub struct HiveSnapshot {
     pub sequence: u64,
     /// True from the first shutdown request on.
     pub draining: bool,
+    /// Whether it speaks plain HTTP on an address that others can reach.
+    #[serde(default)]
+    pub plain_http_on_network: bool,
     /// What the machine has.
     pub resources: Resources,
     /// Models on disk.
@@ -133,6 +136,9 @@ pub struct HiveInfo {
     pub url: String,
     /// Whether it can be given work.
     pub state: HiveState,
+    /// Whether it speaks plain HTTP on an address that others can reach.
+    #[serde(default)]
+    pub plain_http_on_network: bool,
     /// Milliseconds since it was last heard of.
     pub last_heartbeat_age_ms: Option<u64>,
     /// What it has.
@@ -156,6 +162,9 @@ pub struct HiveStatus {
     pub managed: bool,
     /// True from the first shutdown request on.
     pub draining: bool,
+    /// Whether it speaks plain HTTP on an address that others can reach.
+    #[serde(default)]
+    pub plain_http_on_network: bool,
     /// How long it has run.
     pub uptime_ms: u64,
     /// The hive's audit log.

@@ -12,6 +12,7 @@ pub mod limits;
 pub mod model;
 pub mod openai;
 pub mod openapi;
+pub mod pairing;
 pub mod queen;
 pub mod worker;
 pub mod worker_exit;

@@ -67,6 +67,7 @@ fn document(
         "components": {
             "securitySchemes": {
                 "client": bearer("The client token, for clients of the queen."),
+                "applicant": bearer("The secret of a one-time code for pairing."),
                 "peer": bearer("The token between queen and hive, or the one a hive gave its worker."),
                 "worker": bearer("The token a hive gave a worker for calling back."),
             },

@@ -1,5 +1,7 @@
 //! What the queen tells the keeper and other clients about the cluster.
 
+use std::path::PathBuf;
+
 use input_validation::NodeName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -34,6 +36,9 @@ pub struct QueenStatus {
     /// Whether clients need a credential.
     #[serde(default)]
     pub auth_mode: AuthMode,
+    /// Whether the queen speaks plain HTTP on an address that others can reach.
+    #[serde(default)]
+    pub plain_http_on_network: bool,
     /// Requests being forwarded now.
     pub requests_running: u32,
     /// The models for which requests wait or run, in order of name.
@@ -152,4 +157,19 @@ pub struct RunFile {
     pub url: String,
     /// Process id.
     pub pid: u32,
+    /// File of the certificates by which programs of this machine know the daemon;
+    /// absent where it speaks plain HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_file: Option<PathBuf>,
+    /// Base URL for a hive's workers, where it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker_url: Option<String>,
+}
+
+impl RunFile {
+    /// Describes a daemon that speaks plain HTTP, to everybody alike.
+    #[must_use]
+    pub const fn plain(url: String, pid: u32) -> Self {
+        Self { url, pid, certificate_file: None, worker_url: None }
+    }
 }

@@ -127,6 +127,12 @@ impl Home {
         self.root.join("secrets")
     }
 
+    /// Returns the directory of the local CA; the first daemon that needs one makes it.
+    #[must_use]
+    pub fn tls_dir(&self) -> PathBuf {
+        self.root.join("tls")
+    }
+
     /// Returns the file of the token that clients show to the queen.
     #[must_use]
     pub fn client_token(&self) -> PathBuf {
@@ -137,6 +143,18 @@ impl Home {
     #[must_use]
     pub fn hive_token(&self) -> PathBuf {
         self.secrets_dir().join("hive.token")
+    }
+
+    /// Returns the file of the secret that the tokens of paired hives are made of.
+    #[must_use]
+    pub fn pairing_key(&self) -> PathBuf {
+        self.secrets_dir().join("pairing.key")
+    }
+
+    /// Returns the file in which a paired hive keeps what it was given.
+    #[must_use]
+    pub fn pairing(&self) -> PathBuf {
+        self.secrets_dir().join("pairing.json")
     }
 
     /// Returns the directory of conversations that workers keep; it is made by the first worker that keeps one.

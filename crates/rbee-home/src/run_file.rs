@@ -86,7 +86,7 @@ mod tests {
         let home = Home::open(dir.path()).unwrap();
         assert_eq!(home.read_run_file(Daemon::Queen).unwrap(), None);
         let lock = home.lock(Daemon::Queen).unwrap();
-        let run = RunFile { url: "http://127.0.0.1:8080".to_owned(), pid: 7 };
+        let run = RunFile::plain("http://127.0.0.1:8080".to_owned(), 7);
         let guard = home.write_run_file(Daemon::Queen, &lock, &run).unwrap();
         assert_eq!(home.read_run_file(Daemon::Queen).unwrap(), Some(run));
         let refused = home.lock(Daemon::Queen).unwrap_err();

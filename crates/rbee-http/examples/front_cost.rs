@@ -20,6 +20,7 @@ use rbee_api::openai::ChatRequest;
 use rbee_http::{
     Access, ApiError, Caller, Metrics, Principal, RawJson, Readiness, RequestContext, RouteTable,
 };
+use rbee_tls::PeerCertificate;
 use secrets_management::Secret;
 use serde_json::json;
 use tower::ServiceExt as _;
@@ -49,8 +50,9 @@ async fn chat(
 
 fn guarded(audit: Auditor) -> Result<Router, Failure> {
     let known = TokenDigest::of(TOKEN);
-    let authenticator =
-        move |shown: &BearerToken<'_>| shown.digest().matches(&known).then_some(Principal::Client);
+    let authenticator = move |shown: &BearerToken<'_>, _: Option<&PeerCertificate>| {
+        shown.digest().matches(&known).then_some(Principal::Client)
+    };
     let routes = RouteTable::new().health(Readiness::new(|| Ok(()))).audited(audit);
     let routes = routes.post(PATH, Access::Inference, chat);
     Ok(routes.build((), Arc::new(authenticator), Metrics::install("queen")?))

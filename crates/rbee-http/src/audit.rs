@@ -38,7 +38,7 @@ impl Caller {
         let kind = match extensions.get::<Principal>() {
             Some(Principal::Client) => ActorKind::Client,
             Some(Principal::Key(_)) => ActorKind::Key,
-            Some(Principal::Peer) => ActorKind::Peer,
+            Some(Principal::Peer | Principal::Hive(_) | Principal::Applicant(_)) => ActorKind::Peer,
             Some(Principal::Worker(_)) => ActorKind::Worker,
             None => ActorKind::Unknown,
         };

@@ -11,9 +11,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::header::{AUTHORIZATION, CONNECTION};
 use http::{HeaderMap, HeaderValue};
-use input_validation::WorkerId;
+use input_validation::{NodeName, WorkerId};
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::key::RouteGroup;
+use rbee_tls::PeerCertificate;
 use tokio::time::Instant;
 
 use crate::audit;
@@ -35,6 +36,10 @@ pub enum Principal {
     Key(Arc<Grant>),
     /// The program one step up or down the chain: queen to hive, hive to queen, hive to worker.
     Peer,
+    /// The hive of one machine that was paired, shown by its own certificate and token; speaks for no other machine.
+    Hive(NodeName),
+    /// A machine that shows the one-time code for becoming the hive of this name.
+    Applicant(NodeName),
     /// One worker that calls its hive, and no other worker.
     Worker(WorkerId),
 }
@@ -55,8 +60,10 @@ pub enum Access {
     Status,
     /// A client that may change the cluster.
     Admin,
-    /// The neighbouring program.
+    /// The neighbouring program; the handler checks that a paired hive speaks for itself.
     Peer,
+    /// A machine with a one-time code; the handler checks that it uses it for itself.
+    Applicant,
     /// Workers; the handler checks that the worker speaks for itself.
     Worker,
 }
@@ -69,7 +76,7 @@ impl Access {
             Self::Models => Some(RouteGroup::Models),
             Self::Status => Some(RouteGroup::Status),
             Self::Admin => Some(RouteGroup::Admin),
-            Self::Public | Self::Own | Self::Peer | Self::Worker => None,
+            Self::Public | Self::Own | Self::Peer | Self::Applicant | Self::Worker => None,
         }
     }
 
@@ -82,7 +89,8 @@ impl Access {
         let is_allowed = match principal {
             None => self == Self::Public,
             Some(Principal::Client) => self == Self::Public || self.is_for_clients(),
-            Some(Principal::Peer) => matches!(self, Self::Public | Self::Peer),
+            Some(Principal::Peer | Principal::Hive(_)) => matches!(self, Self::Public | Self::Peer),
+            Some(Principal::Applicant(_)) => matches!(self, Self::Public | Self::Applicant),
             Some(Principal::Worker(_)) => matches!(self, Self::Public | Self::Worker),
             Some(Principal::Key(grant)) => match self.group() {
                 Some(group) if !grant.opens(group) => return Some(out_of_scope(grant, group)),
@@ -105,9 +113,11 @@ fn out_of_scope(grant: &Grant, needed: RouteGroup) -> ApiError {
     ErrorDetail::new(ErrorCode::Forbidden, message).with_details(figures).into()
 }
 
-/// Answers whose credential a token is. Gets the token itself, since a signed
-/// one has to be read; a token of ours is compared by its digest alone.
-pub type Authenticator = Arc<dyn Fn(&BearerToken<'_>) -> Option<Principal> + Send + Sync>;
+/// Answers whose credential a token is, shown by who holds the certificate of a
+/// program of the cluster, or none. Gets the token itself, since a signed one has
+/// to be read; a token of ours is compared by its digest alone.
+pub type Authenticator =
+    Arc<dyn Fn(&BearerToken<'_>, Option<&PeerCertificate>) -> Option<Principal> + Send + Sync>;
 
 /// What decides whether a credential is needed and good.
 pub(crate) struct Gate {
@@ -136,7 +146,7 @@ pub(crate) async fn authenticate(
     if PUBLIC_PATHS.contains(&request.uri().path()) {
         return next.run(request).await;
     }
-    match (checked(&gate.authenticator, request.headers()), &gate.anonymous) {
+    match (checked(&gate.authenticator, &request), &gate.anonymous) {
         (Ok((principal, fingerprint)), _) => {
             request.extensions_mut().insert(principal);
             request.extensions_mut().insert(fingerprint);
@@ -157,19 +167,20 @@ pub(crate) async fn authenticate(
     }
 }
 
-/// Returns whose credential `headers` show.
+/// Returns whose credential a request shows.
 fn checked(
     authenticator: &Authenticator,
-    headers: &HeaderMap,
+    request: &Request,
 ) -> Result<(Principal, Fingerprint), Refused> {
-    let token = presented(headers)?;
+    let token = presented(request.headers())?;
+    let certificate = request.extensions().get::<PeerCertificate>();
     let fingerprint = token.digest().fingerprint();
     let unknown = || Refused {
         reason: "the token is not known here, has ended or was taken back".to_owned(),
         label: "unknown",
         fingerprint: Some(fingerprint),
     };
-    authenticator(&token).map(|principal| (principal, fingerprint)).ok_or_else(unknown)
+    authenticator(&token, certificate).map(|principal| (principal, fingerprint)).ok_or_else(unknown)
 }
 
 /// Returns the one bearer token that `headers` hold.

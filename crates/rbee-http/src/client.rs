@@ -11,6 +11,7 @@ use http::{Method, StatusCode};
 use input_validation::{RequestId, Sha256Hex};
 use rbee_api::error::{ErrorBody, ErrorCode, ErrorDetail};
 use rbee_api::headers;
+use rbee_tls::{TlsError, Trust};
 use reqwest::{RequestBuilder, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -47,6 +48,9 @@ pub enum CallError {
     /// The client could not be set up.
     #[error("cannot set up the HTTP client")]
     Setup(#[source] reqwest::Error),
+    /// The certificates by which the other end is known cannot be used.
+    #[error("cannot set up TLS for the HTTP client")]
+    Tls(#[source] TlsError),
 }
 
 impl CallError {
@@ -55,7 +59,7 @@ impl CallError {
     pub fn was_sent(&self) -> bool {
         match self {
             Self::Unreachable(error) => !error.is_connect(),
-            Self::Setup(_) => false,
+            Self::Setup(_) | Self::Tls(_) => false,
             Self::TimedOut | Self::Refused(_) | Self::Foreign { .. } => true,
         }
     }
@@ -68,7 +72,7 @@ impl CallError {
             Self::TimedOut => {
                 ErrorDetail::new(ErrorCode::DeadlineExceeded, "the time for this request is over")
             }
-            Self::Unreachable(_) | Self::Foreign { .. } | Self::Setup(_) => {
+            Self::Unreachable(_) | Self::Foreign { .. } | Self::Setup(_) | Self::Tls(_) => {
                 ErrorDetail::new(unreachable, message)
             }
         }
@@ -86,12 +90,24 @@ pub struct HopClient {
 }
 
 impl HopClient {
-    /// `base_url` has no trailing slash, such as `http://127.0.0.1:9200`.
+    /// Calls in plain HTTP alone. `base_url` has no trailing slash, such as `http://127.0.0.1:9200`.
     ///
     /// # Errors
     /// Fails if the HTTP client cannot be set up.
     pub fn new(base_url: &str, token: impl Into<Credential>) -> Result<Self, CallError> {
-        let http = connections()?;
+        Self::trusting(base_url, token, &Trust::nobody())
+    }
+
+    /// As [`Self::new`], and calls an `https` URL where `trust` believes who answers.
+    ///
+    /// # Errors
+    /// Fails if the HTTP client or the certificates cannot be set up.
+    pub fn trusting(
+        base_url: &str,
+        token: impl Into<Credential>,
+        trust: &Trust,
+    ) -> Result<Self, CallError> {
+        let http = connections(trust)?;
         let base_url = base_url.trim_end_matches('/').to_owned();
         Ok(Self { http, base_url, token: token.into(), cache_scope: None })
     }
@@ -296,8 +312,10 @@ async fn send(request: RequestBuilder, deadline: Deadline) -> Result<Response, C
 }
 
 /// Sets up what makes and keeps connections, the same for every client.
-pub(crate) fn connections() -> Result<reqwest::Client, CallError> {
+pub(crate) fn connections(trust: &Trust) -> Result<reqwest::Client, CallError> {
+    let tls = trust.client_config().map_err(CallError::Tls)?;
     notice_in(reqwest::Client::builder())
+        .tls_backend_preconfigured(tls)
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_idle_timeout(POOL_IDLE)
         .tcp_nodelay(true)

@@ -98,7 +98,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::server::bind;
+    use crate::listener::bind;
 
     #[test]
     fn only_this_machine_is_asked_in_the_open() {

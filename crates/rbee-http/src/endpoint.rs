@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use deadline_propagation::Deadline;
 use http::header::CONTENT_TYPE;
+use rbee_tls::Trust;
 use reqwest::Response;
 use secrets_management::Secret;
 
@@ -26,7 +27,7 @@ impl EndpointClient {
     /// Fails if the HTTP client cannot be set up.
     pub fn new(base_url: &str, key: Option<Arc<Secret>>) -> Result<Self, CallError> {
         let base_url = base_url.trim_end_matches('/').to_owned();
-        Ok(Self { http: connections()?, base_url, key })
+        Ok(Self { http: connections(&Trust::nobody())?, base_url, key })
     }
 
     /// Returns the address.

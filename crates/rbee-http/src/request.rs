@@ -103,7 +103,8 @@ fn log_outcome(route: &str, response: &Response, duration_ms: u64) {
         Some(
             code @ (ErrorCode::Unauthorized
             | ErrorCode::TooManyFailures
-            | ErrorCode::HostNotAllowed),
+            | ErrorCode::HostNotAllowed
+            | ErrorCode::TlsRequired),
         ) => {
             tracing::debug!(route, status, duration_ms, %code, "request not let in");
         }

@@ -3,26 +3,31 @@
 //! connection for ever.
 
 use std::convert::Infallible;
-use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
+use futures_util::FutureExt as _;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rbee_api::limits::{HEADER_BYTES_MAX, HEADERS_MAX};
+use rbee_tls::{PeerCertificate, Served};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
+use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::connections::{Connections, Held, Place};
+use crate::handshake::shake_hands;
 use crate::host::ArrivedAt;
 use crate::vanished::notice;
 
@@ -38,30 +43,10 @@ const CONNECTIONS_MAX: usize = 4096;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Where a request came from: the other end of its connection, whatever its
-/// headers say. Every request that a [`Server`] takes has it as an extension.
+/// headers say. Every request that a [`Server`] takes has it as an extension, and
+/// beside it the certificate of the cluster that the other end has shown, if any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RemoteAddress(pub SocketAddr);
-
-/// Takes the listening socket that a service manager has bound (`LISTEN_FDS`),
-/// if it handed one over.
-///
-/// # Errors
-/// Fails where the first descriptor is no TCP listener.
-pub fn inherited() -> io::Result<Option<TcpListener>> {
-    let Some(listener) = listenfd::ListenFd::from_env().take_tcp_listener(0)? else {
-        return Ok(None);
-    };
-    listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener).map(Some)
-}
-
-/// Binds a listener.
-///
-/// # Errors
-/// Returns the operating system's reason, such as a port that is taken.
-pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await
-}
 
 /// Serves one router on one listener until told to stop.
 #[derive(Debug)]
@@ -69,13 +54,20 @@ pub struct Server {
     listener: TcpListener,
     router: Router,
     drain: Duration,
+    tls: Option<Arc<ServerConfig>>,
 }
 
 impl Server {
     /// `drain` is how long running requests may take to finish after the stop.
     #[must_use]
     pub fn new(listener: TcpListener, router: Router, drain: Duration) -> Self {
-        Self { listener, router, drain }
+        Self { listener, router, drain, tls: None }
+    }
+
+    /// Speaks TLS, and plain HTTP to nobody; `None` changes nothing.
+    #[must_use]
+    pub fn over(self, tls: Option<&Served>) -> Self {
+        Self { tls: tls.map(|tls| Arc::clone(&tls.config)), ..self }
     }
 
     /// Serves until `stop` is cancelled, then takes no new connection and
@@ -95,27 +87,30 @@ impl Server {
                 accepted = accept(&self.listener, &connections) => accepted,
             };
             let Some(Accepted { stream, remote, arrived, place }) = accepted else { continue };
-            let (router, at) = (self.router.clone(), place.clone());
-            let service = service_fn(move |mut request: Request<Incoming>| {
-                request.extensions_mut().insert(remote);
-                request.extensions_mut().insert(arrived);
-                answer(router.clone(), request, at.clone())
+            let talk = Talk {
+                http: http.clone(),
+                watcher: graceful.watcher(),
+                router: self.router.clone(),
+                place: place.clone(),
+                remote,
+                arrived,
+            };
+            let (tls, stop) = (self.tls.clone(), stop.clone());
+            // What takes memory is made when something has come; boxed, since a future that is handed on is in each
+            // that waits for it.
+            let served = Box::pin(async move {
+                if !begins(&stream, &stop).await {
+                    return;
+                }
+                let Some(tls) = tls else { return Box::pin(talk.over(stream, None)).await };
+                let shaken = Box::pin(shake_hands(stream, tls));
+                if let Some(Some(shaken)) = stop.run_until_cancelled(shaken).await {
+                    Box::pin(talk.over(shaken.stream, shaken.certificate)).await;
+                }
             });
-            let (http, watcher, stop) = (http.clone(), graceful.watcher(), stop.clone());
             tokio::spawn(async move {
-                let conversation = async {
-                    if !begins(&stream, &stop).await {
-                        return Ok(());
-                    }
-                    let connection = http.serve_connection(TokioIo::new(stream), service);
-                    Box::pin(watcher.watch(connection)).await
-                };
-                match place.until_given_up(conversation).await {
-                    Some(Ok(())) => {}
-                    Some(Err(error)) => {
-                        tracing::debug!(error = %error, "connection ended early");
-                    }
-                    None => tracing::debug!("an idle connection was closed for a new one"),
+                if place.until_given_up(served).await.is_none() {
+                    tracing::debug!("an idle connection was closed for a new one");
                 }
             });
         }
@@ -123,6 +118,40 @@ impl Server {
         if timeout(self.drain, graceful.shutdown()).await.is_err() {
             tracing::warn!("requests were cut off: the drain time is over");
         }
+    }
+}
+
+/// What is needed to answer the requests of one connection.
+struct Talk {
+    http: http1::Builder,
+    watcher: Watcher,
+    router: Router,
+    place: Place,
+    remote: RemoteAddress,
+    arrived: ArrivedAt,
+}
+
+impl Talk {
+    /// Answers until the connection ends. A slow client costs what this future takes: each part of it is there once.
+    fn over<I>(self, io: I, certificate: Option<PeerCertificate>) -> impl Future<Output = ()> + Send
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self { http, watcher, router, place, remote, arrived } = self;
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let extensions = request.extensions_mut();
+            extensions.insert(remote);
+            extensions.insert(arrived);
+            if let Some(certificate) = &certificate {
+                extensions.insert(certificate.clone());
+            }
+            answer(router.clone(), request, place.clone())
+        });
+        watcher.watch(http.serve_connection(TokioIo::new(io), service)).map(|ended| {
+            if let Err(error) = ended {
+                tracing::debug!(error = %error, "connection ended early");
+            }
+        })
     }
 }
 

@@ -116,6 +116,8 @@ pub enum ContentProblem {
     Empty,
     /// More than [`SECRET_BYTES_MAX`] bytes.
     TooLong,
+    /// More than the 64 KiB that a secret of several lines may have.
+    DocumentTooLong,
     /// Bytes that are not UTF-8.
     NotUtf8,
     /// More than one line.
@@ -129,6 +131,7 @@ impl std::fmt::Display for ContentProblem {
         match self {
             Self::Empty => f.write_str("is empty"),
             Self::TooLong => write!(f, "is longer than {SECRET_BYTES_MAX} bytes"),
+            Self::DocumentTooLong => f.write_str("is longer than 64 KiB"),
             Self::NotUtf8 => f.write_str("is not UTF-8 text"),
             Self::SeveralLines => f.write_str("has more than one line"),
             Self::ForbiddenCharacter => {

@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags};
+use zeroize::Zeroizing;
 
 use crate::{Secret, SecretError};
 
@@ -47,6 +48,14 @@ fn load_checked(
     path: &Path,
     check: impl FnOnce(&Path, FileType, u32, u32) -> Result<(), SecretError>,
 ) -> Result<Secret, SecretError> {
+    Secret::from_reader(open_checked(path, check)?, &path.display().to_string())
+}
+
+/// Opens a file and checks what was opened.
+pub(crate) fn open_checked(
+    path: &Path,
+    check: impl FnOnce(&Path, FileType, u32, u32) -> Result<(), SecretError>,
+) -> Result<File, SecretError> {
     // NONBLOCK, so that opening a pipe returns instead of waiting for a writer.
     let flags =
         OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -66,10 +75,16 @@ fn load_checked(
     })?;
     let kind = FileType::from_raw_mode(stat.st_mode);
     check(path, kind, stat.st_uid, stat.st_mode & 0o7777)?;
-    Secret::from_reader(File::from(opened), &path.display().to_string())
+    Ok(File::from(opened))
 }
 
-fn check_attributes(path: &Path, kind: FileType, owner: u32, mode: u32) -> Result<(), SecretError> {
+/// Wants a regular file of this user alone.
+pub(crate) fn check_attributes(
+    path: &Path,
+    kind: FileType,
+    owner: u32,
+    mode: u32,
+) -> Result<(), SecretError> {
     let path = path.to_owned();
     if !kind.is_file() {
         return Err(SecretError::NotAFile { path });
@@ -102,7 +117,7 @@ pub fn load_or_generate(path: &Path) -> Result<Secret, SecretError> {
         .mode(DIRECTORY_MODE)
         .create(directory)
         .map_err(io_error("create directory", directory))?;
-    let draft = Draft::write(directory, path, &Secret::generate()?)?;
+    let draft = Draft::write_secret(directory, path, &Secret::generate()?)?;
     match fs::hard_link(&draft.path, path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -140,10 +155,20 @@ impl Draft {
         &self.path
     }
 
-    pub(crate) fn write(
+    /// Writes a secret as the only line of its file.
+    pub(crate) fn write_secret(
         directory: &Path,
         path: &Path,
         secret: &Secret,
+    ) -> Result<Self, SecretError> {
+        let line = Zeroizing::new(format!("{}\n", secret.expose()));
+        Self::write(directory, path, line.as_bytes())
+    }
+
+    pub(crate) fn write(
+        directory: &Path,
+        path: &Path,
+        content: &[u8],
     ) -> Result<Self, SecretError> {
         let mut random = [0_u8; 8];
         getrandom::fill(&mut random).map_err(|source| SecretError::NoRandomness { source })?;
@@ -157,8 +182,7 @@ impl Draft {
                 .create_new(true)
                 .mode(FILE_MODE)
                 .open(&draft.path)?;
-            file.write_all(secret.expose().as_bytes())?;
-            file.write_all(b"\n")?;
+            file.write_all(content)?;
             file.sync_all()
         };
         write().map_err(io_error("write secret file", path))?;

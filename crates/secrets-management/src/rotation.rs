@@ -54,7 +54,7 @@ pub fn replace_file(path: &Path, former: Former) -> Result<Secret, SecretError> 
 }
 
 fn put(directory: &Path, path: &Path, secret: &Secret) -> Result<(), SecretError> {
-    let draft = Draft::write(directory, path, secret)?;
+    let draft = Draft::write_secret(directory, path, secret)?;
     fs::rename(draft.path(), path).map_err(io_error("replace secret file", path))
 }
 

@@ -104,6 +104,51 @@ fn a_queen_without_credentials_never_listens_on_the_network() {
     }
 }
 
+#[test]
+fn no_daemon_ever_listens_on_the_network_in_plain_http_unless_it_is_told_to() {
+    for (program, allow) in
+        [("queen-rbee", "RBEE_QUEEN_ALLOW_PLAIN_HTTP"), ("rbee-hive", "RBEE_HIVE_ALLOW_PLAIN_HTTP")]
+    {
+        for bind in OPEN {
+            let cluster = Cluster::echo();
+            let command = cluster.command(program, &["--bind", bind]);
+            let refused = never_listens(&cluster, command, &BTreeSet::new());
+            assert_eq!(refused.code, 78, "{program} {bind}: {}", refused.stderr);
+            for word in ["plain HTTP", "mode = \"local\"", "allow_plain_http"] {
+                assert!(refused.stderr.contains(word), "{program} {bind}: {}", refused.stderr);
+            }
+        }
+        let tls = allow.replace("ALLOW_PLAIN_HTTP", "TLS");
+        for told in [(allow, "true"), (tls.as_str(), "local")] {
+            let cluster = Cluster::echo().env(told.0, told.1);
+            let log = tempfile::NamedTempFile::new().expect("a file");
+            let mut command = cluster.command(program, &["--bind", "0.0.0.0:0"]);
+            command.stdout(log.reopen().expect("the file"));
+            command.stderr(log.reopen().expect("the file"));
+            let mut child = command.spawn().expect("it starts");
+            let name = if program == "queen-rbee" { "queen" } else { "hive" };
+            let run = cluster.home().join(format!("run/{name}.json"));
+            e2e::wait_until("it serves", Duration::from_secs(20), || run.exists());
+            let is_plain = cluster.url(name).starts_with("http:");
+            assert_eq!(is_plain, told.0 == allow, "{program}");
+            let logged = fs::read_to_string(log.path()).expect("text");
+            assert_eq!(logged.contains("plain HTTP can be read"), is_plain, "{logged}");
+            let warning = match name {
+                "queen" => "warning: the queen speaks plain HTTP",
+                _ => "warning: the hive of local speaks plain HTTP",
+            };
+            drop(cluster.rbee(&["queen", "start"]).ok());
+            e2e::wait_until("the hive has reported", Duration::from_secs(20), || {
+                cluster.rbee(&["status"]).ok().contains("online")
+            });
+            let status = cluster.rbee(&["status"]).ok();
+            assert_eq!(status.contains(warning), is_plain, "{status}");
+            drop(cluster);
+            child.wait().expect("a child");
+        }
+    }
+}
+
 /// Hands a bound socket over as a service manager does.
 fn handed_over(command: &mut Command, listener: TcpListener) {
     let mapping = FdMapping { parent_fd: OwnedFd::from(listener), child_fd: 3 };

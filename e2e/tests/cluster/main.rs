@@ -26,6 +26,7 @@ mod listening;
 mod observe;
 mod openapi;
 mod overload;
+mod pairing;
 mod rotation;
 mod routes;
 mod slow_clients;
@@ -34,3 +35,4 @@ mod surviving;
 #[expect(clippy::unwrap_used, dead_code, reason = "the worker's tests use all of it")]
 #[path = "../../../bin/llm-worker-rbee/tests/worker/tiny_models.rs"]
 mod tiny_models;
+mod tls;

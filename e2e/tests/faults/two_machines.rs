@@ -35,7 +35,9 @@ impl Machines {
         let queen_site = Site::with("", &format!("{alone}{QUEEN}"));
         introduce(&queen_site);
         // A port of the network's own, not of this machine.
-        let queen_site = queen_site.env("RBEE_QUEEN_BIND", "0.0.0.0:8080");
+        let queen_site = queen_site
+            .env("RBEE_QUEEN_BIND", "0.0.0.0:8080")
+            .env("RBEE_QUEEN_ALLOW_PLAIN_HTTP", "true");
         let queen = queen_site.launch("queen-rbee", &network.machines[0].wrapper());
         wait_until("the queen serves", LIMIT, || queen_site.serves("queen", queen.pid()));
         let mut machines =
@@ -62,7 +64,8 @@ impl Machines {
         site.import(name, u8::try_from(at).expect("few"));
         outside.signal(Signal::TERM);
         assert!(outside.wait("the hive ends", LIMIT).success());
-        let site = site.env("RBEE_HIVE_BIND", "0.0.0.0:9200");
+        let site =
+            site.env("RBEE_HIVE_BIND", "0.0.0.0:9200").env("RBEE_HIVE_ALLOW_PLAIN_HTTP", "true");
         let hive = site.launch("rbee-hive", &self.network.machines[at + 1].wrapper());
         wait_until("the hive serves", LIMIT, || site.serves("hive", hive.pid()));
         (site, hive)

@@ -2,6 +2,7 @@
 
 use rbee_api::error::{ErrorBody, ErrorCode, ErrorDetail};
 use rbee_api::openai::{ChatChunk, FinishReason};
+use rbee_tls::Trust;
 use reqwest::{Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -34,7 +35,9 @@ pub(crate) struct Streamed {
 
 impl Client {
     pub(crate) fn new(url: &str, token: Option<&str>) -> Self {
-        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let tls = Trust::nobody().client_config().unwrap();
+        let http = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy();
+        let http = http.timeout(PATIENCE).build().unwrap();
         Self { http, url: url.to_owned(), token: token.map(str::to_owned) }
     }
 

@@ -3,21 +3,19 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
-use input_validation::NodeName;
+use axum::extract::State;
 use rbee_api::audit::AuditExchange;
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_http::{ApiError, JsonBody};
 
-use super::hives::not_found;
+use super::hives::{Reporter, not_found};
 use crate::app::App;
 
 pub(super) async fn exchange(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    Reporter(name): Reporter,
     JsonBody(AuditExchange { checkpoint }): JsonBody<AuditExchange>,
 ) -> Result<Json<AuditExchange>, ApiError> {
-    let name: NodeName = name.parse().map_err(|_| not_found())?;
     if !app.registry.knows(&name) {
         return Err(not_found());
     }

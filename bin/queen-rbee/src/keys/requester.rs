@@ -73,7 +73,13 @@ impl FromRequestParts<Arc<App>> for Requester {
         let grant = match parts.extensions.get::<Principal>() {
             Some(Principal::Client) => Arc::clone(app.keys.client_token()),
             Some(Principal::Key(grant)) => Arc::clone(grant),
-            Some(Principal::Peer | Principal::Worker(_)) | None => {
+            Some(
+                Principal::Peer
+                | Principal::Hive(_)
+                | Principal::Applicant(_)
+                | Principal::Worker(_),
+            )
+            | None => {
                 let message = "only clients can ask for this";
                 return Err(ApiError::new(ErrorCode::Forbidden, message));
             }

@@ -57,6 +57,7 @@ fn hive(name: &str, reach: Reach, memory: u64, workers: &[(&str, WorkerState)]) 
         epoch: 1,
         sequence: 1,
         draining: reach == Reach::Draining,
+        plain_http_on_network: false,
         resources: Resources { memory_available_bytes: memory, ..Resources::default() },
         models: vec![model(ALIAS, REFERENCE)],
         workers: workers.iter().map(|(id, state)| worker(id, *state)).collect(),

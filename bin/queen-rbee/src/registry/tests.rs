@@ -24,7 +24,15 @@ fn registry() -> Arc<Registry> {
 
 fn report(epoch: u64, sequence: u64, workers: Vec<WorkerInfo>) -> HiveSnapshot {
     let resources = Resources::default();
-    HiveSnapshot { epoch, sequence, draining: false, resources, models: Vec::new(), workers }
+    HiveSnapshot {
+        epoch,
+        sequence,
+        draining: false,
+        plain_http_on_network: false,
+        resources,
+        models: Vec::new(),
+        workers,
+    }
 }
 
 fn worker(id: &str) -> WorkerInfo {

@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use rbee_home::{Daemon, Home};
+use rbee_tls::Trust;
 use reqwest::{Method, RequestBuilder, Response};
 use rustix::process::Signal;
 use secrets_management::load_or_generate;
@@ -130,7 +131,9 @@ impl Queen {
             .spawn()
             .unwrap();
         let client_token = home.client_token();
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let tls = Trust::nobody().client_config().unwrap();
+        let http = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy();
+        let http = http.build().unwrap();
         let mut queen = Self { child, url: String::new(), client_token, http };
         let pid = queen.child.id();
         queen.url = eventually("the queen writes its run file", async || {

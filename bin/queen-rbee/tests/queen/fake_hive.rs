@@ -129,7 +129,7 @@ impl FakeHive {
         });
         let digest = auth_min::TokenDigest::of(token.expose());
         let authenticator: Authenticator =
-            Arc::new(move |shown| shown.digest().matches(&digest).then_some(Principal::Peer));
+            Arc::new(move |shown, _| shown.digest().matches(&digest).then_some(Principal::Peer));
         let weak = Arc::downgrade(&hive);
         let table = RouteTable::<std::sync::Weak<Self>>::new()
             .health(Readiness::new(|| Ok(())))
@@ -154,6 +154,7 @@ impl FakeHive {
             epoch: 1,
             sequence: self.sequence.fetch_add(1, Ordering::SeqCst),
             draining: false,
+            plain_http_on_network: false,
             resources: Resources::default(),
             models: self.models.lock().unwrap().clone(),
             workers: self.workers.lock().unwrap().clone(),
@@ -265,6 +266,7 @@ async fn status(State(hive): Hive) -> Result<Json<HiveStatus>, ApiError> {
         pid: std::process::id(),
         managed: false,
         draining: false,
+        plain_http_on_network: false,
         uptime_ms: 1,
         audit: rbee_api::audit::AuditStatus::default(),
         resources: Resources::default(),

@@ -51,16 +51,19 @@ async fn every_route_but_health_wants_the_right_credential() {
             let (status, error) = error_of(reply).await;
             assert_eq!((status, &error["code"]), (401, &json!("unauthorized")), "{method} {path}");
         }
-        let (right, other) = match access.as_str() {
-            "own" | "inference" | "models" | "status" | "admin" => {
-                (pair.home.client_token(), pair.home.hive_token())
-            }
-            "peer" => (pair.home.hive_token(), pair.home.client_token()),
+        let (client, hive) = (pair.home.client_token(), pair.home.hive_token());
+        let (right, others) = match access.as_str() {
+            "own" | "inference" | "models" | "status" | "admin" => (Some(client), vec![hive]),
+            "peer" => (Some(hive), vec![client]),
+            // For who shows the code of a pairing.
+            "applicant" => (None, vec![client, hive]),
             access => panic!("{path} is open to {access}"),
         };
-        let (status, error) = error_of(send(Some(&other)).await).await;
-        assert_eq!((status, &error["code"]), (403, &json!("forbidden")), "{method} {path}");
-        if !is_shutdown {
+        for other in others {
+            let (status, error) = error_of(send(Some(&other)).await).await;
+            assert_eq!((status, &error["code"]), (403, &json!("forbidden")), "{method} {path}");
+        }
+        if let Some(right) = right.filter(|_| !is_shutdown) {
             let status = send(Some(&right)).await.status().as_u16();
             assert!(!matches!(status, 401 | 403), "{method} {path}: {status}");
         }

@@ -109,7 +109,7 @@ fn every_value_out_of_range_is_refused_by_name() {
         ("heartbeat_interval_seconds = 0", "heartbeat_interval_seconds"),
         ("stop_grace_seconds = 14", "stop_grace_seconds"),
         ("import_roots = ['models']", "import_roots"),
-        ("queen_url = 'https://queen'", "queen_url"),
+        ("queen_url = 'ftp://queen'", "queen_url"),
         ("queen_url = 'http://queen/path'", "queen_url"),
         ("[worker]\nslots = 0", "worker.slots"),
         ("[worker]\nthreads = 0", "worker.threads"),

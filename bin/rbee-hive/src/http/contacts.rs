@@ -71,7 +71,12 @@ fn interval(hive: &Hive) -> HeartbeatReply {
 fn require_self(caller: &Principal, id: &WorkerId) -> Result<(), ApiError> {
     match caller {
         Principal::Worker(own) if own == id => Ok(()),
-        Principal::Worker(_) | Principal::Client | Principal::Key(_) | Principal::Peer => {
+        Principal::Worker(_)
+        | Principal::Client
+        | Principal::Key(_)
+        | Principal::Peer
+        | Principal::Hive(_)
+        | Principal::Applicant(_) => {
             Err(ApiError::new(ErrorCode::Forbidden, "a worker speaks for itself alone"))
         }
     }

@@ -25,7 +25,7 @@ use super::Order;
 use super::audit::AuditOfWorkers;
 use super::owned::OwnedProcess;
 use super::port::bind_free;
-use crate::WORKER_PROGRAM;
+use crate::audit::WORKER_PROGRAM;
 use crate::cgroup::{Cgroups, WorkerGroup};
 use crate::config::WorkerMemoryLimit;
 use crate::ledger::{Ledger, Started};

@@ -37,7 +37,7 @@ impl FakeQueen {
         let token = load_or_generate(&place.home().join("secrets/hive.token")).unwrap();
         let digest = TokenDigest::of(token.expose());
         let authenticator: Authenticator =
-            Arc::new(move |shown| shown.digest().matches(&digest).then_some(Principal::Peer));
+            Arc::new(move |shown, _| shown.digest().matches(&digest).then_some(Principal::Peer));
         let snapshots = Snapshots::default();
         let router = RouteTable::new()
             .post("/api/v1/hives/{name}/heartbeat", Access::Peer, heartbeat)

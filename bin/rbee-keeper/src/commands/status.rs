@@ -39,6 +39,17 @@ pub(super) async fn status(keeper: &Keeper) -> Result<ExitStatus, KeeperError> {
             "warning: auth.mode is \"none\": every program and user of her machine may do all of this",
         )?;
     }
+    if status.plain_http_on_network {
+        output.line(
+            "warning: the queen speaks plain HTTP on the network: others can read tokens and prompts on their way",
+        )?;
+    }
+    for hive in status.hives.iter().filter(|hive| hive.plain_http_on_network) {
+        output.line(&format!(
+            "warning: the hive of {} speaks plain HTTP on the network: others can read its token and prompts on their way",
+            hive.name
+        ))?;
+    }
     if let Some(trouble) = audit_trouble(&status.audit) {
         output.line(trouble)?;
     }

@@ -135,7 +135,7 @@ fn tell(home: &Home, daemon: Daemon) -> Result<Option<RunFile>, KeeperError> {
 
 /// Waits until the queen takes the new token.
 async fn heeded(run: &RunFile, token: &Secret) -> Result<(), KeeperError> {
-    let client = QueenClient::new(&run.url, token.clone())?;
+    let client = QueenClient::here(run, token.clone())?;
     let deadline = Deadline::after(HEED_MAX);
     loop {
         match client.status().await {

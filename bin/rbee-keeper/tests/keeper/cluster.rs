@@ -98,6 +98,7 @@ pub(crate) fn status() -> Value {
         "draining": false,
         "uptime_ms": 180_000,
         "auth_mode": "token",
+        "plain_http_on_network": false,
         "audit": {"mode": "file", "entries": 7, "entries_lost": 0, "failing": false},
         "requests_running": 1,
         "queues": [],
@@ -105,6 +106,7 @@ pub(crate) fn status() -> Value {
             "name": "local",
             "url": "http://127.0.0.1:9200",
             "state": "online",
+            "plain_http_on_network": false,
             "last_heartbeat_age_ms": 10,
             "resources": {
                 "memory_total_bytes": 16_000_000_000_u64,

@@ -83,7 +83,7 @@ impl FakeQueen {
         let router = routes().build(Arc::clone(&script), authenticator(&token), metrics());
         let server = Server::new(listener, router, Duration::ZERO);
         tokio::spawn(server.run(stop.clone()));
-        let run = RunFile { url: url.clone(), pid: std::process::id() };
+        let run = RunFile::plain(url.clone(), std::process::id());
         let run_file = layout.write_run_file(Daemon::Queen, &lock, &run).unwrap();
         Self { home, url, token, script, run_file: Some(run_file), lock: Some(lock), stop }
     }
@@ -114,7 +114,7 @@ fn metrics() -> Metrics {
 
 fn authenticator(token: &Secret) -> Authenticator {
     let expected = TokenDigest::of(token.expose());
-    Arc::new(move |shown| shown.digest().matches(&expected).then_some(Principal::Client))
+    Arc::new(move |shown, _| shown.digest().matches(&expected).then_some(Principal::Client))
 }
 
 fn routes() -> RouteTable<Arc<Script>> {

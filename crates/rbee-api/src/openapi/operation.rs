@@ -82,6 +82,7 @@ pub(super) enum Caller {
     Admin,
     Own,
     Peer,
+    Applicant,
     Worker,
 }
 
@@ -187,6 +188,7 @@ impl Operation {
             Caller::Admin => json!([{"client": ["admin"]}]),
             Caller::Own => json!([{"client": ["own"]}]),
             Caller::Peer => json!([{"peer": []}]),
+            Caller::Applicant => json!([{"applicant": []}]),
             Caller::Worker => json!([{"worker": []}]),
         };
         let mut operation = json!({

@@ -13,6 +13,7 @@ use crate::openai::{
     ChatChunk, ChatCompletion, CompletionReply, EmbeddingList, ModelCard, ModelCardList,
     RerankReply,
 };
+use crate::pairing::{CreatePairing, CreatedPairing, PairReply, PairRequest};
 use crate::queen::{
     HiveList, PlacedModelList, PlacedWorkerDetail, PlacedWorkerList, PlacedWorkerReset,
     QueenStatus, Removed,
@@ -25,6 +26,7 @@ pub(super) fn operations(schemas: &mut Schemas) -> Vec<Operation> {
     all.extend(workers(schemas));
     all.extend(cluster(schemas));
     all.extend(keys(schemas));
+    all.extend(pairing(schemas));
     all
 }
 
@@ -50,6 +52,21 @@ fn keys(schemas: &mut Schemas) -> Vec<Operation> {
         Operation::delete("/api/v1/keys/{name}", Caller::Admin, "Takes a key back", revoked),
         Operation::get("/api/v1/usage", Caller::Own, "What was used by key and day", used)
             .queried(&days),
+    ]
+}
+
+fn pairing(schemas: &mut Schemas) -> Vec<Operation> {
+    let created = Reply::Json(schemas.reply::<CreatedPairing>());
+    let paired = Reply::Json(schemas.reply::<PairReply>());
+    let removed = Reply::Json(schemas.reply::<Removed>());
+    let wanted = schemas.body::<CreatePairing>();
+    let request = schemas.body::<PairRequest>();
+    let (admin, machine) = (Caller::Admin, Caller::Applicant);
+    vec![
+        Operation::post("/api/v1/pairings", admin, "Makes a one-time code", created).reads(wanted),
+        Operation::post("/api/v1/hives/{name}/pair", machine, "Takes a machine in", paired)
+            .reads(request),
+        Operation::delete("/api/v1/hives/{name}", admin, "Forgets a paired machine", removed),
     ]
 }
 

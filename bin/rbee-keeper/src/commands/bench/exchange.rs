@@ -215,9 +215,10 @@ impl Failure {
             CallError::Unreachable(source) => {
                 Self::new(FailureClass::Connection, &crate::error::root_cause(&source))
             }
-            CallError::Refused(_) | CallError::Foreign { .. } | CallError::Setup(_) => {
-                Self::new(FailureClass::Connection, &error.to_string())
-            }
+            CallError::Refused(_)
+            | CallError::Foreign { .. }
+            | CallError::Setup(_)
+            | CallError::Tls(_) => Self::new(FailureClass::Connection, &error.to_string()),
         }
     }
 

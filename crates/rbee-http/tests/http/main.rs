@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has to fail")]
 
+mod tls;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use rbee_http::{
     Access, ApiError, CallError, HopClient, JsonBody, Metrics, Principal, Readiness,
     RequestContext, RouteTable, Server, bind,
 };
+use rbee_tls::PeerCertificate;
 use secrets_management::Secret;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -56,7 +59,7 @@ fn metrics() -> Metrics {
 async fn start() -> (SocketAddr, CancellationToken) {
     let client = TokenDigest::of(TOKEN);
     let worker = TokenDigest::of(WORKER_TOKEN);
-    let authenticator = Arc::new(move |shown: &BearerToken<'_>| {
+    let authenticator = Arc::new(move |shown: &BearerToken<'_>, _: Option<&PeerCertificate>| {
         let shown = shown.digest();
         if shown.matches(&client) {
             return Some(Principal::Client);
