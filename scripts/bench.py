@@ -238,6 +238,12 @@ def front(options, results):
     results["front_us"] = json.loads(subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE).stdout)
 
 
+def audit(options, results):
+    """How many entries of an audit log are verified a second."""
+    command = ["cargo", "run", "--release", "--quiet", "-p", "audit-logging", "--example", "verify_speed"]
+    results["audit"] = json.loads(subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE).stdout)
+
+
 def kernels(options, results):
     """What llama.cpp's own kernels can do at the shape of the row `unique`: tokens out per second, prefill included."""
     rates = {}
@@ -320,6 +326,10 @@ def table(results):
             took = results["front_us"][part]
             yield (f"| credential, validation and audit log | a thousand requests a second | added, {part[:3]}, µs | <= {bound} "
                    f"| {took:.1f} | none | {'yes' if took <= bound else 'no'} |")
+    if results["audit"]:
+        rate = results["audit"]["entries_per_second"]
+        yield (f"| audit log | {results['audit']['entries']} entries | verified a second | >= 500000 "
+               f"| {rate:.0f} | none | {'yes' if rate >= 500_000 else 'no'} |")
     if results["cancel"]:
         yield from cancel.lines_of(results["cancel"])
     yield "\n| case | load | server | tokens/s | TTFT p50 / p99 ms | ITL p50 / p99 / max ms | failed |"
@@ -350,7 +360,7 @@ def begin(options):
             return results
     except (OSError, ValueError, KeyError):
         pass
-    return {"date": time.strftime("%Y-%m-%d"), "machine": setting, "rows": [], "cluster": [], "cancel": {}, "front_us": {},
+    return {"date": time.strftime("%Y-%m-%d"), "machine": setting, "rows": [], "cluster": [], "cancel": {}, "front_us": {}, "audit": {},
             "overhead_us_per_token": {}, "rss_bytes": [], "kernel_output_tokens_per_second": {}}
 
 
@@ -364,7 +374,7 @@ def write(options, results):
 
 
 def main():
-    names = [row.name for row in ROWS] + ["cluster", "cancel", "overhead", "front"]
+    names = [row.name for row in ROWS] + ["cluster", "cancel", "overhead", "front", "audit"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", required=True, help="llama-server")
     parser.add_argument("--batched-bench", help="llama-batched-bench, for what the kernels can do")
@@ -392,7 +402,8 @@ def main():
         rows = [row for row in ROWS if row.name in wanted]
         for layout in dict.fromkeys(row.layout for row in rows):
             against_peers(options, [row for row in rows if row.layout == layout], results)
-        for name, measure in (("cluster", through_cluster), ("cancel", when_clients_leave), ("overhead", around_the_kernels), ("front", front)):
+        for name, measure in (("cluster", through_cluster), ("cancel", when_clients_leave), ("overhead", around_the_kernels), ("front", front),
+                              ("audit", audit)):
             if name in wanted:
                 measure(options, results)
                 write(options, results)

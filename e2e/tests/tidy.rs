@@ -100,6 +100,7 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     (
         "fuzz-targets",
         &[
+            "audit-logging",
             "auth-min",
             "deadline-propagation",
             "e2e",
@@ -110,6 +111,7 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
             "rbee-hive",
             "rbee-home",
             "rbee-keeper",
+            "secrets-management",
         ],
     ),
     ("e2e", &["rbee-api"]),

@@ -1,6 +1,7 @@
 //! What is fuzzed: each parser of foreign bytes as a function that takes bytes and fails on what must never be. Shared
 //! by the driver here, which needs nothing but stable Rust, and by libFuzzer in `fuzz/`. Part of no program.
 
+mod audit;
 mod files;
 mod headers;
 mod mutator;
@@ -24,6 +25,7 @@ pub struct Target {
 
 /// All parsers that are fuzzed.
 pub const TARGETS: &[Target] = &[
+    audit::AUDIT_LOG,
     files::GGUF_HEADER,
     files::CONFIG_FILE,
     headers::BEARER_HEADER,

@@ -44,6 +44,7 @@ macro_rules! runs {
 }
 
 runs! {
+    audit_log
     gguf_header
     config_file
     bearer_header
