@@ -88,7 +88,8 @@ impl IntoResponse for ApiError {
             head.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if matches!(code.status(), 429 | 503) {
-            let ms = u64::try_from(self.retry_after.as_millis()).unwrap_or(u64::MAX);
+            // A wait that is nearly over is one all the same: 0 would ask for a loop without a pause.
+            let ms = u64::try_from(self.retry_after.as_millis()).unwrap_or(u64::MAX).max(1);
             head.insert(header::RETRY_AFTER, ms.div_ceil(1000).into());
             head.insert(headers::RETRY_AFTER_MS, ms.into());
         }
@@ -119,6 +120,7 @@ mod tests {
             (busy(), "1", "1000"),
             (busy().with_details(json!({"retry_after_ms": 2500})), "3", "2500"),
             (busy().with_details(json!({"places": 3})), "1", "1000"),
+            (busy().with_details(json!({"retry_after_ms": 0})), "1", "1"),
         ] {
             let response = ApiError::from(detail).into_response();
             let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();

@@ -3,12 +3,10 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, Method, StatusCode};
 use input_validation::sanitize_for_log;
@@ -25,10 +23,6 @@ use crate::error::ApiError;
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most of what a parser says that is told, in characters.
 const TOLD_MAX: usize = 400;
-/// Most of a refused body that is read.
-const DISCARD_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// How long a client may go on sending a refused body.
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The body of a JSON request, unparsed.
 #[derive(Debug, Clone)]
@@ -42,7 +36,6 @@ impl<S: Send + Sync> FromRequest<S> for RawJson {
             return Err(not_json());
         }
         if announced_bytes(request.headers()).is_some_and(|length| length > BODY_BYTES_MAX) {
-            discard(request.into_body()).await;
             return Err(too_large());
         }
         match timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await {
@@ -82,23 +75,6 @@ pub(crate) async fn only_json_is_posted(request: Request, next: Next) -> Respons
 
 fn announced_bytes(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-/// Reads a refused body and forgets it, within limits. A client that is cut
-/// off while it sends sees a broken connection instead of the refusal.
-async fn discard(body: Body) {
-    let mut chunks = body.into_data_stream();
-    let mut seen = 0;
-    let drained = async {
-        while let Some(Ok(chunk)) = chunks.next().await {
-            seen += chunk.len();
-            if seen > DISCARD_BYTES_MAX {
-                return;
-            }
-        }
-    };
-    // Both ends are good ones: all was read, or the client was given its time.
-    drop(timeout(DISCARD_TIMEOUT, drained).await);
 }
 
 fn too_large() -> ApiError {

@@ -30,6 +30,7 @@ mod server;
 mod sse;
 mod telemetry;
 mod throttle;
+mod unread;
 mod vanished;
 
 pub use audit::Caller;

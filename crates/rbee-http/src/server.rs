@@ -12,6 +12,7 @@ use axum::body::Body;
 use axum::response::Response;
 use futures_util::FutureExt as _;
 use http::Request;
+use http::header::CONNECTION;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -29,6 +30,7 @@ use tower::ServiceExt as _;
 use crate::connections::{Connections, Held, Place};
 use crate::handshake::shake_hands;
 use crate::host::ArrivedAt;
+use crate::unread::Unread;
 use crate::vanished::notice;
 
 /// A connection has this long for its first byte; until then it takes next to no memory.
@@ -169,7 +171,13 @@ async fn answer(
     place: Place,
 ) -> Result<Response, Infallible> {
     let busy = place.busy();
+    let (request, unread) = Unread::lend(request);
     let response = router.oneshot(request).await?;
+    // Who is sent away for good is sent away at once.
+    let is_last = response.headers().get(CONNECTION).is_some_and(|value| value == "close");
+    if let Some(unread) = unread.filter(|_| !is_last) {
+        unread.forget().await;
+    }
     Ok(response.map(|body| Body::new(Held::new(body, busy))))
 }
 

@@ -199,6 +199,52 @@ async fn a_client_that_sends_too_much_gets_to_read_why() {
     assert_eq!((status, &reply["error"]["code"]), (413, &json!("payload_too_large")));
 }
 
+/// Most clients send head and body one after the other, and use a connection again.
+#[tokio::test]
+async fn a_refusal_before_the_body_came_breaks_no_connection() {
+    let (address, _stop) = start().await;
+    let head = |path: &str, token: &str, length: usize| {
+        let credential = bearer(token);
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\n{credential}Content-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n"
+        )
+    };
+    for (path, token, refused) in
+        [("/nowhere", TOKEN, "404"), ("/echo", "a-token-that-nobody-knows", "401")]
+    {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(head(path, token, 4).as_bytes()).await.unwrap();
+        stream.write_all(b"[1").await.unwrap();
+        // By now it is decided: a connection that is given up is closed.
+        let mut early = [0; 1024];
+        let answered = tokio::time::timeout(Duration::from_millis(500), stream.read(&mut early));
+        assert!(answered.await.is_err(), "{path}: answered over unread bytes");
+        stream.write_all(b"2]").await.unwrap();
+        stream.write_all(head("/echo", TOKEN, 3).as_bytes()).await.unwrap();
+        stream.write_all(b"[7]").await.unwrap();
+        let mut replies = String::new();
+        while !replies.ends_with("[7]") {
+            let mut piece = [0; 1024];
+            let length = stream.read(&mut piece).await.unwrap();
+            assert!(length > 0, "{path}: the connection was closed after {replies}");
+            replies.push_str(std::str::from_utf8(piece.get(..length).unwrap()).unwrap());
+        }
+        assert!(replies.starts_with(&format!("HTTP/1.1 {refused} ")), "{replies}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_never_comes_holds_no_refusal_back_for_long() {
+    let (address, _stop) = start().await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n[1";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut reply = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(15), stream.read_to_end(&mut reply)).await;
+    assert!(read.is_ok() && reply.starts_with(b"HTTP/1.1 401"), "{reply:?}");
+}
+
 #[tokio::test]
 async fn the_place_of_a_wrong_field_is_named() {
     let (address, _stop) = start().await;
