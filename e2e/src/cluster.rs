@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::gguf::{TinyKind, tiny_gguf};
 use crate::http::Http;
+use crate::leaks::leaks;
 use crate::process::{Process, processes_of};
 use crate::wait::{pause, wait_for, wait_until};
 
@@ -347,6 +348,15 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        let leaks = leaks(self.directory.path(), &self.processes());
+        self.stop();
+        // A test that has failed says why itself.
+        assert!(leaks.is_empty() || std::thread::panicking(), "{leaks:#?}");
+    }
+}
+
+impl Cluster {
+    fn stop(&self) {
         for (signal, limit) in [(Signal::TERM, 15), (Signal::KILL, 5)] {
             for process in self.processes() {
                 process.signal(signal);

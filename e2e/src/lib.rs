@@ -13,6 +13,7 @@ mod asked;
 mod cluster;
 mod gguf;
 mod http;
+mod leaks;
 mod machines;
 mod pair;
 mod process;

@@ -128,6 +128,9 @@ const PROCESS_STARTERS: &[&str] = &[
 const SECRET_COMPARERS: &[&str] =
     &["crates/auth-min/src/digest.rs", "crates/secrets-management/src/secret.rs"];
 
+/// The file that writes, names and removes model files.
+const MODEL_FILE_WRITER: &str = "crates/model-catalog/src/durable.rs";
+
 /// Names that say nothing about what a file owns.
 const FORBIDDEN_NAMES: &[&str] =
     &["utils", "util", "common", "helpers", "helper", "misc", "manager", "data", "info"];
@@ -296,8 +299,17 @@ fn three_files_start_processes_and_config_reads_the_environment() {
     assert_none("ARCHITECTURE.md's invariants", &offenders);
 }
 
-/// How secrets would be compared so that the time it takes tells of them: the text that `expose` returns by an
-/// operator or a method, or a type that holds one by a derived `==`.
+/// Code without comments, its lines put together, so that a chain of calls is one piece.
+fn on_one_line(code: &str) -> String {
+    let lines = code.lines().filter_map(|line| line.split("//").next()).map(str::trim);
+    lines.fold(String::new(), |whole, line| {
+        let gap = if line.starts_with('.') { "" } else { " " };
+        whole + gap + line
+    })
+}
+
+/// How secrets would be compared so that the time it takes tells of them: the text that `expose` returns, or the bytes
+/// of a digest, by an operator or a method, or a type that holds one by a derived `==`.
 #[test]
 fn secrets_are_compared_in_constant_time_alone() {
     let mut offenders = Vec::new();
@@ -313,9 +325,12 @@ fn secrets_are_compared_in_constant_time_alone() {
             offenders.push(format!("{name}: compares without `subtle`"));
         }
         let comparisons = [" == ", " != ", ".eq(", ".ne(", ".cmp(", "starts_with(", "ends_with("];
-        let shows = code.lines().filter(|line| line.contains(".expose()"));
-        for line in shows.filter(|line| comparisons.iter().any(|way| line.contains(way))) {
-            offenders.push(format!("{name}: {}", line.trim()));
+        let shows = [".expose()", "token.as_bytes()", "digest.as_bytes()", "secret.as_bytes()"];
+        let any_of = |ways: &[&str], text: &str| ways.iter().any(|way| text.contains(way));
+        for statement in on_one_line(code).split([';', '{', '}']) {
+            if any_of(&shows, statement) && any_of(&comparisons, statement) {
+                offenders.push(format!("{name}: {}", statement.trim()));
+            }
         }
         for derived in code.split("#[derive(").skip(1) {
             let (traits, item) = derived.split_once(")]").unwrap_or_default();
@@ -330,6 +345,29 @@ fn secrets_are_compared_in_constant_time_alone() {
         }
     }
     assert_none("secrets are compared by `TokenDigest::matches` or as `Secret`", &offenders);
+}
+
+/// Where a path is made of a digest, it is made once.
+#[test]
+fn one_file_writes_model_files() {
+    let ways =
+        ["File::create", "OpenOptions", "fs::write(", "fs::rename(", "fs::copy(", "remove_file("];
+    let mut offenders = Vec::new();
+    for path in files(&["rs"]) {
+        let name = path.display().to_string();
+        let is_of_models = name.starts_with("crates/model-catalog/src/")
+            || name.starts_with("bin/rbee-hive/src/models");
+        if !is_of_models || is_test_only(&path) || name == MODEL_FILE_WRITER {
+            continue;
+        }
+        let text = read(&path);
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let code = code.replace("durable::remove_file(", "");
+        let found = ways.iter().filter(|way| code.contains(**way));
+        offenders.extend(found.map(|way| format!("{name}: {way}")));
+    }
+    assert_none("model files are written by `durable.rs` alone", &offenders);
+    assert!(root().join(MODEL_FILE_WRITER).exists());
 }
 
 #[test]

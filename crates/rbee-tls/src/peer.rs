@@ -148,6 +148,21 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_that_names_two_programs_names_nobody() {
+        let read = |peers: &[Peer]| {
+            let names: Vec<String> = peers.iter().map(Peer::certified_name).collect();
+            let made = rcgen::generate_simple_self_signed(names).unwrap();
+            PeerCertificate::read(&[made.cert.der().clone()]).map(|shown| shown.peer)
+        };
+        let (attic, cellar) =
+            (Peer::Hive("attic".parse().unwrap()), Peer::Hive("cellar".parse().unwrap()));
+        assert_eq!(read(std::slice::from_ref(&attic)), Some(attic.clone()));
+        for two in [[attic.clone(), cellar], [attic.clone(), Peer::Queen], [Peer::Queen, attic]] {
+            assert_eq!(read(&two), None, "{two:?}");
+        }
+    }
+
+    #[test]
     fn a_fingerprint_is_read_back_and_nothing_else_is_one() {
         let fingerprint = CertificateFingerprint::of(&CertificateDer::from(vec![1, 2, 3]));
         let text = fingerprint.to_string();

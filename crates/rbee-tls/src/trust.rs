@@ -205,3 +205,56 @@ impl ServerCertVerifier for Verifier {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::sign::{CertifiedKey, SingleCertAndKey};
+    use rustls::version::{TLS12, TLS13};
+    use rustls::{ClientConnection, ServerConfig, ServerConnection};
+
+    use super::*;
+
+    /// Shakes hands in memory; returns what the client says of it.
+    fn shake_hands(client: ClientConfig, server: ServerConfig) -> Result<(), Error> {
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        let mut wire = Vec::new();
+        while client.is_handshaking() {
+            while client.wants_write() {
+                client.write_tls(&mut wire).unwrap();
+            }
+            server.read_tls(&mut wire.as_slice()).unwrap();
+            wire.clear();
+            server.process_new_packets()?;
+            while server.wants_write() {
+                server.write_tls(&mut wire).unwrap();
+            }
+            client.read_tls(&mut wire.as_slice()).unwrap();
+            wire.clear();
+            client.process_new_packets()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_certificate_is_good_only_with_its_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let authority = Authority::load_or_generate(directory.path()).unwrap();
+        let issue = || authority.issue(None, &["localhost".to_owned()]).unwrap();
+        let (own, other) = (issue(), issue());
+        let stolen = CertifiedKey::new(own.cert.clone(), other.key);
+        for version in [&TLS12, &TLS13] {
+            for (shown, is_good) in [(&own, true), (&stolen, false)] {
+                let server = ServerConfig::builder_with_provider(provider())
+                    .with_protocol_versions(&[version])
+                    .unwrap()
+                    .with_no_client_auth()
+                    .with_cert_resolver(Arc::new(SingleCertAndKey::from(shown.clone())));
+                let client = Trust::of_authority(&authority).client_config().unwrap();
+                let outcome = shake_hands(client, server);
+                assert_eq!(outcome.is_ok(), is_good, "{version:?}: {outcome:?}");
+            }
+        }
+    }
+}

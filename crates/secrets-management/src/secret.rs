@@ -221,6 +221,12 @@ mod tests {
         assert!(one.expose().bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')));
         assert!(one != other);
         assert!(one == one.clone());
+        // No digit is always the same: each comes from randomness. By chance, once in 10^36 times.
+        let more: Vec<Secret> = (0..32).map(|_| Secret::generate().unwrap()).collect();
+        for place in 0..64 {
+            let digit = |secret: &Secret| secret.expose().as_bytes()[place];
+            assert!(more.iter().any(|secret| digit(secret) != digit(&one)), "digit {place}");
+        }
     }
 
     #[test]

@@ -96,7 +96,9 @@ fn no_daemon_ever_listens_on_the_network_with_a_token_that_can_be_guessed() {
 #[test]
 fn a_queen_without_credentials_never_listens_on_the_network() {
     for bind in OPEN {
-        let cluster = Cluster::echo().config("queen-rbee", "[auth]\nmode = 'none'\n");
+        // What else would keep her from it is allowed.
+        let settings = "[auth]\nmode = 'none'\n[tls]\nallow_plain_http = true\n";
+        let cluster = Cluster::echo().config("queen-rbee", settings);
         let command = cluster.command("queen-rbee", &["--bind", bind]);
         let refused = never_listens(&cluster, command, &BTreeSet::new());
         assert_eq!(refused.code, 78, "{bind}: {}", refused.stderr);

@@ -47,21 +47,22 @@ async fn a_real_model_answers_stays_responsive_and_stops_when_nobody_listens() {
 }
 
 async fn it_answers(worker: &Worker) {
-    let greedy = json!({"temperature": 0, "max_tokens": 24});
+    // Users of their own share nothing: each time the whole prompt is computed, and the logits are the same to the bit.
+    let greedy = |user: &str| json!({"temperature": 0, "max_tokens": 24, "user": user});
     let question = "What is the capital of France? Answer in one word.";
-    let reply: ChatCompletion = worker.client.chat(question, greedy.clone()).await.json();
+    let reply: ChatCompletion = worker.client.chat(question, greedy("first")).await.json();
     let text = reply.choices[0].message.content.as_ref().unwrap();
     assert!(text.contains("Paris"), "{text}");
     assert!(!text.contains("<|"), "a control token shows: {text}");
     assert!(reply.usage.prompt_tokens > 10 && reply.usage.completion_tokens > 0);
 
-    let streamed = worker.client.stream_chat(question, greedy).await;
+    let streamed = worker.client.stream_chat(question, greedy("second")).await;
     assert_eq!((&streamed.text, streamed.done), (text, true));
 
-    let seeded = json!({"model": MODEL, "prompt": "Once upon a time", "max_tokens": 12,
-        "temperature": 1.5, "top_k": 0, "top_p": 1, "min_p": 0, "seed": 7});
     let mut texts = Vec::new();
-    for _ in 0..2 {
+    for user in ["first", "second"] {
+        let seeded = json!({"model": MODEL, "prompt": "Once upon a time", "max_tokens": 12,
+            "temperature": 1.5, "top_k": 0, "top_p": 1, "min_p": 0, "seed": 7, "user": user});
         let reply: CompletionReply = worker.client.post("/v1/completions", &seeded).await.json();
         texts.push(reply.choices[0].text.clone());
     }
@@ -100,8 +101,7 @@ fn assert_books_a_trip(arguments: &str) {
 async fn it_calls_the_tool_that_it_has_to(worker: &Worker) {
     let named = json!({"type": "function", "function": {"name": "book_trip"}});
     for seed in 0..2 {
-        // Users of their own, so that both compute the whole prompt: the same
-        // seed draws the same tokens where the logits are the same to the bit.
+        // The same seed draws the same tokens where the logits are the same to the bit.
         let more = |user: String| {
             json!({"tools": tools(), "tool_choice": named, "temperature": 1.2, "seed": seed,
                 "max_tokens": 200, "user": user})

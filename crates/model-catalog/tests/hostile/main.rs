@@ -183,6 +183,8 @@ fn no_tensor_lies_beyond_the_end_of_the_file() {
         (&[1 << 40, 1 << 40], 0),
         (&[1 << 32, 1 << 32], 0),
         (&[(1 << 62) - 32], 0),
+        // As many numbers of four bytes as make a size of nothing, in 64 bits.
+        (&[1 << 62], 0),
         (&[i64::MAX as u64], 24),
         (&[u64::MAX, 0], 0),
     ] {
@@ -192,7 +194,7 @@ fn no_tensor_lies_beyond_the_end_of_the_file() {
     // Two tensors whose sizes only together have no 64-bit value.
     let mut two = TestFile::default();
     for tensor in &mut two.tensors {
-        tensor.dimensions = vec![1 << 60, 2];
+        (tensor.dimensions, tensor.type_id) = (vec![1 << 60, 2], 0);
     }
     two.tensors[1].offset = 1 << 63;
     refused(&two.bytes(), &"a sum beyond 64 bits");

@@ -6,6 +6,7 @@
     reason = "a test that cannot go on has to fail"
 )]
 
+mod bounds;
 mod embedding;
 mod sampling;
 mod tools;

@@ -45,6 +45,8 @@ fn log_probabilities_are_asked_for_in_two_ways() {
     assert_eq!(chat(json!({"logprobs": true, "top_logprobs": 20})), Some(20));
     let alone = chat_with(json!({"top_logprobs": 1}));
     assert_refused(alone, ErrorCode::ValidationFailed, "top_logprobs");
+    let many = chat_with(json!({"logprobs": true, "top_logprobs": limits::TOP_LOGPROBS_MAX + 1}));
+    assert_refused(many, ErrorCode::ValidationFailed, "top_logprobs");
     let completion = |extra: Value| completion_with(extra).map(|r| r.generation.logprobs);
     assert_eq!(completion(json!({})).unwrap(), None);
     assert_eq!(completion(json!({"logprobs": 0})).unwrap(), Some(0));

@@ -117,6 +117,10 @@ fn own_probes(field: &str) -> Vec<Value> {
         }
         json!([{"type": "function", "function": function}])
     };
+    let functions = |count: u32| -> Value {
+        let named = |at| json!({"type": "function", "function": {"name": format!("f{at}")}});
+        (0..count).map(named).collect()
+    };
     let schema = |extra: Value| {
         let mut schema = json!({"name": "n", "schema": {}});
         for (key, value) in extra.as_object().into_iter().flatten() {
@@ -136,6 +140,8 @@ fn own_probes(field: &str) -> Vec<Value> {
             function(json!({"name": "a b"})),
             function(json!({"name": "x".repeat(65)})),
             function(json!({"other": 1})),
+            functions(128),
+            functions(129),
             json!([{"type": "web_search"}]),
             json!([{"type": "function"}]),
         ],

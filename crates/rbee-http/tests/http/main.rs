@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use auth_min::{BearerToken, TokenDigest};
 use axum::Json;
+use axum::extract::Path;
 use deadline_propagation::Deadline;
 use input_validation::RequestId;
 use rbee_api::error::{ErrorBody, ErrorCode};
@@ -46,6 +47,10 @@ async fn slow() -> &'static str {
     "done"
 }
 
+async fn numbered(Path(number): Path<u32>) -> Json<u32> {
+    Json(number)
+}
+
 async fn request_id(context: RequestContext) -> String {
     context.id.to_string()
 }
@@ -71,6 +76,7 @@ async fn start() -> (SocketAddr, CancellationToken) {
         .post("/echo", Access::Inference, echo)
         .get("/panics", Access::Inference, panics)
         .get("/slow", Access::Inference, slow)
+        .get("/numbered/{number}", Access::Inference, numbered)
         .get("/id", Access::Inference, request_id);
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -156,6 +162,8 @@ async fn every_failure_has_the_one_error_body_and_the_request_id() {
     let cases = [
         ("GET", "/nowhere", bearer(TOKEN), 404, "route_not_found"),
         ("DELETE", "/echo", bearer(TOKEN), 405, "method_not_allowed"),
+        // The library's own refusal, in its own words.
+        ("GET", "/numbered/x", bearer(TOKEN), 400, "validation_failed"),
         ("POST", "/echo", post("[1]", ""), 415, "unsupported_media_type"),
         ("POST", "/echo", post("[1, \"x\"]", json_type), 400, "validation_failed"),
         ("POST", "/echo", post("[1] 2", json_type), 400, "validation_failed"),

@@ -147,6 +147,8 @@ async fn files_are_known_by_themselves_and_read_again() {
     let (address, _stop) = serve(served).await;
     let before = Trust::in_files([&cert]).unwrap();
     assert_eq!(get(address, "/client", &before).await.unwrap(), "client");
+    let other = before.clone().expecting(attic());
+    assert!(is_turned_away(get(address, "/client", &other).await), "it is the cellar's");
 
     write_files(&ours, &cert, &key);
     own.renew().unwrap();

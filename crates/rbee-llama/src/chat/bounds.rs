@@ -164,6 +164,9 @@ mod tests {
             nested("x if y else ", "", TOKENS_MAX / 3),
             "{% if x %}".repeat(BLOCKS_MAX + 1),
             "{%- for x in y -%}".repeat(BLOCKS_MAX + 1),
+            // What is closed closes no more than itself.
+            nested("(()", ")", BRACKETS_MAX + 1),
+            "{% if x %}{% if y %}{% endif %}".repeat(BLOCKS_MAX + 1),
         ] {
             assert!(check(&source).is_err(), "{source:.60}");
         }
