@@ -14,18 +14,17 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadline_propagation::Deadline;
 use input_validation::NodeName;
 use process_wrap::tokio::{ChildWrapper, CommandWrap, ProcessSession};
 use rbee_api::error::ErrorDetail;
 use rbee_api::hive::{HiveSnapshot, HiveStatus};
-use rbee_api::model::ModelList;
 use rbee_api::queen::RunFile;
 use rbee_home::{Daemon, Home};
 use rbee_http::{CallError, Credential, HopClient};
 use rbee_tls::Trust;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::first_contact;
 use crate::registry::Registry;
 use crate::telemetry;
 
@@ -212,17 +211,8 @@ impl HiveLauncher {
         if !self.options.registry.is_unheard(&self.options.name) {
             return None;
         }
-        let deadline = Deadline::after(PROBE_LIMIT);
-        match client.get::<ModelList>("/api/v1/models", deadline).await {
-            Ok(ModelList { models }) => Some(HiveSnapshot {
-                epoch: 0,
-                sequence: 0,
-                draining: status.draining,
-                plain_http_on_network: status.plain_http_on_network,
-                resources: status.resources,
-                models,
-                workers: status.workers,
-            }),
+        match first_contact::what_it_has(client, status).await {
+            Ok(told) => Some(told),
             Err(error) => {
                 tracing::debug!(hive = %self.options.name, error = %error, "it will report by itself");
                 None
@@ -377,7 +367,7 @@ impl HiveLauncher {
 
 /// Asks for a hive's status.
 async fn ask(client: HopClient) -> Result<(HopClient, HiveStatus), CallError> {
-    let status = client.get("/api/v1/status", Deadline::after(PROBE_LIMIT)).await?;
+    let status = first_contact::status_of(&client).await?;
     Ok((client, status))
 }
 

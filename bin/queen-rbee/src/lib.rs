@@ -10,6 +10,7 @@ mod config;
 mod continuing;
 mod dispatch;
 mod error;
+mod first_contact;
 mod hive_launcher;
 mod hives;
 mod http;
@@ -173,6 +174,8 @@ async fn run(
     let run_file = seat.home.write_run_file(Daemon::Queen, &seat.lock, &run)?;
     let keeper =
         HiveKeeper::start(launcher(&config, seat.home.clone(), &app, (&credentials, &tls)));
+    let machines = hives.remote.iter().map(|hive| hive.name.clone()).collect();
+    tasks.spawn(first_contact::greet(Arc::clone(&app.registry), machines));
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "queen serves");
 
     app.shutdown.asked().cancelled().await;

@@ -51,7 +51,9 @@ impl Reloads {
 
 fn reload(whose: &'static str, credential: &Credential, length_min: usize, audit: &Auditor) {
     let event = |outcome| Event::new(Kind::KeyRotate, outcome).on(SubjectKind::Key, whose);
+    let former = credential.fingerprint();
     match credential.reload(length_min) {
+        Ok(token) if token == former => tracing::info!(whose, %token, "token read again: the same"),
         Ok(token) => {
             tracing::info!(whose, %token, "token read again");
             audit.note(event(Outcome::Success).with("key", token));

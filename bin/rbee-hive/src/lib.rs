@@ -135,7 +135,8 @@ pub async fn pair(config: &Config, held: &HeldHome, code: &str) -> Result<String
     pairing.keep(&held.home)?;
     let Pairing { name, queen_url, .. } = &pairing;
     Ok(format!(
-        "this machine is {name} in the cluster of {queen_url}; start its hive with `rbee-hive`\n"
+        "this machine is {name} in the cluster of {queen_url}; start its hive with `rbee-hive --bind {}`\n",
+        config.bind
     ))
 }
 

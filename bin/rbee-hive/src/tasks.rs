@@ -71,7 +71,9 @@ async fn obey_signals(
 
 fn reload(renewed: &Renewed, audit: &Auditor) {
     let event = |outcome, what| Event::new(Kind::KeyRotate, outcome).on(SubjectKind::Key, what);
+    let former = renewed.token.fingerprint();
     match renewed.token.reload(renewed.length_min) {
+        Ok(token) if token == former => tracing::info!(%token, "token read again: the same"),
         Ok(token) => {
             tracing::info!(%token, "token read again");
             audit.note(event(Outcome::Success, "hive").with("key", token));

@@ -15,7 +15,7 @@ const CHAT: &str = "/v1/chat/completions";
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// The entries of one log, oldest first.
-fn entries(home: &Path, service: &str) -> Vec<Value> {
+pub(crate) fn entries(home: &Path, service: &str) -> Vec<Value> {
     let Ok(listing) = fs::read_dir(home.join("audit").join(service)) else { return Vec::new() };
     let mut files: Vec<PathBuf> = listing.flatten().map(|entry| entry.path()).collect();
     files.retain(|path| {

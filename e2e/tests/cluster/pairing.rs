@@ -19,12 +19,18 @@ const FORGOTTEN: Duration = Duration::from_secs(1);
 
 /// A queen who speaks TLS and has no hive of her own.
 fn queen() -> Cluster {
-    let settings = "local_hive = false\nheartbeat_interval_seconds = 1\n[tls]\nmode = 'local'\n";
+    queen_who_hears(1)
+}
+
+/// The same, to whom machines report every so many seconds.
+fn queen_who_hears(seconds: u32) -> Cluster {
+    let interval = format!("heartbeat_interval_seconds = {seconds}\n");
+    let settings = format!("local_hive = false\n{interval}[tls]\nmode = 'local'\n");
     // The machines keep her address.
     let cluster = Cluster::echo()
         .env("RBEE_QUEEN_BIND", &free_address())
-        .config("queen-rbee", settings)
-        .config("rbee-hive", "heartbeat_interval_seconds = 1\n");
+        .config("queen-rbee", &settings)
+        .config("rbee-hive", &interval);
     drop(cluster.rbee(&["queen", "start"]).ok());
     cluster
 }
@@ -147,6 +153,21 @@ fn a_paired_machine_answers_prompts_over_mutual_tls() {
     attic.start();
     wait_until("the queen hears of it again", LIMIT, || is_online(&cluster, "attic"));
     assert!(cluster.rbee(&["run", "tiny", "hello again"]).ok().contains("hello again"));
+}
+
+#[test]
+fn a_queen_that_is_started_anew_asks_the_machines_that_she_knows() {
+    // They report so seldom that nothing but a question tells what they have.
+    let cluster = queen_who_hears(300);
+    let mut attic = Machine::new(&cluster, "attic");
+    attic.import("tiny");
+    drop(attic.pair(&code_for(&cluster, "attic")).ok());
+    attic.start();
+    wait_until("the queen hears of the machine", LIMIT, || is_online(&cluster, "attic"));
+    drop(cluster.rbee(&["queen", "stop"]).ok());
+    drop(cluster.rbee(&["queen", "start"]).ok());
+    wait_until("she knows what it has", LIMIT, || cluster.rbee(&["list"]).ok().contains("tiny"));
+    assert!(cluster.rbee(&["run", "tiny", "hello there"]).ok().contains("hello there"));
 }
 
 /// The parts of a code: the machine and the queen, the fingerprint, the secret.

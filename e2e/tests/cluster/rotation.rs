@@ -100,6 +100,15 @@ fn an_overlap_ends_and_a_file_that_cannot_be_used_changes_nothing() {
     drop(cluster.rbee(&["token", "rotate"]).ok());
     let new = cluster.secret("client.token");
     assert_eq!(status(&url, &new), 200);
+    // Both are read again; what has not changed is not said to have.
+    let rotated = || -> Vec<Value> {
+        let entries = crate::audit::entries(&cluster.home(), "queen-rbee").into_iter();
+        entries.filter(|entry| entry["event_type"] == "key.rotate").collect()
+    };
+    wait_until("it stands in the audit log", SOON, || !rotated().is_empty());
+    let subjects: Vec<Value> =
+        rotated().iter().map(|entry| entry["subject"]["id"].clone()).collect();
+    assert_eq!(subjects, ["client"], "{:?}", rotated());
     wait_until("the overlap ends", SOON, || status(&url, &old) == 401);
 
     let file = cluster.home().join("secrets/client.token");
