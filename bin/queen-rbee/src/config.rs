@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use audit_logging::{AuditSettings, SettingError};
+use audit_logging::AuditSettings;
 use clap::Parser;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use deadline_propagation::{DEADLINE_CAP, DEADLINE_DEFAULT};
@@ -311,12 +311,8 @@ impl Settings {
                 return Err(ConfigError::Value { key, reason });
             }
         }
-        let wrong =
-            |error: SettingError| ConfigError::Value { key: error.key, reason: error.reason };
-        self.audit.check().map_err(wrong)?;
-        self.tls
-            .check()
-            .map_err(|error| ConfigError::Value { key: error.key, reason: error.reason })?;
+        self.audit.check()?;
+        self.tls.check()?;
         check_log_filter(&self.log.level).map_err(|error| {
             let reason = format!("(or RBEE_LOG, or --log-level) cannot be used: {error}");
             ConfigError::Value { key: "log.level", reason }

@@ -13,15 +13,18 @@ use rbee_http::{CallError, HopClient};
 
 use crate::registry::Registry;
 
-/// A hive answers at once, or is not there.
-const ASK_LIMIT: Duration = Duration::from_secs(5);
+/// How long a hive on another machine may take for an answer.
+const FAR_LIMIT: Duration = Duration::from_secs(5);
 
 /// Asks for a hive's status.
 ///
 /// # Errors
 /// As the call.
-pub(crate) async fn status_of(client: &HopClient) -> Result<HiveStatus, CallError> {
-    client.get("/api/v1/status", Deadline::after(ASK_LIMIT)).await
+pub(crate) async fn status_of(
+    client: &HopClient,
+    limit: Duration,
+) -> Result<HiveStatus, CallError> {
+    client.get("/api/v1/status", Deadline::after(limit)).await
 }
 
 /// Asks a hive for the rest of what it would report; older than any report.
@@ -31,9 +34,9 @@ pub(crate) async fn status_of(client: &HopClient) -> Result<HiveStatus, CallErro
 pub(crate) async fn what_it_has(
     client: &HopClient,
     status: HiveStatus,
+    limit: Duration,
 ) -> Result<HiveSnapshot, CallError> {
-    let deadline = Deadline::after(ASK_LIMIT);
-    let ModelList { models } = client.get("/api/v1/models", deadline).await?;
+    let ModelList { models } = client.get("/api/v1/models", Deadline::after(limit)).await?;
     Ok(HiveSnapshot {
         epoch: 0,
         sequence: 0,
@@ -49,9 +52,12 @@ pub(crate) async fn what_it_has(
 pub(crate) async fn greet(registry: Arc<Registry>, machines: Vec<NodeName>) {
     let greeted = machines.iter().map(async |machine| {
         let Some(client) = registry.client(machine) else { return };
-        let asked = async { what_it_has(&client, status_of(&client).await?).await };
+        let asked = async {
+            let status = status_of(&client, FAR_LIMIT).await?;
+            what_it_has(&client, status, FAR_LIMIT).await
+        };
         match asked.await {
-            Ok(told) => registry.answered(machine, client, Some(told)),
+            Ok(told) => registry.told(machine, told),
             Err(error) => {
                 tracing::info!(hive = %machine, %error, "a machine does not answer yet");
             }

@@ -211,7 +211,7 @@ impl HiveLauncher {
         if !self.options.registry.is_unheard(&self.options.name) {
             return None;
         }
-        match first_contact::what_it_has(client, status).await {
+        match first_contact::what_it_has(client, status, PROBE_LIMIT).await {
             Ok(told) => Some(told),
             Err(error) => {
                 tracing::debug!(hive = %self.options.name, error = %error, "it will report by itself");
@@ -367,7 +367,7 @@ impl HiveLauncher {
 
 /// Asks for a hive's status.
 async fn ask(client: HopClient) -> Result<(HopClient, HiveStatus), CallError> {
-    let status = first_contact::status_of(&client).await?;
+    let status = first_contact::status_of(&client, PROBE_LIMIT).await?;
     Ok((client, status))
 }
 

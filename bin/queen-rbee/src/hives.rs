@@ -99,11 +99,11 @@ pub(crate) fn add_paired(
     write().map_err(|source| HivesError { path: path.to_owned(), source })
 }
 
-/// Removes a machine that was paired; one that was not stays.
+/// Removes a machine that was paired, and says whether there was one; another stays.
 ///
 /// # Errors
 /// [`HivesError`].
-pub(crate) fn remove_paired(path: &Path, name: &NodeName) -> Result<(), HivesError> {
+pub(crate) fn remove_paired(path: &Path, name: &NodeName) -> Result<bool, HivesError> {
     let write = || {
         let mut connection = rbee_sqlite::open(path, &SCHEMA)?.connection;
         let change = connection.transaction()?;
@@ -111,7 +111,8 @@ pub(crate) fn remove_paired(path: &Path, name: &NodeName) -> Result<(), HivesErr
         if removed > 0 {
             change.execute("DELETE FROM hive WHERE name = ?1", [name.as_str()])?;
         }
-        Ok(change.commit()?)
+        change.commit()?;
+        Ok(removed > 0)
     };
     write().map_err(|source| HivesError { path: path.to_owned(), source })
 }
@@ -211,8 +212,8 @@ mod tests {
             let url = Some("https://10.0.0.7:9200".to_owned());
             assert_eq!(found, [Hive { name: attic.clone(), url, certificate: Some(certificate) }]);
         }
-        remove_paired(&path, &attic).unwrap();
-        remove_paired(&path, &local).unwrap();
+        assert!(remove_paired(&path, &attic).unwrap());
+        assert!(!remove_paired(&path, &local).unwrap());
         assert_eq!(load(&path).unwrap(), Hives { local, remote: Vec::new() });
     }
 

@@ -186,13 +186,11 @@ impl Pairings {
     /// Believes a hive no more, from now on, and forgets the machine; `false` where none of this name was paired. Blocks.
     ///
     /// # Errors
-    /// `internal_error` where that cannot be written; it holds until the queen ends all the same.
+    /// `internal_error` where that cannot be written; it holds until the queen ends all the same, and can be tried again.
     pub(crate) fn forget(&self, name: &NodeName) -> Result<bool, ApiError> {
-        let was_paired = self.lock().paired.remove(name).is_some();
-        if was_paired {
-            hives::remove_paired(&self.database, name).map_err(internal)?;
-        }
-        Ok(was_paired)
+        let was_believed = self.lock().paired.remove(name).is_some();
+        let was_written = hives::remove_paired(&self.database, name).map_err(internal)?;
+        Ok(was_believed || was_written)
     }
 
     fn authority(&self) -> Result<&Arc<Authority>, ApiError> {
@@ -308,5 +306,22 @@ mod tests {
         assert!(pairings.forget(&attic).unwrap() && !pairings.forget(&attic).unwrap());
         assert_eq!(known(&newest, &token), None, "it was forgotten");
         assert_eq!(known(&other, &other_token), Some(name("cellar")));
+    }
+
+    #[test]
+    fn what_could_not_be_written_can_be_forgotten_again() {
+        let (_directory, pairings) = queen();
+        let attic = name("attic");
+        let (key, _) = HiveKey::generate().unwrap();
+        pairings.admit(&attic, "https://127.0.0.1:9200", &key).unwrap();
+        let (database, aside) = (&pairings.database, pairings.database.with_extension("aside"));
+        std::fs::rename(database, &aside).unwrap();
+        std::fs::create_dir(database).unwrap();
+        assert!(pairings.forget(&attic).is_err() && !pairings.is_paired(&attic));
+        std::fs::remove_dir(database).unwrap();
+        std::fs::rename(&aside, database).unwrap();
+        assert!(pairings.forget(&attic).unwrap(), "its row is still there");
+        assert_eq!(hives::load(database).unwrap().remote, []);
+        assert!(!pairings.forget(&attic).unwrap());
     }
 }

@@ -194,20 +194,15 @@ impl Registry {
     /// Notes that a machine answered a question after our credential, through
     /// `client`, and what it told. Its next report is newer in any case.
     pub(crate) fn answered(&self, hive: &NodeName, client: HopClient, told: Option<HiveSnapshot>) {
-        let now = Instant::now();
-        let until = now + REPORT_GRACE;
         self.change(hive, |entry| {
             entry.client = Some(client);
-            if let (None, Some(told)) = (entry.heard_at, told) {
-                let before_any_report = HiveSnapshot { epoch: 0, sequence: 0, ..told };
-                entry.snapshot = Some(Arc::new(before_any_report));
-                entry.heard_at = Some(now);
-            }
-            entry.contact = match entry.heard_at {
-                Some(_) => Contact::Up,
-                None => Contact::Awaited { until },
-            };
+            entry.answers(told);
         });
+    }
+
+    /// Notes what a machine elsewhere told when it was asked. Its address stays the one that is known by now.
+    pub(crate) fn told(&self, hive: &NodeName, told: HiveSnapshot) {
+        self.change(hive, |entry| entry.answers(Some(told)));
     }
 
     /// Notes that the process on a machine is gone and another one is coming;
@@ -343,6 +338,20 @@ impl Registry {
 }
 
 impl Entry {
+    /// Notes an answer, and what it told, if nothing was reported yet.
+    fn answers(&mut self, told: Option<HiveSnapshot>) {
+        let now = Instant::now();
+        if let (None, Some(told)) = (self.heard_at, told) {
+            let before_any_report = HiveSnapshot { epoch: 0, sequence: 0, ..told };
+            self.snapshot = Some(Arc::new(before_any_report));
+            self.heard_at = Some(now);
+        }
+        self.contact = match self.heard_at {
+            Some(_) => Contact::Up,
+            None => Contact::Awaited { until: now + REPORT_GRACE },
+        };
+    }
+
     fn noted_workers(&self, now: Instant) -> Vec<WorkerInfo> {
         let is_fresh = |noted: &&Noted| now < noted.at + NOTED_MAX;
         self.noted.iter().filter(is_fresh).map(|noted| noted.worker.clone()).collect()

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit_logging::{AuditSettings, SettingError};
+use audit_logging::AuditSettings;
 use auth_min::Transport;
 use clap::Parser;
 use input_validation::{NodeName, in_range};
@@ -349,12 +349,8 @@ impl Config {
         self.auth.check()?;
         self.worker.check()?;
         self.restart.check()?;
-        let wrong =
-            |error: SettingError| ConfigError::Value { key: error.key, reason: error.reason };
-        self.audit.check().map_err(wrong)?;
-        self.tls
-            .check()
-            .map_err(|error| ConfigError::Value { key: error.key, reason: error.reason })?;
+        self.audit.check()?;
+        self.tls.check()?;
         if let Some(url) = &self.queen_url {
             check_url(url)?;
         }

@@ -100,8 +100,7 @@ impl Pairing {
         let (point, key) = HiveKey::generate().map_err(PairingError::Answer)?;
         let trust = Trust::of_fingerprint(fingerprint).expecting(Peer::Queen);
         let queen = HopClient::trusting(queen_url, Arc::new(secret), &trust)?;
-        let public_key = point.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-        let request = PairRequest { url: own_url.to_owned(), public_key };
+        let request = PairRequest { url: own_url.to_owned(), public_key: point.to_string() };
         let path = format!("/api/v1/hives/{name}/pair");
         let reply: PairReply = queen.post(&path, &request, Deadline::after(CALL_LIMIT)).await?;
         let pairing = Self {
@@ -166,24 +165,17 @@ pub(crate) fn own_url(
     address: SocketAddr,
     code: &PairingCode,
 ) -> Result<String, PairingError> {
-    let CodeParts { queen_url, .. } = code.parts().ok_or(PairingError::NotACode)?;
+    let parts = code.parts().ok_or(PairingError::NotACode)?;
     if let Some(url) = told {
         return Ok(url.to_owned());
     }
-    let is_called_here = is_on_this_machine(queen_url);
+    let is_called_here = parts.names_one_machine();
     let is_open = !address.ip().is_unspecified() && !is_loopback(address.ip());
     if address.port() != 0 && (is_open || (is_loopback(address.ip()) && is_called_here)) {
         Ok(format!("https://{address}"))
     } else {
         Err(PairingError::NoAddress { address })
     }
-}
-
-fn is_on_this_machine(url: &str) -> bool {
-    let uri: Option<http::Uri> = url.parse().ok();
-    let host = uri.as_ref().and_then(http::Uri::host).unwrap_or_default();
-    let ip = host.trim_matches(['[', ']']).parse();
-    host == "localhost" || ip.is_ok_and(is_loopback)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadline_propagation::Deadline;
+use rbee_api::error::ErrorCode;
 use rbee_api::hive::HeartbeatReply;
 use rbee_home::Daemon;
 use rbee_http::{CallError, Credential, HopClient};
@@ -62,7 +63,7 @@ pub(crate) async fn keep(hive: Arc<Hive>, token: Credential, stop: CancellationT
             Ok(None) => RETRY,
             Err(error) => {
                 if contact != Contact::Lost {
-                    tracing::warn!(error = %error, "queen not reached; trying again");
+                    tell_of(&error);
                 }
                 contact = Contact::Lost;
                 RETRY
@@ -76,6 +77,16 @@ pub(crate) async fn keep(hive: Arc<Hive>, token: Credential, stop: CancellationT
                 stop.run_until_cancelled(sleep(pause)).await;
             }
         }
+    }
+}
+
+/// Says why the queen was not told. Her own words are for clients.
+fn tell_of(error: &CallError) {
+    match error {
+        CallError::Refused(detail) if detail.code == ErrorCode::Unauthorized => tracing::warn!(
+            "the queen does not know this machine's token: it was forgotten, or the token replaced; trying again"
+        ),
+        error => tracing::warn!(error = %error, "queen not reached; trying again"),
     }
 }
 

@@ -1,6 +1,8 @@
 //! What every command works with: the settings, the terminal, and the way to a queen.
 
-use rbee_home::Home;
+use std::path::PathBuf;
+
+use rbee_home::{Daemon, Home};
 use rbee_tls::{Authority, Trust};
 use secrets_management::{Secret, load_file};
 
@@ -74,16 +76,35 @@ impl Keeper {
         QueenClient::new(url, token, &self.trust(url)?)
     }
 
-    /// Returns whom a queen on another computer is believed to be: who has a certificate of the CAs that are configured,
-    /// or of the one in the home.
+    /// Returns the file by which other programs know the queen; `None` where she speaks plain HTTP.
+    ///
+    /// # Errors
+    /// What is wrong with the home.
+    pub(crate) fn certificate_file(&self) -> Result<Option<PathBuf>, KeeperError> {
+        match &self.config.queen_url {
+            Some(url) if url.starts_with("http:") => Ok(None),
+            Some(_) => self.ca_file().map(Some),
+            None => {
+                let run = self.home()?.read_run_file(Daemon::Queen)?;
+                Ok(run.and_then(|run| run.certificate_file))
+            }
+        }
+    }
+
+    /// Returns the CAs that are configured, or the one in the home.
+    fn ca_file(&self) -> Result<PathBuf, KeeperError> {
+        match &self.config.ca_file {
+            Some(file) => Ok(file.clone()),
+            None => Ok(Authority::certificate_file(&self.home()?.tls_dir())),
+        }
+    }
+
+    /// Returns whom a queen on another computer is believed to be: who has a certificate of a CA that is known.
     fn trust(&self, url: &str) -> Result<Trust, KeeperError> {
         if url.starts_with("http:") {
             return Ok(Trust::nobody());
         }
-        let file = match &self.config.ca_file {
-            Some(file) => file.clone(),
-            None => Authority::certificate_file(&self.home()?.tls_dir()),
-        };
+        let file = self.ca_file()?;
         let trust = Trust::in_files([&file]).map_err(KeeperError::Tls)?;
         if trust.is_empty() { Err(KeeperError::NoCa { path: file }) } else { Ok(trust) }
     }

@@ -141,12 +141,19 @@ pub(crate) async fn gone(home: &Home) -> Result<(), KeeperError> {
 /// # Errors
 /// What is wrong with the home.
 pub(crate) fn absence(home: &Home) -> Result<&'static str, KeeperError> {
-    Ok(if home.is_running(Daemon::Hive)? {
-        "no queen runs on this computer, but a hive does, with its workers; `rbee queen start` takes them over, and \
-         `rbee queen stop` then stops them"
+    if home.is_running(Daemon::Hive)? {
+        return Ok(
+            "no queen runs on this computer, but a hive does, with its workers; `rbee queen start` takes them \
+                   over, and `rbee queen stop` then stops them",
+        );
+    }
+    // One that ends in order takes its run file with it.
+    let was_killed = home.read_run_file(Daemon::Hive)?.is_some();
+    Ok(if was_killed {
+        "no queen runs on this computer, and its hive was killed; workers that it left behind end by themselves, or at \
+         once by `rbee queen start` or `rbee queen stop`"
     } else {
-        "no queen runs on this computer; `rbee run` starts one. Workers that a killed hive left behind end by \
-         themselves; `rbee queen start` and `rbee queen stop` end them at once"
+        "no queen runs on this computer; `rbee run` starts one"
     })
 }
 

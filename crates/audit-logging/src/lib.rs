@@ -27,7 +27,7 @@ pub use event::{Actor, ActorKind, Event, Kind, Outcome, SubjectKind};
 pub use held::held_in;
 pub use old_logs::remove_old_logs;
 pub use read::{Follower, LogReader, services};
-pub use settings::{AuditSettings, SettingError};
+pub use settings::AuditSettings;
 pub use signature::{Signer, key_of};
 pub use trail::Trail;
 pub use verify::{Flaw, Problem, Verification, read_checkpoints, verify};

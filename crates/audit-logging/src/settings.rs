@@ -1,5 +1,6 @@
 //! The `[audit]` section of a daemon's configuration: its keys with units, defaults and ranges.
 
+use input_validation::SettingError;
 use rbee_api::audit::AuditMode;
 use serde::Deserialize;
 
@@ -32,16 +33,6 @@ impl Default for AuditSettings {
             inference_sample: 1,
         }
     }
-}
-
-/// A setting is out of its range.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{key} {reason}")]
-pub struct SettingError {
-    /// The key, with its section.
-    pub key: &'static str,
-    /// What is wrong with its value.
-    pub reason: String,
 }
 
 impl AuditSettings {

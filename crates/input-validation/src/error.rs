@@ -1,7 +1,17 @@
-//! The one error of this crate. Owns the words in which a refusal is told; never repeats raw input, so that a
+//! What is refused: a field of a request, a value of a configuration. Owns the words in which a refusal is told; never repeats raw input, so that a
 //! message is safe in a log, a terminal and an HTTP body.
 
 use std::io;
+
+/// A value of a configuration that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the setting {key} {reason}")]
+pub struct SettingError {
+    /// The key, with its section.
+    pub key: &'static str,
+    /// What is wrong with its value.
+    pub reason: String,
+}
 
 /// Says which field was refused, and which limit or form it broke.
 #[derive(Debug, thiserror::Error)]

@@ -16,7 +16,7 @@ mod schema;
 mod text;
 
 pub use digest::Sha256Hex;
-pub use error::ValidationError;
+pub use error::{SettingError, ValidationError};
 pub use model_alias::{MODEL_ALIAS_PART_MAX, ModelAlias};
 pub use model_ref::{HfModel, MODEL_REF_MAX, ModelRef, ModelTarget, Provider};
 pub use names::{

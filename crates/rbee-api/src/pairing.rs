@@ -2,6 +2,7 @@
 //! tell each other once.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use input_validation::NodeName;
 use schemars::JsonSchema;
@@ -48,6 +49,17 @@ pub struct CodeParts<'c> {
     pub fingerprint: &'c str,
     /// What proves that the code was given to this machine.
     pub secret: &'c str,
+}
+
+impl CodeParts<'_> {
+    /// Says whether only programs of the queen's own machine reach her by this code.
+    #[must_use]
+    pub fn names_one_machine(&self) -> bool {
+        let at = self.queen_url.split_once("://").map_or(self.queen_url, |(_, at)| at);
+        let host = at.rsplit_once(':').map_or(at, |(host, _)| host).trim_matches(['[', ']']);
+        let ip: Option<IpAddr> = host.parse().ok();
+        host == "localhost" || ip.is_some_and(|ip| ip.to_canonical().is_loopback())
+    }
 }
 
 impl PairingCode {
@@ -113,6 +125,20 @@ impl fmt::Debug for PairReply {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_of_one_machine_is_told_from_others() {
+        let is_of_one = |queen_url: &str| {
+            CodeParts { name: "attic", queen_url, fingerprint: "ab", secret: "cd" }
+                .names_one_machine()
+        };
+        for url in ["https://127.0.0.1:8080", "https://[::1]:8080", "https://localhost:8080"] {
+            assert!(is_of_one(url), "{url}");
+        }
+        for url in ["https://10.0.0.5:8080", "https://[fe80::1]:8080", "https://attic.lan:8080"] {
+            assert!(!is_of_one(url), "{url}");
+        }
+    }
 
     #[test]
     fn a_code_is_taken_apart_as_it_was_put_together() {

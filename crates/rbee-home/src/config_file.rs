@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use input_validation::SettingError;
 use serde::de::DeserializeOwned;
 
 use crate::ExitStatus;
@@ -68,6 +69,12 @@ pub enum ConfigError {
         /// What is wrong with its value.
         reason: String,
     },
+}
+
+impl From<SettingError> for ConfigError {
+    fn from(SettingError { key, reason }: SettingError) -> Self {
+        Self::Value { key, reason }
+    }
 }
 
 impl ConfigError {

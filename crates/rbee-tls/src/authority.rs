@@ -1,10 +1,11 @@
 //! The CA of one home directory: its key, its certificate, and what it signs. Owns `tls/ca.key` and `tls/ca.pem`; asks
 //! nobody and is believed by nobody who was not told to.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use input_validation::NodeName;
@@ -18,6 +19,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use secrets_management::{SecretError, load_document, store_new_document};
 use zeroize::Zeroizing;
 
+use crate::hex::{read_hex, write_hex};
 use crate::peer::{CertificateFingerprint, Peer};
 use crate::{TlsError, provider};
 
@@ -43,8 +45,8 @@ pub struct Authority {
 }
 
 /// Shows which one it is, and nothing of its key.
-impl std::fmt::Debug for Authority {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authority")
             .field("fingerprint", &self.fingerprint())
             .finish_non_exhaustive()
@@ -144,12 +146,6 @@ impl Authority {
     fn issuer(&self) -> Issuer<'_, &KeyPair> {
         Issuer::new(params_of_authority(), &self.key)
     }
-
-    /// Shares the CA with those who renew what it has signed.
-    #[must_use]
-    pub fn shared(self) -> Arc<Self> {
-        Arc::new(self)
-    }
 }
 
 /// The public half of a key that a hive has made: a point on P-256.
@@ -174,11 +170,25 @@ impl HiveKey {
             Self::from_bytes(key.public_key_raw()).ok_or(rcgen::Error::CouldNotParseKeyPair)?;
         Ok((point, key.serialize_pem().into()))
     }
+}
 
-    /// Returns the point.
-    #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; POINT_BYTES] {
-        &self.0
+/// The text is not a public key of a hive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this is not an uncompressed point on P-256, 130 hex digits")]
+pub struct NoHiveKey;
+
+impl fmt::Display for HiveKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(&self.0, f)
+    }
+}
+
+impl FromStr for HiveKey {
+    type Err = NoHiveKey;
+
+    fn from_str(text: &str) -> Result<Self, NoHiveKey> {
+        let bytes: [u8; POINT_BYTES] = read_hex(text).ok_or(NoHiveKey)?;
+        Self::from_bytes(&bytes).ok_or(NoHiveKey)
     }
 }
 

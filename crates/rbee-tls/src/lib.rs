@@ -3,16 +3,17 @@
 
 mod authority;
 mod error;
+mod hex;
 mod own;
 mod peer;
 mod settings;
 mod trust;
 
-pub use authority::{Authority, HiveKey};
+pub use authority::{Authority, HiveKey, NoHiveKey};
 pub use error::TlsError;
 pub use own::{OwnCertificate, server_config};
 pub use peer::{CertificateFingerprint, NoFingerprint, Peer, PeerCertificate};
-pub use settings::{Served, SettingError, TlsMode, TlsSettings};
+pub use settings::{Served, TlsMode, TlsSettings};
 pub use trust::Trust;
 
 use std::sync::Arc;

@@ -10,6 +10,7 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use sha2::{Digest as _, Sha256};
 
 use crate::TlsError;
+use crate::hex::{read_hex, write_hex};
 
 /// The name by which a queen is known to her hives. No resolver answers to `.internal`.
 const QUEEN: &str = "queen.rbee.internal";
@@ -77,7 +78,7 @@ impl CertificateFingerprint {
 
 impl fmt::Display for CertificateFingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write_hex(&self.0, f)
     }
 }
 
@@ -93,16 +94,7 @@ impl FromStr for CertificateFingerprint {
     type Err = NoFingerprint;
 
     fn from_str(text: &str) -> Result<Self, NoFingerprint> {
-        let digits = text.as_bytes();
-        if digits.len() != 2 * DIGEST_BYTES || !digits.iter().all(u8::is_ascii_hexdigit) {
-            return Err(NoFingerprint);
-        }
-        let mut bytes = [0; DIGEST_BYTES];
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            let pair = std::str::from_utf8(pair).map_err(|_not_text| NoFingerprint)?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_not_hex| NoFingerprint)?;
-        }
-        Ok(Self(bytes))
+        read_hex(text).map(Self).ok_or(NoFingerprint)
     }
 }
 

@@ -3,9 +3,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use auth_min::Transport;
+use input_validation::SettingError;
 use rustls::ServerConfig;
 use rustls_pki_types::ServerName;
 use serde::Deserialize;
@@ -32,6 +34,19 @@ pub enum TlsMode {
     Local,
 }
 
+impl FromStr for TlsMode {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "off" => Ok(Self::Off),
+            "files" => Ok(Self::Files),
+            "local" => Ok(Self::Local),
+            _ => Err("expected off, files or local"),
+        }
+    }
+}
+
 /// The keys under `[tls]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -50,16 +65,6 @@ pub struct TlsSettings {
     pub ca_file: Option<PathBuf>,
     /// Whether to speak plain HTTP on an address that others can reach. Default false.
     pub allow_plain_http: bool,
-}
-
-/// A value that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the setting {key} {reason}")]
-pub struct SettingError {
-    /// The key, as it stands in the file.
-    pub key: &'static str,
-    /// What is wrong with it.
-    pub reason: String,
 }
 
 impl TlsSettings {
@@ -94,6 +99,18 @@ impl TlsSettings {
         }
     }
 
+    /// Puts what command line and environment say in the place of what the file says.
+    pub fn replace(
+        &mut self,
+        mode: Option<TlsMode>,
+        allow_plain_http: Option<bool>,
+        ca_file: Option<PathBuf>,
+    ) {
+        self.mode = mode.unwrap_or(self.mode);
+        self.allow_plain_http = allow_plain_http.unwrap_or(self.allow_plain_http);
+        self.ca_file = ca_file.or(self.ca_file.take());
+    }
+
     /// Returns what the daemon speaks.
     #[must_use]
     pub fn transport(&self) -> Transport {
@@ -123,7 +140,7 @@ impl TlsSettings {
                 Ok(Some(Served { own, config, known_by, authority: None }))
             }
             (TlsMode::Local, ..) => {
-                let authority = Authority::load_or_generate(directory)?.shared();
+                let authority = Arc::new(Authority::load_or_generate(directory)?);
                 let peer = match peer {
                     Peer::Queen => Some(Peer::Queen),
                     Peer::Hive(_) => None,

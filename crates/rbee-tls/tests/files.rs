@@ -5,6 +5,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::Barrier;
 use std::time::{Duration, SystemTime};
 
@@ -99,7 +100,8 @@ fn files_of_another_kind_are_named_in_the_error() {
 fn only_points_on_the_curve_that_is_used_are_signed_for() {
     let key = KeyPair::generate().unwrap();
     let raw = key.public_key_raw();
-    assert!(HiveKey::from_bytes(raw).is_some());
+    let key = HiveKey::from_bytes(raw).unwrap();
+    assert_eq!(key.to_string().parse(), Ok(key), "as it is sent");
     for bad in [&raw[1..], &[raw, &[0]].concat(), &[&[2], &raw[1..]].concat(), &[]] {
         assert!(HiveKey::from_bytes(bad).is_none(), "{} bytes", bad.len());
     }
@@ -108,7 +110,7 @@ fn only_points_on_the_curve_that_is_used_are_signed_for() {
 #[test]
 fn a_certificate_is_renewed_long_before_it_ends() {
     let dir = tempfile::tempdir().unwrap();
-    let authority = Authority::load_or_generate(dir.path()).unwrap().shared();
+    let authority = Arc::new(Authority::load_or_generate(dir.path()).unwrap());
     let own = OwnCertificate::signed_by(authority, None, vec!["localhost".to_owned()]).unwrap();
     let day = Duration::from_secs(24 * 60 * 60);
     let now = SystemTime::now();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use e2e::{Cluster, Http, address_of, raw, wait_until};
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Longest wait for a signal to be heeded.
 const HEEDED: Duration = Duration::from_secs(10);
@@ -40,6 +40,11 @@ fn a_prompt_is_answered_over_tls_at_each_hop() {
     assert_eq!(cluster.hive().get("/api/v1/status").status, 200);
     let status = cluster.rbee(&["status"]).ok();
     assert!(status.contains("https://") && !status.contains("plain HTTP"), "{status}");
+    let ca = cluster.home().join("tls/ca.pem").display().to_string();
+    let env = cluster.rbee(&["env", "--shell"]);
+    assert!(env.stderr.contains(&ca) && !env.stdout.contains(&ca), "{env:?}");
+    let env: Value = serde_json::from_str(&cluster.rbee(&["env", "--json"]).ok()).expect("JSON");
+    assert_eq!(env["certificate_file"], ca);
     for (file, mode) in [("tls", 0o700), ("tls/ca.key", 0o600)] {
         let found = fs::metadata(cluster.home().join(file)).expect(file).permissions().mode();
         assert_eq!(found & 0o777, mode, "{file}");

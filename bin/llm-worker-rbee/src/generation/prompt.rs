@@ -47,7 +47,7 @@ pub(super) fn room_for_reply(
         0 => {
             let message = format!(
                 "this model's maximum context length is {context_tokens} tokens, \
-                 but the prompt has {prompt_tokens}; shorten it"
+                 but the prompt has {prompt_tokens}; shorten it, or raise worker.context_tokens in rbee-hive.toml"
             );
             Err(ErrorDetail::new(ErrorCode::ContextLengthExceeded, message)
                 .with_param(request.param)

@@ -14,7 +14,7 @@ use rbee_api::pairing::{
 };
 use rbee_api::queen::Removed;
 use rbee_http::{ApiError, Caller, JsonBody, Principal};
-use rbee_tls::HiveKey;
+use rbee_tls::{HiveKey, NoHiveKey};
 
 use super::hives::not_found;
 use crate::app::App;
@@ -56,10 +56,8 @@ pub(super) async fn claim(
         return Err(ApiError::new(ErrorCode::Forbidden, "this code is for another machine"));
     }
     let url = https_url("url", &url)?;
-    let key = unhex(&public_key).and_then(|bytes| HiveKey::from_bytes(&bytes));
-    let key = key.ok_or_else(|| {
-        wrong("public_key", "this is not an uncompressed point on P-256, 130 hex digits")
-    })?;
+    let key: HiveKey =
+        public_key.parse().map_err(|error: NoHiveKey| wrong("public_key", &error.to_string()))?;
     let event = Event::new(Kind::HivePair, Outcome::Success).on(SubjectKind::Machine, &name);
     Caller::current().record(event.with("url", &url)).await?;
     if !app.pairings.use_up(&name) {
@@ -140,14 +138,6 @@ fn wrong(param: &'static str, message: &str) -> ApiError {
     detail.with_param(param).into()
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes();
-    let is_hex = digits.len().is_multiple_of(2) && digits.iter().all(u8::is_ascii_hexdigit);
-    let pairs = digits.chunks_exact(2).map(|pair| std::str::from_utf8(pair).ok());
-    let bytes = pairs.map(|pair| u8::from_str_radix(pair?, 16).ok());
-    if is_hex { bytes.collect() } else { None }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,14 +160,6 @@ mod tests {
         ] {
             let refused = https_url("url", bad).unwrap_err();
             assert_eq!(refused.detail().param.as_deref(), Some("url"), "{bad}");
-        }
-    }
-
-    #[test]
-    fn hex_digits_are_read_and_nothing_else_is() {
-        assert_eq!(unhex("00fF"), Some(vec![0, 255]));
-        for bad in ["0", "0g", "+1", "é"] {
-            assert_eq!(unhex(bad), None, "{bad}");
         }
     }
 }

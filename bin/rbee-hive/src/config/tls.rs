@@ -2,16 +2,14 @@
 
 use std::path::PathBuf;
 
-use clap::builder::PossibleValuesParser;
 use rbee_tls::{TlsMode, TlsSettings};
 
 /// The flags.
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct TlsArgs {
     /// Where the certificate comes from: off, files or local [default: off]
-    #[arg(long = "tls", env = "RBEE_HIVE_TLS", value_name = "MODE",
-        value_parser = PossibleValuesParser::new(["off", "files", "local"]))]
-    mode: Option<String>,
+    #[arg(long = "tls", env = "RBEE_HIVE_TLS", value_name = "MODE")]
+    mode: Option<TlsMode>,
     /// Speak plain HTTP even where others on the network can read it
     #[arg(long, env = "RBEE_HIVE_ALLOW_PLAIN_HTTP", num_args = 0..=1, default_missing_value = "true",
         value_name = "true|false")]
@@ -24,13 +22,6 @@ pub(super) struct TlsArgs {
 impl TlsArgs {
     /// Puts what they say in the place of what the file says.
     pub(super) fn replace(self, settings: &mut TlsSettings) {
-        settings.mode = match self.mode.as_deref() {
-            Some("local") => TlsMode::Local,
-            Some("files") => TlsMode::Files,
-            Some(_) => TlsMode::Off,
-            None => settings.mode,
-        };
-        settings.allow_plain_http = self.allow_plain_http.unwrap_or(settings.allow_plain_http);
-        settings.ca_file = self.tls_ca_file.or(settings.ca_file.take());
+        settings.replace(self.mode, self.allow_plain_http, self.tls_ca_file);
     }
 }

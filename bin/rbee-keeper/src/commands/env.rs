@@ -11,9 +11,20 @@ pub(super) async fn env(keeper: &Keeper, shell: EnvShell) -> Result<(), KeeperEr
     let queen = keeper.running_queen().await?;
     let url = format!("{}/v1", queen.url());
     let token = queen.token().expose();
+    let certificate = keeper.certificate_file()?.map(|file| file.display().to_string());
     let output = &keeper.output;
     if output.is_json() {
-        return output.json(&json!({ "OPENAI_BASE_URL": url, "OPENAI_API_KEY": token }));
+        let mut told = json!({ "OPENAI_BASE_URL": url, "OPENAI_API_KEY": token });
+        if let (Some(told), Some(file)) = (told.as_object_mut(), certificate) {
+            told.insert("certificate_file".to_owned(), json!(file));
+        }
+        return output.json(&told);
+    }
+    if let Some(file) = certificate {
+        // Exported, it would be the only one that all programs of this shell believe.
+        output.note(&format!(
+            "clients know this queen by {file}: `curl --cacert`, SSL_CERT_FILE for those in Python"
+        ));
     }
     [("OPENAI_BASE_URL", url.as_str()), ("OPENAI_API_KEY", token)]
         .into_iter()

@@ -1,7 +1,5 @@
 //! `rbee hive`: machines taken into the cluster, listed and forgotten.
 
-use std::net::IpAddr;
-
 use input_validation::NodeName;
 use rbee_api::hive::HiveInfo;
 use rbee_api::pairing::CreatePairing;
@@ -27,7 +25,7 @@ async fn pair(keeper: &Keeper, wanted: CreatePairing) -> Result<(), KeeperError>
         return output.json(&made);
     }
     output.line(&made.code.0)?;
-    if made.code.parts().is_some_and(|code| is_on_this_machine(code.queen_url)) {
+    if made.code.parts().is_some_and(|code| code.names_one_machine()) {
         output.note(
             "warning: this code names an address of this machine alone; for another machine bind the queen to an \
              address that it reaches, or name one with --url",
@@ -57,26 +55,4 @@ async fn forget(keeper: &Keeper, name: &NodeName) -> Result<(), KeeperError> {
         return keeper.output.json(&removed);
     }
     keeper.output.line(&format!("{} is forgotten", removed.removed))
-}
-
-/// Says whether a base URL is reached by programs of this machine alone.
-fn is_on_this_machine(url: &str) -> bool {
-    let host = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let host = host.rsplit_once(':').map_or(host, |(host, _)| host).trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_of_this_machine_is_told_from_others() {
-        for url in ["https://127.0.0.1:8080", "https://[::1]:8080", "https://localhost:8080"] {
-            assert!(is_on_this_machine(url), "{url}");
-        }
-        for url in ["https://10.0.0.5:8080", "https://[fe80::1]:8080", "https://attic.lan:8080"] {
-            assert!(!is_on_this_machine(url), "{url}");
-        }
-    }
 }

@@ -102,7 +102,9 @@ fn report(
         }));
     }
     let former = match kept {
-        Some(former) => format!("; {former} stays good for auth.token_overlap_seconds"),
+        Some(former) => {
+            format!("; {former} stays good for auth.token_overlap_seconds, 300 unless configured")
+        }
         None => String::new(),
     };
     output.line(&format!("the {} token is {new} now{former}", name_of(which)))?;

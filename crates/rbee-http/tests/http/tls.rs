@@ -26,7 +26,7 @@ const CUT_WITHIN: Duration = Duration::from_secs(20);
 
 fn authority() -> (TempDir, Arc<Authority>) {
     let directory = tempfile::tempdir().unwrap();
-    let authority = Authority::load_or_generate(directory.path()).unwrap().shared();
+    let authority = Arc::new(Authority::load_or_generate(directory.path()).unwrap());
     (directory, authority)
 }
 
