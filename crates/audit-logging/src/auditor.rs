@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
 use std::time::Duration;
 
 use input_validation::RequestId;
@@ -53,6 +54,7 @@ pub struct Auditor(Option<Arc<Inner>>);
 #[derive(Debug)]
 struct Inner {
     orders: SyncSender<Order>,
+    writer: Thread,
     shared: Arc<Shared>,
     settings: AuditSettings,
     successes: AtomicU64,
@@ -129,12 +131,12 @@ impl Auditor {
         };
         writer.begin(found, start).map_err(AuditError::io("write audit log in", &directory))?;
         let (orders, received) = sync_channel(QUEUE_MAX);
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("audit".to_owned())
             .spawn(move || writer.run(&received))
             .map_err(AuditError::Thread)?;
-        let successes = AtomicU64::new(0);
-        Ok(Self(Some(Arc::new(Inner { orders, shared, settings, successes }))))
+        let (writer, successes) = (thread.thread().clone(), AtomicU64::new(0));
+        Ok(Self(Some(Arc::new(Inner { orders, writer, shared, settings, successes }))))
     }
 
     /// Writes something down without waiting. Where that is not possible it is counted as lost.
@@ -271,9 +273,12 @@ impl Inner {
     /// Says whether the order was taken.
     fn send(&self, order: Order) -> bool {
         self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+        let is_urgent = order.is_urgent();
         let is_taken = self.orders.try_send(order).is_ok();
         if !is_taken {
             self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+        } else if is_urgent {
+            self.writer.unpark();
         }
         is_taken
     }

@@ -24,6 +24,9 @@ pub(crate) const CHECKPOINT_ENTRIES: u64 = 1000;
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 /// Entries written together; whoever waits for the disk waits for that many at most.
 pub(crate) const BATCH_MAX: usize = 256;
+/// How long the writer lets entries gather for which nobody waits: requests then do not pay for waking it, each time
+/// several microseconds.
+const GATHER: Duration = Duration::from_millis(10);
 /// Time after which repeated failures are told, and a disk that failed is tried again.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -38,6 +41,13 @@ pub(crate) enum Order {
     },
     /// To write what waits, sign it, and end.
     End(oneshot::Sender<()>),
+}
+
+impl Order {
+    /// Says whether somebody waits for it.
+    pub(crate) const fn is_urgent(&self) -> bool {
+        matches!(self, Self::Write { written: Some(_), .. } | Self::End(_))
+    }
 }
 
 /// What writes the log.
@@ -98,7 +108,10 @@ impl Writer {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         loop {
             match orders.recv_timeout(self.patience()) {
-                Ok(order) => batch.push(order),
+                Ok(order) => {
+                    self.gather(&order);
+                    batch.push(order);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     self.sign_last();
@@ -116,6 +129,14 @@ impl Writer {
                 return;
             }
             self.look_after();
+        }
+    }
+
+    /// Gives what follows `first` time to come, unless somebody waits for it or for what comes meanwhile.
+    fn gather(&self, first: &Order) {
+        if !first.is_urgent() && self.shared.waiting.load(Ordering::Relaxed) < BATCH_MAX {
+            // Whoever sends an urgent order ends this early.
+            std::thread::park_timeout(GATHER);
         }
     }
 

@@ -22,7 +22,7 @@ use rbee_http::{
 };
 use rbee_tls::PeerCertificate;
 use secrets_management::Secret;
-use serde_json::json;
+use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -33,7 +33,7 @@ const TOKEN: &str = "rbee-0123456789abcdef0123456789abcdef";
 const WORDS: usize = 400;
 const WARM_UP: usize = 2_000;
 const SAMPLES: usize = 20_000;
-/// Time between samples: about a thousand requests a second, which the log's writer keeps up with.
+/// Time before each request where the program has nothing else to do: the processor has gone to sleep then.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// Does what the queen does before she looks for a worker.
@@ -96,23 +96,38 @@ async fn measure() -> Result<(), Failure> {
     let content = "word ".repeat(WORDS);
     let body = json!({"model": "smollm2:135m", "messages": [{"role": "user", "content": content}]});
     let body = Bytes::from(body.to_string());
-    let mut added = Vec::with_capacity(SAMPLES);
-    for sample in 0..WARM_UP + SAMPLES {
-        let difference = timed(&guarded, &body).await? - timed(&bare, &body).await?;
-        if sample >= WARM_UP {
-            added.push(difference);
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
+    let busy = added(&guarded, &bare, &body, None).await?;
+    let idle = added(&guarded, &bare, &body, Some(PAUSE)).await?;
     let entries_lost = audit.status().entries_lost;
     audit.close(Event::new(Kind::Stop, Outcome::Success)).await;
-    added.sort_by(f64::total_cmp);
-    let found = json!({
-        "samples": SAMPLES, "p50_us": added.get(SAMPLES / 2), "p99_us": added.get(SAMPLES * 99 / 100),
-        "entries_lost": entries_lost,
-    });
+    let found =
+        json!({ "samples": SAMPLES, "busy": busy, "idle": idle, "entries_lost": entries_lost });
     writeln!(std::io::stdout(), "{found}")?;
     Ok(())
+}
+
+/// Returns what `guarded` takes longer than `bare`, where each request comes so long after the one before.
+async fn added(
+    guarded: &Router,
+    bare: &Router,
+    body: &Bytes,
+    pause: Option<Duration>,
+) -> Result<Value, Failure> {
+    let mut added = Vec::with_capacity(SAMPLES);
+    for sample in 0..WARM_UP + SAMPLES {
+        let mut took = [0.0; 2];
+        for (took, router) in took.iter_mut().zip([guarded, bare]) {
+            if let Some(pause) = pause {
+                tokio::time::sleep(pause).await;
+            }
+            *took = timed(router, body).await?;
+        }
+        if sample >= WARM_UP {
+            added.push(took[0] - took[1]);
+        }
+    }
+    added.sort_by(f64::total_cmp);
+    Ok(json!({ "p50_us": added.get(SAMPLES / 2), "p99_us": added.get(SAMPLES * 99 / 100) }))
 }
 
 fn main() -> Result<(), Failure> {
