@@ -38,8 +38,6 @@ const JSON_SPACE: &str = r"\x20|\n{1,2}[\x20\t]{0,20}";
 const LEXER_FUEL_MAX: u64 = 1_000_000;
 /// Work of the lexer for one token, about 15 ms.
 const STEP_FUEL_MAX: u64 = 200_000;
-/// Work of the parser for one token, about 3 ms.
-const STEP_ITEMS_MAX: usize = 50_000;
 /// States of one request's lexer, 1 to 2 kB each.
 const LEXER_STATES_MAX: usize = 20_000;
 /// Symbols of one compiled grammar.
@@ -178,7 +176,6 @@ fn with_limits(mut factory: ParserFactory) -> ParserFactory {
     let limits = factory.limits_mut();
     limits.initial_lexer_fuel = LEXER_FUEL_MAX;
     limits.step_lexer_fuel = STEP_FUEL_MAX;
-    limits.step_max_items = STEP_ITEMS_MAX;
     limits.max_lexer_states = LEXER_STATES_MAX;
     limits.max_grammar_size = GRAMMAR_SYMBOLS_MAX;
     limits.verbose_errors = false;

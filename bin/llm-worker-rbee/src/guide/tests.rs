@@ -292,6 +292,61 @@ fn hostile_schemas_end_soon_and_end_alone() {
     assert!(said(&guide, &OutputFormat::JsonSchema(json!({"type": "null"})), 1, 9).is_some());
 }
 
+fn pattern(pattern: &str) -> OutputFormat {
+    OutputFormat::JsonSchema(json!({"type": "string", "pattern": pattern}))
+}
+
+/// Why a form ends the output that random likelihoods give, if it does within so many tokens.
+fn failure(format: &OutputFormat, tokens_max: u32) -> Option<ConstraintError> {
+    let guide = letters();
+    let mut sampler =
+        Sampler::new(Sampling { top_k: 0, temperature: 2.0, ..Sampling::default() }, 1);
+    sampler.constrain(guide.compile(format).unwrap().unwrap());
+    let mut noise = 7_u64;
+    for step in 0..tokens_max {
+        let row: Vec<f32> = (0..guide.vocabulary.len())
+            .map(|token| {
+                noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(token.into());
+                let ends = token == u32::from(b'"') && step > 0;
+                if ends { -50.0 } else { f32::from((noise >> 48) as u16) / 8192.0 }
+            })
+            .collect();
+        if sampler.choose(&row).is_none() {
+            return sampler.failure().cloned();
+        }
+    }
+    None
+}
+
+#[test]
+fn each_limit_of_the_compiler_ends_a_form_that_no_other_one_ends() {
+    let classes: String = (0x2190..0x21e0).map(|i| format!("[\\p{{L}}\\u{{{i:x}}}]")).collect();
+    let names: Value = (0..130).map(|i| (format!("p{i}"), json!({}))).collect();
+    let merged: Vec<Value> = (0..130)
+        .map(|i| json!({"allOf": [{"$ref": "#/$defs/b"}, {"properties": {"p0": {"const": i}}}]}))
+        .collect();
+    let merged = json!({"$defs": {"b": {"properties": names, "additionalProperties": false}},
+        "anyOf": merged});
+    for (limit, form) in [
+        ("the lexer's fuel", pattern(&format!("^{classes}$"))),
+        ("symbols", OutputFormat::JsonSchema(merged)),
+    ] {
+        let error = letters().compile(&form).expect_err(limit);
+        assert!(error.to_string().contains("more work"), "{limit}: {error}");
+    }
+    let words: Vec<String> = (0..3000).map(|i| format!("(w{i}x*){{1,500}}")).collect();
+    for (limit, form, tokens_max) in [
+        ("a step's fuel", pattern(&format!("^({})$", words.join("|"))), 5),
+        ("states", pattern(&format!("^{}$", "\\p{L}\\p{N}?".repeat(4000))), 2000),
+    ] {
+        let failure = failure(&form, tokens_max);
+        assert!(
+            matches!(failure, Some(ConstraintError::TooComplex { .. })),
+            "{limit}: {failure:?}"
+        );
+    }
+}
+
 #[test]
 fn the_end_comes_exactly_when_the_output_is_complete() {
     let guide = letters();
