@@ -4,12 +4,17 @@ use std::io::{self, IsTerminal as _, Read as _};
 
 use input_validation::validate_prompt;
 use rbee_api::limits::BODY_BYTES_MAX;
+use rustix::io::ioctl_fionread;
 
 use crate::cli::RunArgs;
 use crate::error::KeeperError;
 
 /// Stands for standard input.
 const STDIN: &str = "-";
+
+/// Said where something is piped in that the prompt does not ask for.
+pub(crate) const LEFT_OUT: &str =
+    "standard input is not read; end the words with `-` (without -p) to put it after them";
 
 const HINT: &str = "write it after the model, or pass it on standard input";
 
@@ -72,6 +77,12 @@ pub(crate) fn sort(
 /// Answers whether standard input is a terminal.
 pub(crate) fn stdin_is_terminal() -> bool {
     io::stdin().is_terminal()
+}
+
+/// Answers whether something is piped in that waits to be read. What comes later is not waited for.
+pub(crate) fn stdin_waits() -> bool {
+    let stdin = io::stdin();
+    !stdin.is_terminal() && ioctl_fionread(&stdin).is_ok_and(|bytes| bytes > 0)
 }
 
 /// Reads standard input to its end and puts it after `before`.

@@ -27,7 +27,12 @@ pub(super) async fn run(
     let request = Request { model: &model, args };
     let source = match asked.prompt {
         Source::Chat => return chat::chat(keeper, &request, signals).await,
-        Source::Typed(prompt) => Prompt::Typed(prompt),
+        Source::Typed(prompt) => {
+            if prompt::stdin_waits() {
+                keeper.output.note(prompt::LEFT_OUT);
+            }
+            Prompt::Typed(prompt)
+        }
         Source::Stdin { before } => Prompt::Stdin { before },
     };
     signals.unless_stopped(Box::pin(answer(keeper, &request, source))).await?;

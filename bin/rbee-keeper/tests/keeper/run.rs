@@ -46,6 +46,28 @@ async fn the_prompt_comes_from_arguments_or_standard_input() {
 }
 
 #[tokio::test]
+async fn what_is_piped_in_and_not_asked_for_is_not_left_out_silently() {
+    let queen = FakeQueen::start().await;
+    let program = queen.program();
+    let home = tempfile::tempdir().unwrap();
+    let notes = home.path().join("notes.txt");
+    for (args, text, is_told) in [
+        (&["run", "m", "Sum up:"][..], "notes", true),
+        (&["run", "m", "-p", "Sum up:"], "notes", true),
+        (&["run", "m", "-p", "Sum up:", "--quiet"], "notes", false),
+        (&["run", "m", "Sum up:"], "", false),
+        (&["run", "m", "Sum up:", "-"], "notes", false),
+    ] {
+        std::fs::write(&notes, text).unwrap();
+        let input = std::fs::File::open(&notes).unwrap();
+        let ended = end(program.command(args).stdin(input).spawn().unwrap()).await;
+        assert_eq!(ended.code, Some(0), "{args:?}: {ended:?}");
+        let told = "standard input is not read; end the words with `-`";
+        assert_eq!(ended.stderr.contains(told), is_told, "{args:?}: {ended:?}");
+    }
+}
+
+#[tokio::test]
 async fn options_are_passed_on_and_nothing_else_is() {
     let queen = FakeQueen::start().await;
     let args = [
