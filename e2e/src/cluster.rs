@@ -285,14 +285,15 @@ impl Cluster {
         fs::read_to_string(self.home().join("tls/ca.pem")).expect("a CA")
     }
 
-    /// Returns the address that `run/<name>.json` tells.
+    /// Returns the address that `run/<name>.json` tells. A hive may be about to start: its queen answers before it does.
     ///
     /// # Panics
     /// When there is none.
     #[must_use]
     pub fn url(&self, name: &str) -> String {
-        let text = fs::read_to_string(self.home().join(format!("run/{name}.json")))
-            .unwrap_or_else(|error| panic!("run/{name}.json: {error}"));
+        let file = format!("run/{name}.json");
+        let path = self.home().join(&file);
+        let text = wait_for(&file, Duration::from_secs(20), || fs::read_to_string(&path).ok());
         let run: Value = serde_json::from_str(&text).expect("JSON");
         run["url"].as_str().expect("a URL").to_owned()
     }

@@ -117,7 +117,9 @@ fn a_client_that_leaves_frees_its_slot_at_every_hop() {
         let at_worker = same.as_array().into_iter().flatten();
         let at_worker = at_worker.filter(|other| other["id"] == request["id"]);
         let left_there: Vec<_> = at_worker.map(|other| other["time_left_ms"].as_u64()).collect();
-        assert!(matches!(left_there[..], [Some(there)] if there <= left), "{request}: {same}");
+        // Each hop counts from when the request reached it, and the listing may be a moment old.
+        let is_same = |there: u64| there.abs_diff(left) < 5_000;
+        assert!(matches!(left_there[..], [Some(there)] if is_same(there)), "{request}: {same}");
     }
     drop(streams);
     wait_until("the slots are free", Duration::from_secs(2), || {
