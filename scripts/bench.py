@@ -322,10 +322,11 @@ def table(results):
             yield (f"| RSS after the load | 8 slots, 16 k context | rss | <= 1.00 | {ratio:.2f} | the smaller "
                    f"| {'yes' if ratio <= 1 else 'no'} |")
     if results["front_us"]:
-        for part, bound in (("p50_us", 20), ("p99_us", 200)):
-            took = results["front_us"][part]
-            yield (f"| credential, validation and audit log | a thousand requests a second | added, {part[:3]}, µs | <= {bound} "
-                   f"| {took:.1f} | none | {'yes' if took <= bound else 'no'} |")
+        for load, words in (("busy", "one request after the other"), ("idle", "each after an idle millisecond")):
+            for part, bound in (("p50_us", 20), ("p99_us", 200)):
+                took = results["front_us"][load][part]
+                yield (f"| credential, validation and audit log | {words} | added, {part[:3]}, µs | <= {bound} "
+                       f"| {took:.1f} | none | {'yes' if took <= bound else 'no'} |")
     if results["audit"]:
         rate = results["audit"]["entries_per_second"]
         yield (f"| audit log | {results['audit']['entries']} entries | verified a second | >= 500000 "
