@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use e2e::{Finished, wait_until};
 use rusqlite::Connection;
@@ -126,6 +126,15 @@ impl Machines {
 
     pub(crate) fn is_online(&self, at: usize) -> bool {
         self.listed(at)["state"] == "online"
+    }
+
+    /// Says whether the queen has heard of a hive since then. One that is listed
+    /// as online may still be missed in the next moment.
+    pub(crate) fn was_heard_since(&self, at: usize, then: SystemTime) -> bool {
+        let since = then.elapsed().expect("a clock");
+        let hive = self.listed(at);
+        let age = hive["last_heartbeat_age_ms"].as_u64().map(Duration::from_millis);
+        hive["state"] == "online" && age.is_some_and(|age| age < since)
     }
 
     /// Returns how long the queen has not heard of a hive.
