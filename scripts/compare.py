@@ -4,8 +4,8 @@ model file, one request at a time, with the same threads and context.
 
   compare.py --peer PATH/llama-server [--bin target/release] [--threads N] [--out target/compare]
 
-The worker is asked twice: with nothing shared or guessed, which computes the same pieces as the
-peer, and at its defaults. Where replies differ, both are asked for the log probabilities there.
+The worker is asked twice: with nothing shared or guessed and without flash attention, which computes
+the same pieces in the same way as the peer, and at its defaults. Where replies differ, both are asked for the log probabilities there.
 Exit code 1 says that a difference remains which they do not explain.
 """
 
@@ -26,9 +26,9 @@ CONTEXT_TOKENS = 4096
 TIE = 0.05
 # By so much logits were seen to move when a prompt is cut into other pieces (decision 010).
 PIECES = 0.6
-# The pieces that both compute a prompt in.
+# The longest prompt that a worker computes in one step.
 STEP_TOKENS = 512
-MODES = {"alone": ["--speculation", "off", "--cache-ram", "0"], "defaults": []}
+MODES = {"alone": ["--speculation", "off", "--cache-ram", "0", "--flash-attention", "off"], "defaults": []}
 
 
 def ask(server, token, prompt, fields):
@@ -172,7 +172,7 @@ def main():
     # Ends what was started before this program itself ends.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     token, layout, rows = os.urandom(24).hex(), (1, CONTEXT_TOKENS), []
-    # As a worker computes on a processor: without flash attention, in pieces of 256 tokens.
+    # As a worker computes that does without flash attention: in pieces of 256 tokens.
     peer = start_peer(options, "llama-server", layout, "--no-cache-prompt", "--flash-attn", "off", "-ub", "256")
     servers = [peer]
     try:

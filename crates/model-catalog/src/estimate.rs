@@ -8,11 +8,11 @@ const CACHE_CELLS_STEP: u64 = 256;
 /// Bytes of one number while computing: f32.
 const COMPUTE_NUMBER_BYTES: u64 = 4;
 
-/// Tokens whose scores are kept at once, where they are.
+/// Tokens whose scores are kept at once, at most.
 const SCORED_TOKENS: u64 = 256;
 
-/// Scores that a worker keeps at most: the larger of this and of an eighth of weights and cache. With more it goes
-/// back to flash attention.
+/// A worker that may choose keeps the scores of so many tokens at most as take the larger of this and of an eighth of
+/// weights and cache. It computes more of them at once by flash attention.
 const SCORES_BYTES_MAX: u64 = 128 << 20;
 
 /// Says how a worker is to be started.
@@ -36,12 +36,12 @@ pub struct MemoryParams {
     pub scores: Scores,
 }
 
-/// Says whether a worker keeps the scores of attention, as it does without flash attention.
+/// Says whether a worker keeps the scores of attention, as it does for what it computes without flash attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scores {
     /// Never.
     No,
-    /// While they are small beside the model.
+    /// As far as they are small beside the model.
     WhereSmall,
     /// Always.
     Yes,
@@ -67,8 +67,8 @@ pub struct MemoryEstimate {
 ///   types, with the cells of a slot rounded up to 256 (`llama_kv_cache` in llama.cpp). Exact for plain attention; an upper bound for sliding windows,
 ///   shared layers and compressed caches, which store less.
 /// - Compute: step × (2 × feed-forward width + 6 × embedding width) × 4 bytes for the widest layer, two copies of the
-///   logits, the f16 attention mask of step × cells that a token can see, and the scores of 256 tokens × heads × these
-///   cells × 4 bytes where they may be kept. A heuristic after llama.cpp's graph reservation.
+///   logits, the f16 attention mask of step × cells that a token can see, and the scores of 256 tokens or fewer × heads ×
+///   these cells × 4 bytes where they may be kept. A heuristic after llama.cpp's graph reservation.
 #[must_use]
 pub fn estimate_memory(header: &GgufHeader, params: MemoryParams) -> MemoryEstimate {
     let cells_per_slot = u64::from(params.context_per_slot).next_multiple_of(CACHE_CELLS_STEP);
@@ -100,15 +100,14 @@ pub fn estimate_memory(header: &GgufHeader, params: MemoryParams) -> MemoryEstim
     MemoryEstimate { weights_bytes, kv_bytes, compute_bytes, total_bytes }
 }
 
-/// Returns what the scores take, or 0 where a worker would not keep them.
+/// Returns what the scores take at most.
 fn scores_bytes(kept: Scores, heads: u32, cells_seen: u64, model_bytes: u64) -> u64 {
     let scores = u64::from(heads).saturating_mul(cells_seen).saturating_mul(SCORED_TOKENS);
     let bytes = scores.saturating_mul(COMPUTE_NUMBER_BYTES);
-    let are_small = bytes <= SCORES_BYTES_MAX.max(model_bytes / 8);
     match kept {
         Scores::Yes => bytes,
-        Scores::WhereSmall if are_small => bytes,
-        Scores::No | Scores::WhereSmall => 0,
+        Scores::WhereSmall => bytes.min(SCORES_BYTES_MAX.max(model_bytes / 8)),
+        Scores::No => 0,
     }
 }
 
@@ -162,7 +161,9 @@ mod tests {
         let of = |tokens: u64| 256 * 32 * tokens * 4;
         let (small, large) = (8192, 65_536);
         assert_eq!(compute(small, Scores::WhereSmall) - compute(small, Scores::No), of(8192));
-        assert_eq!(compute(large, Scores::WhereSmall), compute(large, Scores::No));
+        // 8 GiB of cache and the weights.
+        let eighth = ((8 << 30) + 4_912_898_304) / 8;
+        assert_eq!(compute(large, Scores::WhereSmall) - compute(large, Scores::No), eighth);
         assert_eq!(compute(large, Scores::Yes) - compute(large, Scores::No), of(65_536));
     }
 

@@ -114,6 +114,16 @@ impl Default for ContextParams {
     }
 }
 
+/// Tokens of one sequence from which on flash attention computes them in tiles
+/// on a processor; fewer it computes one by one, which takes many times as long.
+pub const TILE_TOKENS: u32 = 64;
+
+/// Whether flash attention computes keys and values that are stored like this in tiles.
+#[must_use]
+pub fn has_tiles(type_k: KvType, type_v: KvType) -> bool {
+    type_k == type_v && matches!(type_k, KvType::F16 | KvType::F32)
+}
+
 /// Whether attention is computed the memory-saving way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlashAttention {
@@ -123,6 +133,14 @@ pub enum FlashAttention {
     On,
     /// Never.
     Off,
+    /// For batches that fill tiles; for a context on processors alone. Few tokens
+    /// are computed faster without it. Keys and values must be stored alike, as
+    /// f16 or f32.
+    InTiles {
+        /// Most tokens of a batch that is computed without it: the scores of all
+        /// of them are in memory at once, beside what the context reserves.
+        plain_tokens_max: u32,
+    },
 }
 
 /// What is wrong with context parameters.
@@ -141,6 +159,9 @@ pub enum ParamsError {
     /// Quantised values were asked for without flash attention.
     #[error("a quantised V cache needs flash attention")]
     QuantizedWithoutFlashAttention,
+    /// Keys and values are stored so that flash attention has no tiles for them.
+    #[error("tiles need keys and values that are both f16 or both f32")]
+    NoTilesForCache,
 }
 
 impl ContextParams {
@@ -186,6 +207,11 @@ impl ContextParams {
         if self.type_v.is_quantized() && self.flash_attention == FlashAttention::Off {
             return Err(ParamsError::QuantizedWithoutFlashAttention);
         }
+        if matches!(self.flash_attention, FlashAttention::InTiles { .. })
+            && !has_tiles(self.type_k, self.type_v)
+        {
+            return Err(ParamsError::NoTilesForCache);
+        }
         Ok(())
     }
 
@@ -205,7 +231,9 @@ impl ContextParams {
         raw.flash_attn_type = match self.flash_attention {
             FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
             FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
-            FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+            FlashAttention::Off | FlashAttention::InTiles { .. } => {
+                sys::LLAMA_FLASH_ATTN_TYPE_DISABLED
+            }
         };
         raw.type_k = self.type_k.raw();
         raw.type_v = self.type_v.raw();
@@ -273,5 +301,22 @@ mod tests {
         params.type_v = KvType::Q8_0;
         let refused = params.check();
         assert!(matches!(refused, Err(ParamsError::QuantizedWithoutFlashAttention)));
+    }
+
+    #[test]
+    fn tiles_need_keys_and_values_alike() {
+        let flash_attention = FlashAttention::InTiles { plain_tokens_max: 256 };
+        let of = |type_k, type_v| {
+            ContextParams { flash_attention, type_k, type_v, ..ContextParams::default() }.check()
+        };
+        for alike in [KvType::F16, KvType::F32] {
+            assert!(of(alike, alike).is_ok());
+        }
+        for (type_k, type_v) in
+            [(KvType::Q8_0, KvType::F16), (KvType::F16, KvType::F32), (KvType::Bf16, KvType::Bf16)]
+        {
+            let refused = of(type_k, type_v);
+            assert!(matches!(refused, Err(ParamsError::NoTilesForCache)), "{type_k:?} {type_v:?}");
+        }
     }
 }

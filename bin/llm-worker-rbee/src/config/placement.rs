@@ -28,7 +28,7 @@ pub(super) struct PlacementArguments {
     /// How values are stored; a quantised form needs flash attention
     #[arg(long, default_value_t = KvType::F16, value_name = "TYPE")]
     cache_type_v: KvType,
-    /// Whether attention is computed the memory-saving way; `auto` is wherever the device can
+    /// Whether attention is computed the memory-saving way; `auto` is where that is faster, or saves much
     #[arg(long, value_enum, default_value = "auto")]
     flash_attention: When,
     /// Whether the model file is mapped into memory, or else read [default: mapped, where the devices can]

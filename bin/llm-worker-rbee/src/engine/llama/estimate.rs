@@ -84,6 +84,7 @@ impl LlamaLoader {
                 FlashAttention::Auto => "auto",
                 FlashAttention::On => "on",
                 FlashAttention::Off => "off",
+                FlashAttention::InTiles { .. } => "tiles",
             },
             threads: shape.params.n_threads,
             devices,

@@ -8,6 +8,7 @@ mod shared;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -93,7 +94,8 @@ type Reply = Vec<(u32, f32)>;
 
 /// Context as a worker on a processor has it.
 fn alone(sizes: Sizes) -> ContextParams {
-    let attention = Attention { flash: FlashAttention::Off, piece_tokens: 256 };
+    let flash = FlashAttention::InTiles { plain_tokens_max: 256 };
+    let attention = Attention { flash, piece_tokens: STEP_TOKENS };
     context_params(sizes, compute_threads(), Layout::Split, &Placement::default(), attention)
 }
 
@@ -186,12 +188,15 @@ fn best(logits: &[f32]) -> (u32, f32) {
 type Chosen = Arc<Mutex<HashMap<Vec<u32>, Vec<u32>>>>;
 /// In which pieces the engine has computed prompts, by prompt.
 type Pieces = Arc<Mutex<HashMap<Vec<u32>, Vec<usize>>>>;
+/// Most tokens of a reply that the engine has computed in one step.
+type Together = Arc<AtomicUsize>;
 
 /// Loads the real engine and writes down what it chooses.
 struct Spy {
     loader: LlamaLoader,
     chosen: Chosen,
     pieces: Pieces,
+    together: Together,
 }
 
 struct SpyBackend {
@@ -200,6 +205,7 @@ struct SpyBackend {
     slots_of_runs: Vec<u32>,
     chosen: Chosen,
     pieces: Pieces,
+    together: Together,
 }
 
 impl Loader for Spy {
@@ -207,7 +213,7 @@ impl Loader for Spy {
         self: Box<Self>,
         progress: &mut dyn FnMut(f32) -> bool,
     ) -> Result<(Core, Loaded), LoadFailure> {
-        let Self { loader, chosen, pieces } = *self;
+        let Self { loader, chosen, pieces, together } = *self;
         let (engine, loaded) = Box::new(loader).load(progress)?;
         let Core::Generator(mut generator) = engine else { panic!("a text model") };
         generator.backend = Box::new(SpyBackend {
@@ -216,6 +222,7 @@ impl Loader for Spy {
             slots_of_runs: Vec::new(),
             chosen,
             pieces,
+            together,
         });
         Ok((Core::Generator(generator), loaded))
     }
@@ -234,6 +241,8 @@ impl Backend for SpyBackend {
             if (run.position as usize) < prompt.len() {
                 let mut pieces = self.pieces.lock().unwrap();
                 pieces.entry(prompt.clone()).or_default().push(run.tokens.len());
+            } else {
+                self.together.fetch_max(run.tokens.len(), Ordering::Relaxed);
             }
         }
         self.backend.step(runs)
@@ -284,6 +293,7 @@ struct Engine {
     ended: Option<oneshot::Receiver<EngineEnd>>,
     chosen: Chosen,
     pieces: Pieces,
+    together: Together,
 }
 
 impl Drop for Engine {
@@ -301,6 +311,7 @@ impl Engine {
     async fn start_with(change: impl FnOnce(&mut LlamaLoader)) -> Self {
         let alone = ONE_AT_A_TIME.lock().await;
         let (chosen, pieces) = (Chosen::default(), Pieces::default());
+        let together = Together::default();
         let mut loader = LlamaLoader {
             path: model_path(),
             slots: Some(SIZES.slots),
@@ -313,9 +324,14 @@ impl Engine {
             speculation: Speculation::Off,
         };
         change(&mut loader);
-        let spy = Spy { loader, chosen: Arc::clone(&chosen), pieces: Arc::clone(&pieces) };
+        let spy = Spy {
+            loader,
+            chosen: Arc::clone(&chosen),
+            pieces: Arc::clone(&pieces),
+            together: Arc::clone(&together),
+        };
         let (handle, ended) = start(Box::new(spy), 64).unwrap();
-        let engine = Self { _alone: alone, handle, ended: Some(ended), chosen, pieces };
+        let engine = Self { _alone: alone, handle, ended: Some(ended), chosen, pieces, together };
         engine.until("the model is loaded", |engine| engine.handle.loaded().is_some()).await;
         engine
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rbee_llama::batch::{Batch, Logits};
 use rbee_llama::context::{Context, DecodeError, NoOutput};
+use rbee_llama::context_params::TILE_TOKENS;
 use rbee_llama::vocab::Token;
 
 use crate::engine::backend::{Backend, Prompt, Run, StepError, Unusable};
@@ -27,6 +28,9 @@ pub(super) struct LlamaBackend {
     prompt_logits: Vec<f32>,
 }
 
+/// A run and its place among those of its step.
+type Indexed<'a> = (usize, &'a Run<'a>);
+
 /// Where logits stand.
 #[derive(Debug, Clone, Copy)]
 enum Output {
@@ -43,9 +47,12 @@ impl LlamaBackend {
         Self { context, layout, prompts, batch, outputs: Vec::new(), prompt_logits: Vec::new() }
     }
 
-    /// Computes runs in one batch.
-    fn decode(&mut self, runs: &[&Run<'_>]) -> Result<Vec<usize>, StepError> {
-        let mut first_outputs = Vec::with_capacity(runs.len());
+    /// Computes runs in one batch and returns the rows of their first outputs.
+    fn decode<'a>(
+        &mut self,
+        runs: impl Iterator<Item = &'a Run<'a>>,
+    ) -> Result<Vec<usize>, StepError> {
+        let mut first_outputs = Vec::with_capacity(runs.size_hint().0);
         self.batch.clear();
         for run in runs {
             let silent = run.tokens.len().saturating_sub(run.outputs as usize);
@@ -70,36 +77,57 @@ impl LlamaBackend {
     /// split memory llama.cpp would take the same number of tokens from each,
     /// which tears the prompts' tiles apart.
     fn decode_apart(&mut self, runs: &[Run<'_>]) -> Result<(), StepError> {
-        let is_prompt = |run: &&Run<'_>| run.tokens.len() > run.outputs as usize;
-        let prompts: Vec<&Run<'_>> = runs.iter().filter(is_prompt).collect();
-        let streams: Vec<&Run<'_>> = runs.iter().filter(|run| !is_prompt(run)).collect();
+        let (prompts, streams): (Vec<_>, Vec<_>) =
+            runs.iter().enumerate().partition(|(_, run)| run.tokens.len() > run.outputs as usize);
         self.prompt_logits.clear();
-        let mut kept = Vec::new();
-        if !prompts.is_empty() {
-            let rows = self.decode(&prompts)?;
-            for (run, row) in prompts.iter().zip(rows) {
-                kept.push(self.prompt_logits.len());
+        let mut outputs = Vec::with_capacity(runs.len());
+        for batch in self.batches(prompts) {
+            let rows = self.decode(batch.iter().map(|(_, run)| *run))?;
+            for ((index, run), row) in batch.into_iter().zip(rows) {
+                outputs.push((index, Output::Kept(self.prompt_logits.len())));
                 if run.outputs > 0 {
                     let logits = self.context.logits(row).unwrap_or_default();
                     self.prompt_logits.extend_from_slice(logits);
                 }
             }
         }
-        let rows = if streams.is_empty() { Vec::new() } else { self.decode(&streams)? };
-        let (mut kept, mut rows) = (kept.into_iter(), rows.into_iter());
+        if !streams.is_empty() {
+            let rows = self.decode(streams.iter().map(|(_, run)| *run))?;
+            let rows = streams.iter().zip(rows);
+            outputs.extend(rows.map(|((index, _), row)| (*index, Output::Row(row))));
+        }
+        outputs.sort_unstable_by_key(|(index, _)| *index);
         self.outputs.clear();
-        self.outputs.extend(runs.iter().filter_map(|run| {
-            if is_prompt(&run) {
-                kept.next().map(Output::Kept)
-            } else {
-                rows.next().map(Output::Row)
-            }
-        }));
+        self.outputs.extend(outputs.into_iter().map(|(_, output)| output));
         Ok(())
     }
 
+    /// Shares the prompts of a step out over batches: where only tiles have
+    /// flash attention, each that fills one for itself, the others together.
+    fn batches<'a>(&self, prompts: Vec<Indexed<'a>>) -> Vec<Vec<Indexed<'a>>> {
+        let Some(plain_tokens_max) = self.context.plain_tokens_max() else {
+            return if prompts.is_empty() { Vec::new() } else { vec![prompts] };
+        };
+        let (long, short): (Vec<_>, Vec<_>) =
+            prompts.into_iter().partition(|(_, run)| run.tokens.len() >= TILE_TOKENS as usize);
+        let mut batches: Vec<_> = long.into_iter().map(|prompt| vec![prompt]).collect();
+        let mut room = 0;
+        for prompt in short {
+            let len = prompt.1.tokens.len();
+            match batches.last_mut() {
+                Some(batch) if len <= room => batch.push(prompt),
+                _ => {
+                    batches.push(vec![prompt]);
+                    room = plain_tokens_max;
+                }
+            }
+            room = room.saturating_sub(len);
+        }
+        batches
+    }
+
     fn decode_together(&mut self, runs: &[Run<'_>]) -> Result<(), StepError> {
-        let rows = self.decode(&runs.iter().collect::<Vec<_>>())?;
+        let rows = self.decode(runs.iter())?;
         self.outputs.clear();
         self.outputs.extend(rows.into_iter().map(Output::Row));
         Ok(())

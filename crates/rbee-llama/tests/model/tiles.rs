@@ -1,0 +1,108 @@
+//! Attention in tiles: each batch is computed as a context computes it that
+//! knows only that way, to the bit.
+
+use rbee_llama::batch::{Batch, Logits};
+use rbee_llama::context::Context;
+use rbee_llama::context_params::{ContextParams, FlashAttention};
+use rbee_llama::vocab::Token;
+
+use crate::context;
+use crate::oracle::tokens;
+
+/// By how much a logit may differ where earlier tokens were computed in another
+/// way; of values in the wrong order the differences are 5 and more.
+const NOISE: f32 = 1.5;
+
+/// Makes a context that attends in one way.
+type Way = fn() -> Context;
+
+fn attending(flash_attention: FlashAttention, plain_tokens_max: u32) -> Context {
+    context(|params: &mut ContextParams| {
+        params.n_ctx = 2048;
+        params.n_ubatch = 512;
+        params.n_seq_max = 2;
+        params.n_outputs_max = 2;
+        params.flash_attention = match flash_attention {
+            FlashAttention::InTiles { .. } => FlashAttention::InTiles { plain_tokens_max },
+            other => other,
+        };
+    })
+}
+
+fn in_tiles(plain_tokens_max: u32) -> Context {
+    attending(FlashAttention::InTiles { plain_tokens_max }, plain_tokens_max)
+}
+
+fn plain() -> Context {
+    attending(FlashAttention::Off, 0)
+}
+
+fn flash() -> Context {
+    attending(FlashAttention::On, 0)
+}
+
+fn text(len: usize) -> Vec<Token> {
+    let words = tokens("In the beginning there was a small house by a river, and nobody in it. ");
+    words.into_iter().cycle().take(len).collect()
+}
+
+/// Decodes the first tokens of a text for each sequence in one batch, and returns the last logits of each.
+fn logits(context: &mut Context, lens: &[usize], position: u32) -> Vec<Vec<f32>> {
+    let mut batch = Batch::with_capacity(512);
+    let mut rows = Vec::new();
+    for (sequence, len) in (0..).zip(lens) {
+        for (index, token) in text(*len).into_iter().enumerate() {
+            let wanted = if index + 1 == *len { Logits::Want } else { Logits::Skip };
+            let at = position + u32::try_from(index).expect("small");
+            let row = batch.push(token, at, sequence, wanted).expect("the batch has room");
+            if wanted == Logits::Want {
+                rows.push(row);
+            }
+        }
+    }
+    context.decode(&batch).expect("the batch is decoded");
+    rows.into_iter().map(|row| context.logits(row).expect("it was asked for").to_vec()).collect()
+}
+
+#[test]
+fn a_batch_that_fills_tiles_is_computed_by_flash_attention_and_another_is_not() {
+    let (plain, flash): (Way, Way) = (plain, flash);
+    for (lens, plain_tokens_max, alike) in [
+        (&[64][..], 256, flash),
+        (&[300], 256, flash),
+        (&[63], 256, plain),
+        (&[63], 62, flash),
+        (&[1], 1, plain),
+        (&[100, 100], 256, flash),
+        (&[100, 40], 256, plain),
+        (&[100, 40], 100, flash),
+    ] {
+        let found = logits(&mut in_tiles(plain_tokens_max), lens, 0);
+        let expected = logits(&mut alike(), lens, 0);
+        assert!(found == expected, "{lens:?} {plain_tokens_max}");
+        let other = [plain, flash].map(|of| logits(&mut of(), lens, 0));
+        // One token sees only itself, which is the same both ways.
+        assert!(other[0] != other[1] || lens == [1], "{lens:?}: the ways can be told apart");
+    }
+}
+
+#[test]
+fn what_one_way_remembers_the_other_one_reads() {
+    for lens in [[300, 1], [40, 90], [300, 300]] {
+        let mut found = in_tiles(256);
+        let mut expected = plain();
+        let mut position = 0;
+        for len in lens.into_iter().chain([1, 1, 5, 70, 1]) {
+            let (found, expected) =
+                (logits(&mut found, &[len], position), logits(&mut expected, &[len], position));
+            let differences = found[0].iter().zip(&expected[0]).map(|(a, b)| (a - b).abs());
+            let most = differences.fold(0.0, f32::max);
+            assert!(most < NOISE, "{lens:?} {len} at {position}: {most}");
+            position += u32::try_from(len).expect("small");
+        }
+        let state = found.seq_state(0).expect("a state");
+        let mut copy = in_tiles(256);
+        copy.set_seq_state(0, &state).expect("it is taken");
+        assert!(logits(&mut copy, &[1], position) == logits(&mut found, &[1], position));
+    }
+}
