@@ -138,6 +138,11 @@ impl Batch {
         self.sequences.chunk_by(PartialEq::eq).map(<[u32]>::len).min().unwrap_or(0)
     }
 
+    /// The position that has most before it.
+    pub(crate) fn deepest(&self) -> u32 {
+        self.positions.iter().copied().max().unwrap_or(0)
+    }
+
     /// The number of tokens in the batch.
     #[must_use]
     pub fn len(&self) -> usize {

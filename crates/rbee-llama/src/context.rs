@@ -11,7 +11,9 @@ use std::sync::{Arc, PoisonError};
 use llama_cpp_sys_2 as sys;
 
 use crate::batch::{Batch, BatchLimits, InvalidBatch};
-use crate::context_params::{ContextParams, FlashAttention, ParamsError, Pooling, TILE_TOKENS};
+use crate::context_params::{
+    ContextParams, FlashAttention, ParamsError, Pooling, SHALLOW_TOKENS, TILE_TOKENS,
+};
 use crate::ffi::{self, ShimString};
 use crate::log;
 use crate::model::Model;
@@ -387,7 +389,7 @@ impl Context {
     }
 }
 
-/// For which batches attention is computed in tiles.
+/// For which batches flash attention is used, the only one that has tiles.
 #[derive(Clone, Copy, Debug)]
 struct Tiles {
     plain_tokens_max: usize,
@@ -398,7 +400,9 @@ struct Tiles {
 impl Tiles {
     fn suit(self, batch: &Batch) -> bool {
         let filled = if self.apart { batch.len_of_shortest() } else { batch.len() };
-        filled >= TILE_TOKENS as usize || batch.len() > self.plain_tokens_max
+        filled >= TILE_TOKENS as usize
+            || batch.deepest() < SHALLOW_TOKENS
+            || batch.len() > self.plain_tokens_max
     }
 }
 

@@ -118,6 +118,10 @@ impl Default for ContextParams {
 /// on a processor; fewer it computes one by one, which takes many times as long.
 pub const TILE_TOKENS: u32 = 64;
 
+/// Positions up to which flash attention is the faster one also for few tokens:
+/// llama.cpp's plain attention computes multiples of so many, seen or not.
+pub const SHALLOW_TOKENS: u32 = 256;
+
 /// Whether flash attention computes keys and values that are stored like this in tiles.
 #[must_use]
 pub fn has_tiles(type_k: KvType, type_v: KvType) -> bool {
@@ -133,9 +137,9 @@ pub enum FlashAttention {
     On,
     /// Never.
     Off,
-    /// For batches that fill tiles; for a context on processors alone. Few tokens
-    /// are computed faster without it. Keys and values must be stored alike, as
-    /// f16 or f32.
+    /// For batches that fill tiles or are all in the first [`SHALLOW_TOKENS`]; for
+    /// a context on processors alone. Few tokens that see many are computed faster
+    /// without it. Keys and values must be stored alike, as f16 or f32.
     InTiles {
         /// Most tokens of a batch that is computed without it: the scores of all
         /// of them are in memory at once, beside what the context reserves.

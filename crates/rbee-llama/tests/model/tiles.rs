@@ -13,12 +13,10 @@ use crate::oracle::tokens;
 /// way; of values in the wrong order the differences are 5 and more.
 const NOISE: f32 = 1.5;
 
-/// Makes a context that attends in one way.
-type Way = fn() -> Context;
-
 fn attending(flash_attention: FlashAttention, plain_tokens_max: u32) -> Context {
     context(|params: &mut ContextParams| {
         params.n_ctx = 2048;
+        params.n_batch = 1024;
         params.n_ubatch = 512;
         params.n_seq_max = 2;
         params.n_outputs_max = 2;
@@ -48,7 +46,7 @@ fn text(len: usize) -> Vec<Token> {
 
 /// Decodes the first tokens of a text for each sequence in one batch, and returns the last logits of each.
 fn logits(context: &mut Context, lens: &[usize], position: u32) -> Vec<Vec<f32>> {
-    let mut batch = Batch::with_capacity(512);
+    let mut batch = Batch::with_capacity(1024);
     let mut rows = Vec::new();
     for (sequence, len) in (0..).zip(lens) {
         for (index, token) in text(*len).into_iter().enumerate() {
@@ -64,25 +62,41 @@ fn logits(context: &mut Context, lens: &[usize], position: u32) -> Vec<Vec<f32>>
     rows.into_iter().map(|row| context.logits(row).expect("it was asked for").to_vec()).collect()
 }
 
+/// Tokens before a batch that is not shallow.
+const DEEP: u32 = 300;
+
 #[test]
-fn a_batch_that_fills_tiles_is_computed_by_flash_attention_and_another_is_not() {
-    let (plain, flash): (Way, Way) = (plain, flash);
-    for (lens, plain_tokens_max, alike) in [
-        (&[64][..], 256, flash),
-        (&[300], 256, flash),
-        (&[63], 256, plain),
-        (&[63], 62, flash),
-        (&[1], 1, plain),
-        (&[100, 100], 256, flash),
-        (&[100, 40], 256, plain),
-        (&[100, 40], 100, flash),
+fn a_batch_that_fills_tiles_or_sees_little_is_computed_by_flash_attention() {
+    for lens in [&[64][..], &[300], &[63], &[100, 40]] {
+        let found = logits(&mut in_tiles(256), lens, 0);
+        assert!(found == logits(&mut flash(), lens, 0), "{lens:?}");
+        assert!(found != logits(&mut plain(), lens, 0), "{lens:?}: the ways can be told apart");
+    }
+}
+
+#[test]
+fn few_tokens_that_see_many_are_computed_the_plain_way() {
+    let mut context = in_tiles(256);
+    logits(&mut context, &[DEEP as usize, DEEP as usize], 0);
+    let states = [0, 1].map(|sequence| context.seq_state(sequence).expect("a state"));
+    let goes_on = |mut context: Context, lens: &[usize]| {
+        for (sequence, state) in (0..).zip(&states) {
+            context.set_seq_state(sequence, state).expect("it is taken");
+        }
+        logits(&mut context, lens, DEEP)
+    };
+    for (lens, plain_tokens_max, is_plain) in [
+        (&[64][..], 256, false),
+        (&[63], 256, true),
+        (&[63], 62, false),
+        (&[1], 1, true),
+        (&[100, 100], 256, false),
+        (&[100, 40], 256, true),
+        (&[100, 40], 100, false),
     ] {
-        let found = logits(&mut in_tiles(plain_tokens_max), lens, 0);
-        let expected = logits(&mut alike(), lens, 0);
-        assert!(found == expected, "{lens:?} {plain_tokens_max}");
-        let other = [plain, flash].map(|of| logits(&mut of(), lens, 0));
-        // One token sees only itself, which is the same both ways.
-        assert!(other[0] != other[1] || lens == [1], "{lens:?}: the ways can be told apart");
+        let found = goes_on(in_tiles(plain_tokens_max), lens);
+        let expected = goes_on(plain(), lens);
+        assert_eq!(found == expected, is_plain, "{lens:?} {plain_tokens_max}");
     }
 }
 

@@ -6,7 +6,8 @@
 //! while the plain way hands keys and values to the fast products of matrices:
 //! at a depth of 1,000 tokens, decoding is 2 to 2.5 times as fast the plain way.
 //! Tiles of a prompt it computes faster than the plain way does, by a half at
-//! that depth. So a processor goes the faster way in each batch.
+//! that depth, and rows that see little. So a processor goes the faster way in
+//! each batch.
 
 use rbee_llama::context_params::{FlashAttention, TILE_TOKENS, has_tiles};
 use rbee_llama::kv_type::KvType;
