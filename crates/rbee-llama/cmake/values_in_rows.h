@@ -2,8 +2,7 @@
 //
 // A context for plain attention stores its values by columns, and llama.cpp's
 // flash attention reads them by rows. Here they are put in rows before it reads
-// them, so that a context can take the faster of both ways for each batch. The
-// copy takes 1 to 2 % of the time that a piece of a prompt takes.
+// them, so that a context can take the faster of both ways for each batch.
 #pragma once
 
 #include "ggml.h"

@@ -9,34 +9,30 @@ use rbee_llama::vocab::Token;
 use crate::context;
 use crate::oracle::tokens;
 
-/// By how much a logit may differ where earlier tokens were computed in another
-/// way; of values in the wrong order the differences are 5 and more.
+/// By how much a logit may differ where earlier tokens were computed in another way.
 const NOISE: f32 = 1.5;
 
-fn attending(flash_attention: FlashAttention, plain_tokens_max: u32) -> Context {
+fn attending(flash_attention: FlashAttention) -> Context {
     context(|params: &mut ContextParams| {
         params.n_ctx = 2048;
         params.n_batch = 1024;
         params.n_ubatch = 512;
         params.n_seq_max = 2;
         params.n_outputs_max = 2;
-        params.flash_attention = match flash_attention {
-            FlashAttention::InTiles { .. } => FlashAttention::InTiles { plain_tokens_max },
-            other => other,
-        };
+        params.flash_attention = flash_attention;
     })
 }
 
 fn in_tiles(plain_tokens_max: u32) -> Context {
-    attending(FlashAttention::InTiles { plain_tokens_max }, plain_tokens_max)
+    attending(FlashAttention::InTiles { plain_tokens_max })
 }
 
 fn plain() -> Context {
-    attending(FlashAttention::Off, 0)
+    attending(FlashAttention::Off)
 }
 
 fn flash() -> Context {
-    attending(FlashAttention::On, 0)
+    attending(FlashAttention::On)
 }
 
 fn text(len: usize) -> Vec<Token> {

@@ -8,7 +8,6 @@ mod shared;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -186,17 +185,14 @@ fn best(logits: &[f32]) -> (u32, f32) {
 
 /// The tokens that the engine chose, by prompt.
 type Chosen = Arc<Mutex<HashMap<Vec<u32>, Vec<u32>>>>;
-/// In which pieces the engine has computed prompts, by prompt.
+/// In which pieces the engine has computed prompts and replies, by prompt.
 type Pieces = Arc<Mutex<HashMap<Vec<u32>, Vec<usize>>>>;
-/// Most tokens of a reply that the engine has computed in one step.
-type Together = Arc<AtomicUsize>;
 
 /// Loads the real engine and writes down what it chooses.
 struct Spy {
     loader: LlamaLoader,
     chosen: Chosen,
     pieces: Pieces,
-    together: Together,
 }
 
 struct SpyBackend {
@@ -205,7 +201,6 @@ struct SpyBackend {
     slots_of_runs: Vec<u32>,
     chosen: Chosen,
     pieces: Pieces,
-    together: Together,
 }
 
 impl Loader for Spy {
@@ -213,7 +208,7 @@ impl Loader for Spy {
         self: Box<Self>,
         progress: &mut dyn FnMut(f32) -> bool,
     ) -> Result<(Core, Loaded), LoadFailure> {
-        let Self { loader, chosen, pieces, together } = *self;
+        let Self { loader, chosen, pieces } = *self;
         let (engine, loaded) = Box::new(loader).load(progress)?;
         let Core::Generator(mut generator) = engine else { panic!("a text model") };
         generator.backend = Box::new(SpyBackend {
@@ -222,7 +217,6 @@ impl Loader for Spy {
             slots_of_runs: Vec::new(),
             chosen,
             pieces,
-            together,
         });
         Ok((Core::Generator(generator), loaded))
     }
@@ -238,12 +232,8 @@ impl Backend for SpyBackend {
         self.slots_of_runs = runs.iter().map(|run| run.slot).collect();
         for run in runs {
             let prompt = &self.prompts[&run.slot].tokens;
-            if (run.position as usize) < prompt.len() {
-                let mut pieces = self.pieces.lock().unwrap();
-                pieces.entry(prompt.clone()).or_default().push(run.tokens.len());
-            } else {
-                self.together.fetch_max(run.tokens.len(), Ordering::Relaxed);
-            }
+            let mut pieces = self.pieces.lock().unwrap();
+            pieces.entry(prompt.clone()).or_default().push(run.tokens.len());
         }
         self.backend.step(runs)
     }
@@ -293,7 +283,6 @@ struct Engine {
     ended: Option<oneshot::Receiver<EngineEnd>>,
     chosen: Chosen,
     pieces: Pieces,
-    together: Together,
 }
 
 impl Drop for Engine {
@@ -311,7 +300,6 @@ impl Engine {
     async fn start_with(change: impl FnOnce(&mut LlamaLoader)) -> Self {
         let alone = ONE_AT_A_TIME.lock().await;
         let (chosen, pieces) = (Chosen::default(), Pieces::default());
-        let together = Together::default();
         let mut loader = LlamaLoader {
             path: model_path(),
             slots: Some(SIZES.slots),
@@ -324,14 +312,9 @@ impl Engine {
             speculation: Speculation::Off,
         };
         change(&mut loader);
-        let spy = Spy {
-            loader,
-            chosen: Arc::clone(&chosen),
-            pieces: Arc::clone(&pieces),
-            together: Arc::clone(&together),
-        };
+        let spy = Spy { loader, chosen: Arc::clone(&chosen), pieces: Arc::clone(&pieces) };
         let (handle, ended) = start(Box::new(spy), 64).unwrap();
-        let engine = Self { _alone: alone, handle, ended: Some(ended), chosen, pieces, together };
+        let engine = Self { _alone: alone, handle, ended: Some(ended), chosen, pieces };
         engine.until("the model is loaded", |engine| engine.handle.loaded().is_some()).await;
         engine
     }
@@ -419,8 +402,20 @@ impl Engine {
 
     /// What a plain loop says that computes a prompt in the pieces in which the engine did, alone.
     fn alone_in_the_same_pieces(&self, prompt: &[u32]) -> Reply {
-        let pieces = self.pieces.lock().unwrap().remove(prompt).unwrap();
+        let pieces = self.pieces_of(prompt, prompt.len());
         plain_loop_in_pieces(prompt, &pieces, REPLY_TOKENS)
+    }
+
+    /// In which pieces the first `len` tokens of a prompt and its reply were computed.
+    fn pieces_of(&self, prompt: &[u32], len: usize) -> Vec<usize> {
+        let mut pieces = self.pieces.lock().unwrap().remove(prompt).unwrap();
+        let mut computed = 0;
+        pieces.retain(|piece| {
+            let is_of_it = computed < len;
+            computed += piece;
+            is_of_it
+        });
+        pieces
     }
 
     fn text_of(&self, tokens: &[u32]) -> String {
