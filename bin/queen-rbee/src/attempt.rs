@@ -58,7 +58,7 @@ impl Failure {
         let suspect = Part::Suspect { computed_for: turn.since.elapsed() };
         match self.reached {
             Reached::Computing => suspect,
-            Reached::Nothing if was_taken && turn.had_slot => suspect,
+            Reached::Nothing | Reached::NothingNew if was_taken && turn.had_slot => suspect,
             Reached::NothingNew if was_taken => Part::Unknown,
             Reached::Nothing | Reached::NothingNew => Part::Bystander,
         }
