@@ -37,6 +37,7 @@ model: ## Fetches the starter model into target/rbee-test/models
 
 check: ## Format and lints
 	cargo fmt --all --check
+	@scripts/adjusted-llama
 	@python3 -c 'import ast, glob; [ast.parse(open(f).read(), f) for f in glob.glob("scripts/*.py")]'
 	cargo clippy --release --workspace --all-targets -- -D warnings
 
