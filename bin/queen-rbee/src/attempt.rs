@@ -3,6 +3,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -47,18 +48,18 @@ pub(crate) enum Reached {
 }
 
 impl Failure {
-    /// What a request had to do with it that was sent by `turn`. A worker is given
-    /// a little more than its slots take, which waits there.
-    pub(crate) fn part(&self, turn: &Turn) -> Part {
+    /// What a request had to do with it that was given to the worker so long before. A
+    /// worker is given a little more than its slots take, which waits there.
+    pub(crate) fn part(&self, had_slot: bool, since_given: Duration) -> Part {
         let figures = self.detail.details.as_ref();
         let was_taken = figures.and_then(|figures| figures.get(TAKEN)) != Some(&false.into());
         if self.detail.code != ErrorCode::WorkerFailed {
             return Part::Unknown;
         }
-        let suspect = Part::Suspect { computed_for: turn.since.elapsed() };
+        let suspect = Part::Suspect { computed_for: since_given };
         match self.reached {
             Reached::Computing => suspect,
-            Reached::Nothing | Reached::NothingNew if was_taken && turn.had_slot => suspect,
+            Reached::Nothing | Reached::NothingNew if was_taken && had_slot => suspect,
             Reached::NothingNew if was_taken => Part::Unknown,
             Reached::Nothing | Reached::NothingNew => Part::Bystander,
         }
@@ -144,4 +145,29 @@ fn json_response(body: Bytes) -> Response {
     let mut response = Body::from(body).into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_had_a_slot_is_a_suspect_whether_or_not_its_reply_began_elsewhere() {
+        let since = Duration::from_millis(7);
+        let suspect = Part::Suspect { computed_for: since };
+        let part = |reached, taken: Option<bool>, had_slot| {
+            let mut detail = ErrorDetail::new(ErrorCode::WorkerFailed, "gone");
+            detail.details = taken.map(|taken| serde_json::json!({ TAKEN: taken }));
+            Failure { detail, machine_is_gone: false, reached }.part(had_slot, since)
+        };
+        for reached in [Reached::Nothing, Reached::NothingNew] {
+            assert_eq!(part(reached, None, true), suspect, "{reached:?}");
+            assert_eq!(part(reached, Some(false), true), Part::Bystander, "{reached:?}");
+        }
+        assert_eq!(part(Reached::Nothing, None, false), Part::Bystander);
+        assert_eq!(part(Reached::NothingNew, None, false), Part::Unknown);
+        assert_eq!(part(Reached::Computing, None, false), suspect);
+        let unreachable = Failure { reached: Reached::Nothing, ..machine_is_gone() };
+        assert_eq!(unreachable.part(true, since), Part::Unknown);
+    }
 }

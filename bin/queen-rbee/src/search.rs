@@ -176,7 +176,7 @@ pub(crate) fn put_back(
     retry: Retry,
 ) -> Result<(), ApiError> {
     let Search { want, place, .. } = search;
-    let part = failure.part(&turn);
+    let part = failure.part(turn.had_slot, turn.since.elapsed());
     let Failure { detail, machine_is_gone, .. } = failure;
     let is_full = detail.code == ErrorCode::AllSlotsBusy;
     let goes_on = if is_full { want.found_full() } else { may_go_elsewhere(detail.code) };
