@@ -9,13 +9,8 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const SOURCES: [&str; 5] = [
-    "shim/attention.cpp",
-    "shim/calls.cpp",
-    "shim/chat.cpp",
-    "shim/grammar.cpp",
-    "shim/memory.cpp",
-];
+const SOURCES: [&str; 4] =
+    ["shim/calls.cpp", "shim/chat.cpp", "shim/grammar.cpp", "shim/memory.cpp"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=shim");

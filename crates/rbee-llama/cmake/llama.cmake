@@ -9,18 +9,19 @@ if (CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_SYSTEM_PROCESSOR MATCHES "^(x
     add_compile_options("SHELL:-include \"${CMAKE_CURRENT_LIST_DIR}/amx_tile_config.h\"")
 endif()
 
-# Lets one context attend to prompts in tiles and decode in the plain way.
-set_property(GLOBAL PROPERTY rbee_values_in_rows "${CMAKE_CURRENT_LIST_DIR}/values_in_rows.h")
-function(rbee_adjust_graphs)
-    get_property(header GLOBAL PROPERTY rbee_values_in_rows)
+# Lets a processor attend to few tokens fast.
+set_property(GLOBAL PROPERTY rbee_attend_rows "${CMAKE_CURRENT_LIST_DIR}/attend_rows.h")
+function(rbee_adjust_attention)
+    get_property(header GLOBAL PROPERTY rbee_attend_rows)
     if (MSVC)
         set(option "/FI${header}")
     else()
         set(option "-include${header}")
     endif()
+    # One target, or one for each kind of processor; all are made in that directory.
     set_property(
-        SOURCE "${CMAKE_SOURCE_DIR}/src/llama-graph.cpp" TARGET_DIRECTORY llama
+        SOURCE "${CMAKE_SOURCE_DIR}/ggml/src/ggml-cpu/ggml-cpu.c" DIRECTORY "${CMAKE_SOURCE_DIR}/ggml/src"
         APPEND PROPERTY COMPILE_OPTIONS "${option}")
 endfunction()
-# The target does not exist before the end of the top directory.
-cmake_language(DEFER CALL rbee_adjust_graphs)
+# The directory does not exist before the end of the top one.
+cmake_language(DEFER CALL rbee_adjust_attention)

@@ -50,15 +50,6 @@ int32_t rbee_decode(
     const int8_t       * outputs,
     char              ** error);
 
-// Says how the next batches attend, of a context for which rbee_plan_tiles
-// returned 1: in tiles, as flash attention does, or in the plain way.
-void rbee_attend_in_tiles(llama_context * ctx, bool in_tiles);
-
-// Prepares a context that was made without flash attention, and in which
-// nothing was decoded yet, for batches in both ways. Returns 1; 0 where the
-// model allows only the plain way; RBEE_EXCEPTION.
-int32_t rbee_plan_tiles(llama_context * ctx, char ** error);
-
 // llama_tokenize; returns what it returns, or RBEE_EXCEPTION.
 int32_t rbee_tokenize(
     const llama_vocab * vocab,

@@ -132,17 +132,6 @@ impl Batch {
         Ok(row)
     }
 
-    /// The number of tokens of the sequence that has fewest, where the tokens of
-    /// each stand together.
-    pub(crate) fn len_of_shortest(&self) -> usize {
-        self.sequences.chunk_by(PartialEq::eq).map(<[u32]>::len).min().unwrap_or(0)
-    }
-
-    /// The position that has most before it.
-    pub(crate) fn deepest(&self) -> u32 {
-        self.positions.iter().copied().max().unwrap_or(0)
-    }
-
     /// The number of tokens in the batch.
     #[must_use]
     pub fn len(&self) -> usize {

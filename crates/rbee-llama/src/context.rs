@@ -11,9 +11,7 @@ use std::sync::{Arc, PoisonError};
 use llama_cpp_sys_2 as sys;
 
 use crate::batch::{Batch, BatchLimits, InvalidBatch};
-use crate::context_params::{
-    ContextParams, FlashAttention, ParamsError, Pooling, SHALLOW_TOKENS, TILE_TOKENS,
-};
+use crate::context_params::{ContextParams, ParamsError, Pooling};
 use crate::ffi::{self, ShimString};
 use crate::log;
 use crate::model::Model;
@@ -76,7 +74,6 @@ pub struct Context {
     model: Arc<Model>,
     abort: Arc<AtomicBool>,
     limits: BatchLimits,
-    tiles: Option<Tiles>,
     sequences_apart: bool,
     is_causal: bool,
     embeddings: bool,
@@ -121,8 +118,6 @@ impl Context {
         let raw = NonNull::new(raw).ok_or_else(|| ContextError::Refused {
             reason: reason.unwrap_or_else(|| "no reason given".to_owned()),
         })?;
-        let sequences_apart = params.n_seq_max > 1 && !params.kv_unified;
-
         // SAFETY: the context is valid; the functions only read it.
         let (memory, n_batch, n_ubatch, causal) = unsafe {
             (
@@ -141,37 +136,17 @@ impl Context {
             n_vocab: model.vocab().len(),
             all_outputs: params.embeddings || memory.is_null(),
         };
-        let mut context = Self {
+        Ok(Self {
             raw,
             memory,
             model,
             abort,
             limits,
-            tiles: None,
-            sequences_apart,
+            sequences_apart: params.n_seq_max > 1 && !params.kv_unified,
             is_causal: !memory.is_null() && causal,
             embeddings: params.embeddings,
             rows: Vec::new(),
-        };
-        if let FlashAttention::InTiles { plain_tokens_max } = params.flash_attention {
-            context.plan_tiles(plain_tokens_max)?;
-        }
-        Ok(context)
-    }
-
-    fn plan_tiles(&mut self, plain_tokens_max: u32) -> Result<(), ContextError> {
-        let mut error = ShimString::null();
-        // SAFETY: the context is valid, was made without flash attention, and has
-        // decoded nothing.
-        match unsafe { ffi::rbee_plan_tiles(self.raw.as_ptr(), error.as_out()) } {
-            0 => {}
-            ffi::EXCEPTION => return Err(ContextError::Refused { reason: error.reason() }),
-            _ => {
-                let plain_tokens_max = plain_tokens_max as usize;
-                self.tiles = Some(Tiles { plain_tokens_max, apart: self.sequences_apart });
-            }
-        }
-        Ok(())
+        })
     }
 
     /// The model that runs here.
@@ -213,13 +188,6 @@ impl Context {
         self.is_causal
     }
 
-    /// Most tokens of a batch whose sequences are too short for tiles; `None`
-    /// where attention is the same for all batches.
-    #[must_use]
-    pub fn plain_tokens_max(&self) -> Option<usize> {
-        self.tiles.map(|tiles| tiles.plain_tokens_max)
-    }
-
     /// How embeddings are pooled.
     #[must_use]
     pub fn pooling(&self) -> Pooling {
@@ -253,11 +221,6 @@ impl Context {
         batch.check(&self.limits)?;
         if self.abort.load(Ordering::Relaxed) {
             return Err(DecodeError::Aborted);
-        }
-        if let Some(tiles) = self.tiles {
-            // SAFETY: the context is valid, was planned for tiles, and nobody
-            // computes with it.
-            unsafe { ffi::rbee_attend_in_tiles(self.raw.as_ptr(), tiles.suit(batch)) }
         }
         let n_tokens = i32::try_from(batch.len()).unwrap_or(i32::MAX);
         let mut error = ShimString::null();
@@ -386,23 +349,6 @@ impl Context {
         // SAFETY: as the caller promises; a decode needs `&mut self`, which the
         // borrow returned here excludes.
         (!floats.is_null()).then(|| unsafe { std::slice::from_raw_parts(floats, len) })
-    }
-}
-
-/// For which batches flash attention is used, the only one that has tiles.
-#[derive(Clone, Copy, Debug)]
-struct Tiles {
-    plain_tokens_max: usize,
-    /// Whether tiles hold tokens of one sequence alone.
-    apart: bool,
-}
-
-impl Tiles {
-    fn suit(self, batch: &Batch) -> bool {
-        let filled = if self.apart { batch.len_of_shortest() } else { batch.len() };
-        filled >= TILE_TOKENS as usize
-            || batch.deepest() < SHALLOW_TOKENS
-            || batch.len() > self.plain_tokens_max
     }
 }
 

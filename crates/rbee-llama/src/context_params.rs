@@ -114,18 +114,20 @@ impl Default for ContextParams {
     }
 }
 
-/// Tokens of one sequence from which on flash attention computes them in tiles
-/// on a processor; fewer it computes one by one, which takes many times as long.
+/// Tokens of one sequence from which on flash attention computes them in tiles on a processor.
 pub const TILE_TOKENS: u32 = 64;
 
-/// Positions up to which flash attention is the faster one also for few tokens:
-/// llama.cpp's plain attention computes multiples of so many, seen or not.
-pub const SHALLOW_TOKENS: u32 = 256;
-
-/// Whether flash attention computes keys and values that are stored like this in tiles.
+/// Whether flash attention of this processor is fast for tokens too few for a tile, with keys
+/// and values that are stored like this: where `cmake/attend_rows.h` has its own way for them.
 #[must_use]
-pub fn has_tiles(type_k: KvType, type_v: KvType) -> bool {
-    type_k == type_v && matches!(type_k, KvType::F16 | KvType::F32)
+pub fn attends_rows(type_k: KvType, type_v: KvType) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let has_instructions = std::arch::is_x86_feature_detected!("avx2")
+        && std::arch::is_x86_feature_detected!("fma")
+        && std::arch::is_x86_feature_detected!("f16c");
+    #[cfg(not(target_arch = "x86_64"))]
+    let has_instructions = cfg!(target_arch = "aarch64");
+    has_instructions && !cfg!(target_env = "msvc") && (type_k, type_v) == (KvType::F16, KvType::F16)
 }
 
 /// Whether attention is computed the memory-saving way.
@@ -137,14 +139,6 @@ pub enum FlashAttention {
     On,
     /// Never.
     Off,
-    /// For batches that fill tiles or are all in the first [`SHALLOW_TOKENS`]; for
-    /// a context on processors alone. Few tokens that see many are computed faster
-    /// without it. Keys and values must be stored alike, as f16 or f32.
-    InTiles {
-        /// Most tokens of a batch that is computed without it: the scores of all
-        /// of them are in memory at once, beside what the context reserves.
-        plain_tokens_max: u32,
-    },
 }
 
 /// What is wrong with context parameters.
@@ -163,9 +157,6 @@ pub enum ParamsError {
     /// Quantised values were asked for without flash attention.
     #[error("a quantised V cache needs flash attention")]
     QuantizedWithoutFlashAttention,
-    /// Keys and values are stored so that flash attention has no tiles for them.
-    #[error("tiles need keys and values that are both f16 or both f32")]
-    NoTilesForCache,
 }
 
 impl ContextParams {
@@ -211,11 +202,6 @@ impl ContextParams {
         if self.type_v.is_quantized() && self.flash_attention == FlashAttention::Off {
             return Err(ParamsError::QuantizedWithoutFlashAttention);
         }
-        if matches!(self.flash_attention, FlashAttention::InTiles { .. })
-            && !has_tiles(self.type_k, self.type_v)
-        {
-            return Err(ParamsError::NoTilesForCache);
-        }
         Ok(())
     }
 
@@ -235,9 +221,7 @@ impl ContextParams {
         raw.flash_attn_type = match self.flash_attention {
             FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
             FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
-            FlashAttention::Off | FlashAttention::InTiles { .. } => {
-                sys::LLAMA_FLASH_ATTN_TYPE_DISABLED
-            }
+            FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
         };
         raw.type_k = self.type_k.raw();
         raw.type_v = self.type_v.raw();
@@ -305,22 +289,5 @@ mod tests {
         params.type_v = KvType::Q8_0;
         let refused = params.check();
         assert!(matches!(refused, Err(ParamsError::QuantizedWithoutFlashAttention)));
-    }
-
-    #[test]
-    fn tiles_need_keys_and_values_alike() {
-        let flash_attention = FlashAttention::InTiles { plain_tokens_max: 256 };
-        let of = |type_k, type_v| {
-            ContextParams { flash_attention, type_k, type_v, ..ContextParams::default() }.check()
-        };
-        for alike in [KvType::F16, KvType::F32] {
-            assert!(of(alike, alike).is_ok());
-        }
-        for (type_k, type_v) in
-            [(KvType::Q8_0, KvType::F16), (KvType::F16, KvType::F32), (KvType::Bf16, KvType::Bf16)]
-        {
-            let refused = of(type_k, type_v);
-            assert!(matches!(refused, Err(ParamsError::NoTilesForCache)), "{type_k:?} {type_v:?}");
-        }
     }
 }

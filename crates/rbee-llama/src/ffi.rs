@@ -59,10 +59,6 @@ unsafe extern "C" {
         error: *mut *mut c_char,
     ) -> i32;
 
-    pub(crate) fn rbee_attend_in_tiles(ctx: *mut sys::llama_context, in_tiles: bool);
-
-    pub(crate) fn rbee_plan_tiles(ctx: *mut sys::llama_context, error: *mut *mut c_char) -> i32;
-
     pub(crate) fn rbee_tokenize(
         vocab: *const sys::llama_vocab,
         text: *const c_char,

@@ -48,7 +48,7 @@ pub(crate) struct MemoryLimits {
 
 /// Tokens of depth at which the attention of one token, outside a tile, takes
 /// about as long as all the rest of it.
-pub(crate) const TILE_DEPTH: u16 = 256;
+pub(crate) const TILE_DEPTH: u16 = 1024;
 /// Tokens that a copy must save: below, computing them costs no more.
 const COPY_TOKENS_MIN: usize = 16;
 /// Tokens more than elsewhere that a state on disk must hold to be read.

@@ -220,9 +220,11 @@ impl WorkerConfig {
 
     /// Says whether workers of these settings keep the scores of attention.
     pub(crate) fn scores(&self) -> Scores {
+        let is_fast = (self.cache_type_k, self.cache_type_v) == (CacheType::F16, CacheType::F16);
+        let must_be_flash = is_fast || self.cache_type_v.is_quantised();
         match self.flash_attention {
             FlashAttention::Off => Scores::Yes,
-            FlashAttention::Auto if !self.cache_type_v.is_quantised() => Scores::WhereSmall,
+            FlashAttention::Auto if !must_be_flash => Scores::WhereSmall,
             FlashAttention::Auto | FlashAttention::On => Scores::No,
         }
     }

@@ -68,7 +68,7 @@ fn hive_and_worker_estimate_the_same() {
                 cache_type_k: kind,
                 cache_type_v: kind,
                 cache_unified: unified,
-                scores: if kind.is_quantised() { Scores::No } else { Scores::WhereSmall },
+                scores: if kind == CacheType::F32 { Scores::WhereSmall } else { Scores::No },
             },
         );
         let case = format!("{own:?} {device}");

@@ -12,7 +12,7 @@ mod load;
 mod memory;
 mod memory_use;
 mod oracle;
-mod tiles;
+mod rows;
 mod vocab;
 
 use std::ops::ControlFlow;

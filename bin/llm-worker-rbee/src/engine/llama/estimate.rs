@@ -84,7 +84,6 @@ impl LlamaLoader {
                 FlashAttention::Auto => "auto",
                 FlashAttention::On => "on",
                 FlashAttention::Off => "off",
-                FlashAttention::InTiles { .. } => "tiles",
             },
             threads: shape.params.n_threads,
             devices,

@@ -93,8 +93,7 @@ type Reply = Vec<(u32, f32)>;
 
 /// Context as a worker on a processor has it.
 fn alone(sizes: Sizes) -> ContextParams {
-    let flash = FlashAttention::InTiles { plain_tokens_max: 256 };
-    let attention = Attention { flash, piece_tokens: STEP_TOKENS };
+    let attention = Attention { flash: FlashAttention::Auto, piece_tokens: STEP_TOKENS };
     context_params(sizes, compute_threads(), Layout::Split, &Placement::default(), attention)
 }
 

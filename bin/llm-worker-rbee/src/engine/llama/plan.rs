@@ -2,13 +2,13 @@
 //! the command line, the file's header and the memory that is free. Loads no
 //! weights.
 
-use rbee_llama::context_params::{ContextParams, FlashAttention, Pooling};
+use rbee_llama::context_params::{ContextParams, Pooling, attends_rows};
 use rbee_llama::device::{Device, DeviceKind, devices};
 use rbee_llama::memory_use::{DeviceUse, MeasuredModel};
 use rbee_llama::model::Model;
 use rbee_llama::model_params::ModelParams;
 
-use super::attention::{self, Attention, Facts};
+use super::attention::{Attention, Facts};
 use super::sizing::{self, Sizes, free_memory_bytes};
 use super::{LlamaLoader, context_params};
 use crate::config::placement::{GpuLayers, Placement};
@@ -167,14 +167,7 @@ impl LlamaLoader {
     pub(super) fn measure(&self, spread: &Spread) -> Result<Measured, LoadFailure> {
         let model = MeasuredModel::load(&self.path, &spread.model_params(&self.placement))?;
         let shape = self.shape(model.model(), spread)?;
-        let mut uses = model.measure(&shape.params)?;
-        if let FlashAttention::InTiles { plain_tokens_max } = shape.params.flash_attention
-            && let (Some(processor), Some(heads)) = (uses.first_mut(), sizing::heads(model.model()))
-        {
-            let Shape { slots, context_tokens, layout, .. } = shape;
-            let cells = cells_seen(Sizes { slots, context_tokens }, layout);
-            processor.compute_bytes += attention::scores_bytes(plain_tokens_max, heads, cells);
-        }
+        let uses = model.measure(&shape.params)?;
         Ok(Measured { model, shape, uses })
     }
 
@@ -223,7 +216,7 @@ impl LlamaLoader {
         Attention::choose(Facts {
             wish: self.placement.flash_attention,
             on_processor: spread.layers_on_gpus(model) == 0,
-            type_k: self.placement.type_k,
+            attends_rows: attends_rows(self.placement.type_k, self.placement.type_v),
             type_v: self.placement.type_v,
             cells_seen: cells_seen(sizes, layout),
             heads: sizing::heads(model),

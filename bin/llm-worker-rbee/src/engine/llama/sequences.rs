@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use rbee_llama::batch::{Batch, Logits};
 use rbee_llama::context::{Context, DecodeError, NoOutput};
-use rbee_llama::context_params::TILE_TOKENS;
 use rbee_llama::vocab::Token;
 
 use crate::engine::backend::{Backend, Prompt, Run, StepError, Unusable};
@@ -27,9 +26,6 @@ pub(super) struct LlamaBackend {
     /// Logits of the prompts of a step that has streams as well.
     prompt_logits: Vec<f32>,
 }
-
-/// A run and its place among those of its step.
-type Indexed<'a> = (usize, &'a Run<'a>);
 
 /// Where logits stand.
 #[derive(Debug, Clone, Copy)]
@@ -81,9 +77,9 @@ impl LlamaBackend {
             runs.iter().enumerate().partition(|(_, run)| run.tokens.len() > run.outputs as usize);
         self.prompt_logits.clear();
         let mut outputs = Vec::with_capacity(runs.len());
-        for batch in self.batches(prompts) {
-            let rows = self.decode(batch.iter().map(|(_, run)| *run))?;
-            for ((index, run), row) in batch.into_iter().zip(rows) {
+        if !prompts.is_empty() {
+            let rows = self.decode(prompts.iter().map(|(_, run)| *run))?;
+            for ((index, run), row) in prompts.into_iter().zip(rows) {
                 outputs.push((index, Output::Kept(self.prompt_logits.len())));
                 if run.outputs > 0 {
                     let logits = self.context.logits(row).unwrap_or_default();
@@ -100,30 +96,6 @@ impl LlamaBackend {
         self.outputs.clear();
         self.outputs.extend(outputs.into_iter().map(|(_, output)| output));
         Ok(())
-    }
-
-    /// Shares the prompts of a step out over batches: where only tiles have
-    /// flash attention, each that fills one for itself, the others together.
-    fn batches<'a>(&self, prompts: Vec<Indexed<'a>>) -> Vec<Vec<Indexed<'a>>> {
-        let Some(plain_tokens_max) = self.context.plain_tokens_max() else {
-            return if prompts.is_empty() { Vec::new() } else { vec![prompts] };
-        };
-        let (long, short): (Vec<_>, Vec<_>) =
-            prompts.into_iter().partition(|(_, run)| run.tokens.len() >= TILE_TOKENS as usize);
-        let mut batches: Vec<_> = long.into_iter().map(|prompt| vec![prompt]).collect();
-        let mut room = 0;
-        for prompt in short {
-            let len = prompt.1.tokens.len();
-            match batches.last_mut() {
-                Some(batch) if len <= room => batch.push(prompt),
-                _ => {
-                    batches.push(vec![prompt]);
-                    room = plain_tokens_max;
-                }
-            }
-            room = room.saturating_sub(len);
-        }
-        batches
     }
 
     fn decode_together(&mut self, runs: &[Run<'_>]) -> Result<(), StepError> {
