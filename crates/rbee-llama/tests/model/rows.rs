@@ -1,11 +1,10 @@
 //! Flash attention of a processor for few queries, which `cmake/attend_rows.h` computes: as exact
 //! as single numbers allow, and the same whatever stands beside a query.
-#![expect(unsafe_code, reason = "calls an operation of ggml as a graph of llama.cpp does")]
-
-use std::ffi::c_void;
-use std::ptr;
+#![expect(unsafe_code, reason = "calls an operation of ggml")]
 
 use llama_cpp_sys_2 as sys;
+
+use crate::graph::{Data, Graph, Numbers, compute, rounded};
 
 /// By how much a result may differ from one computed with double numbers. What sums values up
 /// in half numbers, as llama.cpp does, is hundreds of times as far off.
@@ -53,33 +52,15 @@ struct Inputs {
     sinks: Vec<f32>,
 }
 
-fn rounded(number: f32) -> f32 {
-    // SAFETY: functions of a number.
-    unsafe { sys::ggml_fp16_to_fp32(sys::ggml_fp32_to_fp16(number)) }
-}
-
-fn halves(numbers: &[f32]) -> Vec<u16> {
-    // SAFETY: a function of a number.
-    numbers.iter().map(|number| unsafe { sys::ggml_fp32_to_fp16(*number) }).collect()
-}
-
 impl Inputs {
     /// Each stream sees all keys but some in between, and the last ones as causality has it.
     fn new(shape: Shape, seed: u32) -> Self {
-        let mut state = seed;
-        let mut numbers = |len: usize, size: f32| -> Vec<f32> {
-            let mut next = || {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                let unit = f32::from(u16::try_from(state >> 16).expect("16 bits")) / 65_536.0;
-                rounded((unit * 2.0 - 1.0) * size)
-            };
-            (0..len).map(|_| next()).collect()
-        };
+        let mut numbers = Numbers(seed);
         let Shape { key_dims, value_dims, heads, kv_heads, queries, keys, streams, .. } = shape;
-        let q = numbers(streams * queries * heads * key_dims, 2.0);
-        let k = numbers(streams * keys * kv_heads * key_dims, 2.0);
-        let v = numbers(streams * keys * kv_heads * value_dims, 2.0);
-        let sinks = numbers(heads, 3.0);
+        let q = numbers.halves(streams * queries * heads * key_dims, 2.0);
+        let k = numbers.halves(streams * keys * kv_heads * key_dims, 2.0);
+        let v = numbers.halves(streams * keys * kv_heads * value_dims, 2.0);
+        let sinks = numbers.halves(heads, 3.0);
         let mut mask = Vec::new();
         for stream in 0..streams {
             for query in 0..queries {
@@ -147,75 +128,37 @@ impl Inputs {
     /// What ggml computes, by stream, query, head.
     fn found(&self) -> Vec<f32> {
         let shape = self.shape;
-        let size = |number: usize| i64::try_from(number).expect("small");
         let Shape { key_dims, value_dims, heads, kv_heads, queries, keys, streams, .. } = shape;
-        // SAFETY: tensors, graph and buffer are used while their context lives, every tensor is
-        // filled with as many bytes as it has, and all is freed at the end.
-        unsafe {
-            let params = sys::ggml_init_params {
-                mem_size: 1 << 20,
-                mem_buffer: ptr::null_mut(),
-                no_alloc: true,
-            };
-            let context = sys::ggml_init(params);
-            let tensor = |kind, a: usize, b: usize, c: usize| {
-                sys::ggml_new_tensor_4d(context, kind, size(a), size(b), size(c), size(streams))
-            };
-            let q = tensor(sys::GGML_TYPE_F32, key_dims, heads, queries);
-            let k = tensor(sys::GGML_TYPE_F16, key_dims, kv_heads, keys);
-            let v = tensor(sys::GGML_TYPE_F16, value_dims, kv_heads, keys);
-            let mask = tensor(sys::GGML_TYPE_F16, keys, queries, 1);
-            let sinks = sys::ggml_new_tensor_1d(context, sys::GGML_TYPE_F32, size(heads));
-            let turned = |tensor| sys::ggml_permute(context, tensor, 0, 2, 1, 3);
+        let declare = |graph: Graph| {
+            let q = graph.tensor(sys::GGML_TYPE_F32, [key_dims, heads, queries, streams]);
+            let k = graph.tensor(sys::GGML_TYPE_F16, [key_dims, kv_heads, keys, streams]);
+            let v = graph.tensor(sys::GGML_TYPE_F16, [value_dims, kv_heads, keys, streams]);
+            let mask = graph.tensor(sys::GGML_TYPE_F16, [keys, queries, 1, streams]);
+            let sinks = graph.tensor(sys::GGML_TYPE_F32, [heads, 1, 1, 1]);
             let (scale, bias, cap) = (self.scale(), shape.max_bias, shape.softcap);
-            let (q_rows, k_rows, v_rows) = (turned(q), turned(k), turned(v));
-            let out =
-                sys::ggml_flash_attn_ext(context, q_rows, k_rows, v_rows, mask, scale, bias, cap);
-            if shape.sinks {
-                sys::ggml_flash_attn_ext_add_sinks(out, sinks);
-            }
-            let graph = sys::ggml_new_graph(context);
-            sys::ggml_build_forward_expand(graph, out);
-            let device = sys::ggml_backend_dev_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU);
-            let backend = sys::ggml_backend_dev_init(device, ptr::null());
-            set_threads(device, backend, shape.threads);
-            let buffer = sys::ggml_backend_alloc_ctx_tensors(context, backend);
-            let fill = |tensor: *mut sys::ggml_tensor, bytes: *const c_void, len| {
-                assert_eq!(sys::ggml_nbytes(tensor), len, "as many bytes as the tensor has");
-                sys::ggml_backend_tensor_set(tensor, bytes, 0, len);
+            // SAFETY: all tensors are of this context.
+            let out = unsafe {
+                let turned = |tensor| sys::ggml_permute(graph.context, tensor, 0, 2, 1, 3);
+                let (q, k, v) = (turned(q), turned(k), turned(v));
+                let out = sys::ggml_flash_attn_ext(graph.context, q, k, v, mask, scale, bias, cap);
+                if shape.sinks {
+                    sys::ggml_flash_attn_ext_add_sinks(out, sinks);
+                }
+                out
             };
-            for (tensor, numbers) in [(q, &self.q), (sinks, &self.sinks)] {
-                fill(tensor, numbers.as_ptr().cast(), numbers.len() * 4);
-            }
-            for (tensor, numbers) in [(k, &self.k), (v, &self.v), (mask, &self.mask)] {
-                let numbers = halves(numbers);
-                fill(tensor, numbers.as_ptr().cast(), numbers.len() * 2);
-            }
-            let status = sys::ggml_backend_graph_compute(backend, graph);
-            assert_eq!(status, sys::GGML_STATUS_SUCCESS);
-            let mut found = vec![0.0_f32; streams * queries * heads * value_dims];
-            let bytes = found.len() * 4;
-            assert_eq!(sys::ggml_nbytes(out), bytes);
-            sys::ggml_backend_tensor_get(out, found.as_mut_ptr().cast(), 0, bytes);
-            sys::ggml_backend_buffer_free(buffer);
-            sys::ggml_backend_free(backend);
-            sys::ggml_free(context);
-            found
-        }
-    }
-}
-
-/// # Safety
-/// The backend is one of the device.
-unsafe fn set_threads(device: sys::ggml_backend_dev_t, backend: sys::ggml_backend_t, threads: i32) {
-    // SAFETY: the device is one of the registry, and its function has this type.
-    unsafe {
-        let registry = sys::ggml_backend_dev_backend_reg(device);
-        let name = c"ggml_backend_set_n_threads";
-        let address = sys::ggml_backend_reg_get_proc_address(registry, name.as_ptr());
-        assert!(!address.is_null(), "the backend of the processor has threads");
-        let set: unsafe extern "C" fn(sys::ggml_backend_t, i32) = std::mem::transmute(address);
-        set(backend, threads);
+            let inputs = vec![
+                (q, Data::Singles(self.q.clone())),
+                (k, Data::Halves(self.k.clone())),
+                (v, Data::Halves(self.v.clone())),
+                (mask, Data::Halves(self.mask.clone())),
+                (sinks, Data::Singles(self.sinks.clone())),
+            ];
+            (inputs, out)
+        };
+        // SAFETY: the tensors are of this graph, and attention comes to single numbers.
+        let found = unsafe { compute(shape.threads, declare) };
+        assert_eq!(found.len(), streams * queries * heads * value_dims);
+        found
     }
 }
 
