@@ -12,7 +12,8 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use rbee_api::continuation::Delivered;
-use rbee_api::error::{ErrorCode, ErrorDetail, TAKEN};
+use rbee_api::error::{CAUSE, ErrorCode, ErrorDetail, TAKEN};
+use rbee_api::worker_exit::ExitCause;
 use rbee_http::{CallError, collect};
 use tokio::time::timeout_at;
 
@@ -51,12 +52,19 @@ impl Failure {
     /// What a request had to do with it that was given to the worker so long before. A
     /// worker is given a little more than its slots take, which waits there.
     pub(crate) fn part(&self, had_slot: bool, since_given: Duration) -> Part {
-        let figures = self.detail.details.as_ref();
-        let was_taken = figures.and_then(|figures| figures.get(TAKEN)) != Some(&false.into());
+        let figure = |name| self.detail.details.as_ref().and_then(|figures| figures.get(name));
+        let was_taken = figure(TAKEN) != Some(&false.into());
+        // No request does either. What the kernel kills for want of memory has a cause of its own.
+        let was_outside = [ExitCause::Killed, ExitCause::Stopped]
+            .iter()
+            .any(|cause| figure(CAUSE) == Some(&cause.as_str().into()));
         if self.detail.code != ErrorCode::WorkerFailed {
             return Part::Unknown;
         }
-        let suspect = Part::Suspect { computed_for: since_given };
+        let suspect = match was_outside {
+            true => Part::Unknown,
+            false => Part::Suspect { computed_for: since_given },
+        };
         match self.reached {
             Reached::Computing => suspect,
             Reached::Nothing | Reached::NothingNew if was_taken && had_slot => suspect,
@@ -167,6 +175,20 @@ mod tests {
         assert_eq!(part(Reached::Nothing, None, false), Part::Bystander);
         assert_eq!(part(Reached::NothingNew, None, false), Part::Unknown);
         assert_eq!(part(Reached::Computing, None, false), suspect);
+        for (cause, expected) in [
+            ("killed", Part::Unknown),
+            ("stopped", Part::Unknown),
+            ("aborted", suspect),
+            ("hung", suspect),
+            ("out_of_memory", suspect),
+        ] {
+            let mut detail = ErrorDetail::new(ErrorCode::WorkerFailed, "gone");
+            detail.details = Some(serde_json::json!({ CAUSE: cause }));
+            for reached in [Reached::Computing, Reached::NothingNew, Reached::Nothing] {
+                let failure = Failure { detail: detail.clone(), machine_is_gone: false, reached };
+                assert_eq!(failure.part(true, since), expected, "{cause} {reached:?}");
+            }
+        }
         let unreachable = Failure { reached: Reached::Nothing, ..machine_is_gone() };
         assert_eq!(unreachable.part(true, since), Part::Unknown);
     }

@@ -2,6 +2,7 @@
 //! forwards to it, and tries again within the budget. Chooses nothing. Everything here
 //! ends when its future is dropped, which is what happens when a client leaves.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -136,8 +137,7 @@ pub(crate) async fn forward(app: &Arc<App>, call: Call) -> Result<Response, ApiE
             let id = call.id.clone();
             let relay = Relay {
                 request_id: id.clone(),
-                broken: ErrorCode::HiveUnreachable,
-                message: BROKE_OFF,
+                broken: Box::pin(ready(ErrorDetail::new(ErrorCode::HiveUnreachable, BROKE_OFF))),
                 deadline: call.deadline,
                 guard: (),
             };

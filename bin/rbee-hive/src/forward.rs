@@ -2,6 +2,7 @@
 //! the bytes as they came, with what the queen adds for a stream that can go on elsewhere.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use audit_logging::{Outcome, Trail};
 use axum::response::{IntoResponse, Response};
@@ -12,7 +13,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use input_validation::{ModelRef, WorkerId};
 use metrics::counter;
-use rbee_api::error::{ErrorCode, ErrorDetail, TAKEN};
+use rbee_api::error::{CAUSE, ErrorCode, ErrorDetail, TAKEN};
 use rbee_api::openai::{
     ChatRequest, CompletionRequest, EmbeddingRequest, RequestError, RerankRequest,
 };
@@ -20,12 +21,15 @@ use rbee_http::{
     ApiError, CallError, Caller, DONE_EVENT, ForwardedBody, Relay, RequestContext, cache_scope,
     collect, relay_events,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::registry::Registry;
+use crate::registry::{Registry, WorkerEnd};
 
 /// What a client is told when its worker is gone.
 const BROKEN: &str = "the worker died or broke off before its answer was complete";
+/// How long is waited to learn how it ended. The process is told of at once, mostly within a few milliseconds of its
+/// connection, and nobody is to wait for one that lives.
+const CAUSE_WAIT: Duration = Duration::from_millis(150);
 
 /// What a request asks a worker for.
 #[derive(Debug, Clone, Copy)]
@@ -92,8 +96,9 @@ impl EndOfStream {
     }
 }
 
-fn failed(trail: &Trail, detail: &ErrorDetail) {
+fn failed(trail: &Trail, detail: ErrorDetail) -> ApiError {
     trail.ends(Outcome::Failure, detail.code.as_str());
+    detail.into()
 }
 
 /// Forwards one request. Dropping the response, or the future, ends the request at the worker too.
@@ -113,7 +118,7 @@ pub(crate) async fn forward(
     let (model, wants_stream) = endpoint.read(&parts.client)?;
     let cache_scope = cache_scope(headers)?;
     let (client, guard) = registry.enter(worker).map_err(|e| not_taken(e.into_detail()))?;
-    let client = client.within(cache_scope);
+    let (client, end) = (client.within(cache_scope), guard.end());
     let trail = Caller::current().trail(&context.id, endpoint.name(), model.as_str());
     trail.assigned(worker.as_str());
     counter!("rbee_hive_requests_forwarded_total").increment(1);
@@ -124,23 +129,28 @@ pub(crate) async fn forward(
     } else {
         client.forward(path, body, id, deadline).await
     };
-    let reply = reply
-        .map_err(|error| if error.was_sent() { broken(error) } else { not_taken(broken(error)) })
-        .inspect_err(|detail| failed(&trail, detail))?;
+    let reply = match reply {
+        Ok(reply) => reply,
+        Err(error) if error.was_sent() => {
+            return Err(failed(&trail, told_why(broken(error), end).await));
+        }
+        Err(error) => return Err(failed(&trail, not_taken(broken(error)))),
+    };
     if wants_stream {
         let relay = Relay {
             request_id: context.id,
-            broken: ErrorCode::WorkerFailed,
-            message: BROKEN,
+            broken: Box::pin(told_why(ErrorDetail::new(ErrorCode::WorkerFailed, BROKEN), end)),
             deadline,
             guard,
         };
-        let mut end = EndOfStream::new(trail);
-        let events = reply.bytes_stream().inspect_ok(move |bytes| end.see(bytes));
+        let mut outcome = EndOfStream::new(trail);
+        let events = reply.bytes_stream().inspect_ok(move |bytes| outcome.see(bytes));
         return Ok(relay_events(events, relay));
     }
-    let body = collect(reply, deadline).await.map_err(broken);
-    let body = body.inspect_err(|detail| failed(&trail, detail))?;
+    let body = match collect(reply, deadline).await {
+        Ok(body) => body,
+        Err(error) => return Err(failed(&trail, told_why(broken(error), end).await)),
+    };
     trail.ends(Outcome::Success, "ok");
     drop(guard);
     let mut response = body.into_response();
@@ -151,10 +161,24 @@ pub(crate) async fn forward(
 /// Adds to what is said of a worker's end that the request never came to it.
 fn not_taken(mut detail: ErrorDetail) -> ErrorDetail {
     if detail.code == ErrorCode::WorkerFailed {
-        let figures = detail.details.get_or_insert_with(|| json!({}));
-        if let Some(figures) = figures.as_object_mut() {
-            figures.insert(TAKEN.to_owned(), json!(false));
-        }
+        add_figure(&mut detail, TAKEN, json!(false));
     }
     detail
+}
+
+/// Adds to what is said of a worker that broke off how its process ended, where that is known soon.
+async fn told_why(mut detail: ErrorDetail, end: WorkerEnd) -> ErrorDetail {
+    if detail.code == ErrorCode::WorkerFailed
+        && let Some(cause) = end.cause_within(CAUSE_WAIT).await
+    {
+        add_figure(&mut detail, CAUSE, json!(cause));
+    }
+    detail
+}
+
+fn add_figure(detail: &mut ErrorDetail, name: &str, value: Value) {
+    let figures = detail.details.get_or_insert_with(|| json!({}));
+    if let Some(figures) = figures.as_object_mut() {
+        figures.insert(name.to_owned(), value);
+    }
 }

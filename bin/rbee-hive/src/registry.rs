@@ -30,6 +30,7 @@ use crate::restart::RestartRules;
 
 pub(crate) use liveness::Silent;
 pub(crate) use past::KeptPast;
+pub(crate) use requests::WorkerEnd;
 use restarts::Lineage;
 pub(crate) use restarts::{Failure, Forgotten, Planned, Turn};
 use worker::Worker;

@@ -112,6 +112,10 @@ impl fmt::Display for ErrorCode {
 /// worker, so that it has no part in that one's end.
 pub const TAKEN: &str = "taken";
 
+/// The figure of `worker_failed` that tells how the worker's process ended, as an
+/// [`ExitCause`](crate::worker_exit::ExitCause), where that is known in time.
+pub const CAUSE: &str = "cause";
+
 /// The body of every reply that is not a success.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorBody {

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::future::Future as _;
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -22,18 +22,25 @@ use crate::sse::{DONE_EVENT, error_event, event_stream_response};
 const FRAME_BYTES_MAX: usize = 1024 * 1024;
 
 /// How one relayed stream is to end when it cannot end well.
-#[derive(Debug)]
 pub struct Relay<G> {
     /// Stands in the error event.
     pub request_id: RequestId,
-    /// The code for a next hop that breaks off.
-    pub broken: ErrorCode,
-    /// The message for a next hop that breaks off.
-    pub message: &'static str,
+    /// What is said of a next hop that breaks off. Asked for once it has.
+    pub broken: Pin<Box<dyn Future<Output = ErrorDetail> + Send>>,
     /// When the request's time is over.
     pub deadline: Deadline,
     /// Held until the stream ends or the client leaves: counts, permits.
     pub guard: G,
+}
+
+impl<G> fmt::Debug for Relay<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { request_id, deadline, .. } = self;
+        f.debug_struct("Relay")
+            .field("request_id", request_id)
+            .field("deadline", deadline)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Relays `upstream` as a response.
@@ -50,7 +57,7 @@ where
         tail: BytesMut::new(),
         last: Last::Event,
         ready: VecDeque::new(),
-        finished: false,
+        state: State::Passing,
     })
 }
 
@@ -61,6 +68,15 @@ enum Last {
     Terminal,
 }
 
+/// How far a relay is.
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    Passing,
+    /// The next hop broke off, and it is asked why.
+    Broken,
+    Finished,
+}
+
 struct FrameRelay<S, G> {
     upstream: Pin<Box<S>>,
     expiry: Pin<Box<Sleep>>,
@@ -69,7 +85,7 @@ struct FrameRelay<S, G> {
     tail: BytesMut,
     last: Last,
     ready: VecDeque<Bytes>,
-    finished: bool,
+    state: State,
 }
 
 impl<S, E, G> Stream for FrameRelay<S, G>
@@ -86,21 +102,26 @@ where
             if let Some(bytes) = this.ready.pop_front() {
                 return Poll::Ready(Some(Ok(bytes)));
             }
-            if this.finished {
+            if this.state == State::Finished {
                 return Poll::Ready(None);
             }
             if this.expiry.as_mut().poll(cx).is_ready() {
-                this.end_with(ErrorCode::DeadlineExceeded, "the time for this request is over");
+                let message = "the time for this request is over";
+                this.end_with(ErrorDetail::new(ErrorCode::DeadlineExceeded, message));
+                continue;
+            }
+            if this.state == State::Broken {
+                let why = std::task::ready!(this.relay.broken.as_mut().poll(cx));
+                this.end_with(why);
                 continue;
             }
             match std::task::ready!(this.upstream.as_mut().poll_next(cx)) {
                 Some(Ok(bytes)) => this.take(bytes),
                 Some(Err(error)) => {
                     tracing::warn!(request_id = %this.relay.request_id, error = %error, "stream broke off");
-                    this.end_with(this.relay.broken, this.relay.message);
+                    this.breaks_off();
                 }
-                None if this.last == Last::Terminal && this.tail.is_empty() => this.finished = true,
-                None => this.end_with(this.relay.broken, this.relay.message),
+                None => this.breaks_off(),
             }
         }
     }
@@ -116,7 +137,8 @@ impl<S, G> FrameRelay<S, G> {
             match find_last_frame_end(&self.tail) {
                 Some(end) => self.tail.split_to(end).freeze(),
                 None if self.tail.len() > FRAME_BYTES_MAX => {
-                    self.end_with(self.relay.broken, "the stream is not made of events");
+                    tracing::warn!(request_id = %self.relay.request_id, "the stream is not made of events");
+                    self.breaks_off();
                     return;
                 }
                 None => return,
@@ -126,13 +148,21 @@ impl<S, G> FrameRelay<S, G> {
         self.ready.push_back(whole);
     }
 
-    fn end_with(&mut self, code: ErrorCode, message: &str) {
+    /// Passes nothing on any more; after the end of a stream nothing needs to be said.
+    fn breaks_off(&mut self) {
         self.tail.clear();
-        self.finished = true;
+        self.state = match self.last {
+            Last::Terminal => State::Finished,
+            Last::Event => State::Broken,
+        };
+    }
+
+    fn end_with(&mut self, mut detail: ErrorDetail) {
+        self.tail.clear();
+        self.state = State::Finished;
         if self.last == Last::Terminal {
             return;
         }
-        let mut detail = ErrorDetail::new(code, message);
         detail.request_id = Some(self.relay.request_id.to_string());
         self.ready.push_back(error_event(detail));
     }
@@ -163,13 +193,22 @@ mod tests {
 
     const WHOLE: &str = "data: {\"a\":1}\n\ndata: {\"b\":\"\u{1f41d}\"}\n\ndata: [DONE]\n\n";
 
+    /// Known only a while after the end of the stream.
+    fn broke_off() -> Pin<Box<dyn Future<Output = ErrorDetail> + Send>> {
+        Box::pin(async {
+            tokio::task::yield_now().await;
+            let mut detail = ErrorDetail::new(ErrorCode::WorkerFailed, "the worker broke off");
+            detail.details = Some(serde_json::json!({"cause": "killed"}));
+            detail
+        })
+    }
+
     fn relayed(chunks: Vec<io::Result<Bytes>>) -> String {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             let relay = Relay {
                 request_id: "r-1".parse().unwrap(),
-                broken: ErrorCode::WorkerFailed,
-                message: "the worker broke off",
+                broken: broke_off(),
                 deadline: Deadline::after(std::time::Duration::from_secs(60)),
                 guard: (),
             };
@@ -204,6 +243,7 @@ mod tests {
             let frames: Vec<&str> = seen.split_terminator("\n\n").collect();
             let (last, before) = frames.split_last().unwrap();
             prop_assert!(last.contains("\"code\":\"worker_failed\""));
+            prop_assert!(last.contains("\"cause\":\"killed\""));
             prop_assert!(last.contains("\"request_id\":\"r-1\""));
             let passed: String = before.iter().flat_map(|frame| [frame, "\n\n"]).collect();
             prop_assert!(WHOLE.starts_with(&passed));
@@ -229,8 +269,7 @@ mod tests {
     async fn the_deadline_ends_a_stream_that_says_nothing() {
         let relay = Relay {
             request_id: "r-1".parse().unwrap(),
-            broken: ErrorCode::WorkerFailed,
-            message: "the worker broke off",
+            broken: broke_off(),
             deadline: Deadline::after(std::time::Duration::from_secs(5)),
             guard: (),
         };

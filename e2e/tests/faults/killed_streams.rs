@@ -3,7 +3,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use e2e::{Http, Pair, asks, echoed_call, numbers_tool, tags_format, told, wait_for};
+use e2e::{
+    Http, Pair, Process, asks, echoed_call, numbers_tool, tags_format, told, wait_for, wait_until,
+};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -15,6 +17,7 @@ use crate::volume;
 /// Crashes without end, started anew soon.
 const HIVE: &str = "idle_stop_seconds = 0\n\
                     [restart]\ndelay_ms = 50\ndelay_max_ms = 50\nfailures_max = 1000\n";
+const KILLED: &str = "rbee_hive_worker_exits_total{cause=\"killed\"}";
 /// The pause that 95 of 100 streams are to stay below. In the short form the longest of a
 /// few has to, on a machine that does something else too.
 const PAUSE_P95_MAX: Duration = Duration::from_secs(2);
@@ -185,4 +188,33 @@ fn a_stream_whose_worker_is_killed_at_any_token_ends_whole_at_the_other_one() {
     // A worker may have been done before the kill reached it.
     assert!(went_on * 2.0 > streams as f64, "{went_on} of {streams} were struck");
     assert!(spread.high <= volume::of(PAUSE_MAX_SHORT, PAUSE_P95_MAX), "{spread:?}");
+}
+
+#[test]
+fn a_stream_whose_workers_are_killed_twice_with_nothing_new_between_goes_on_at_a_third() {
+    let pair = Pair::echo(HIVE);
+    let queen = pair.cluster.queen();
+    // It goes on a token a step: whoever gets it has nothing new to say for most of a second.
+    let script = "[[tokens=90 delay_ms=10]] one two three";
+    let cases = undisturbed(&queen, vec![(Kind::Same, asks("tiny", script, &json!({})))]);
+    let rounds = volume::of(2, 20);
+    for case in cases.iter().cycle().take(rounds) {
+        pair.wait_until_warm();
+        let mut events = Vec::new();
+        for event in queen.stream(CHAT, &case.body) {
+            events.push(event);
+            if events.len() == 80 {
+                let first = wait_for("a busy worker", LIMIT, || pair.busy_worker());
+                first.signal(Signal::KILL);
+                let is_other = |worker: &Process| worker.pid != first.pid;
+                let second = || pair.busy_worker().filter(is_other);
+                wait_for("another one has it", LIMIT, second).signal(Signal::KILL);
+            }
+        }
+        assert_eq!(told(&events).as_ref(), Ok(&case.alone));
+    }
+    let killed = || -> f64 {
+        pair.hives().iter().map(|hive| metric(&hive.get("/metrics").body, KILLED)).sum()
+    };
+    wait_until("all ends are counted", LIMIT, || killed() >= 2.0 * rounds as f64);
 }

@@ -1,12 +1,15 @@
 //! Requests on their way through a worker: counted, so that only an idle one is stopped.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use input_validation::WorkerId;
 use rbee_api::error::ErrorCode;
 use rbee_api::worker::WorkerState;
+use rbee_api::worker_exit::ExitCause;
 use rbee_http::{ApiError, HopClient};
-use tokio::time::Instant;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 
 use super::{Registry, no_such_worker};
 
@@ -15,6 +18,24 @@ use super::{Registry, no_such_worker};
 pub(crate) struct RequestGuard {
     registry: Arc<Registry>,
     id: WorkerId,
+    cause: watch::Sender<Option<ExitCause>>,
+}
+
+/// The end of one worker, which may be to come.
+#[derive(Debug)]
+pub(crate) struct WorkerEnd(watch::Receiver<Option<ExitCause>>);
+
+impl RequestGuard {
+    pub(crate) fn end(&self) -> WorkerEnd {
+        WorkerEnd(self.cause.subscribe())
+    }
+}
+
+impl WorkerEnd {
+    /// Returns how the worker ended, or nothing where that is not known within `limit`.
+    pub(crate) async fn cause_within(mut self, limit: Duration) -> Option<ExitCause> {
+        *timeout(limit, self.0.wait_for(Option::is_some)).await.ok()?.ok()?
+    }
 }
 
 impl Drop for RequestGuard {
@@ -39,10 +60,11 @@ impl Registry {
         match (worker.info.state, &worker.client) {
             (WorkerState::Ready, Some(client)) => {
                 let client = client.clone();
+                let cause = worker.signals.cause.clone();
                 worker.requests += 1;
                 drop(state);
                 let registry = Arc::clone(self);
-                Ok((client, RequestGuard { registry, id: id.clone() }))
+                Ok((client, RequestGuard { registry, id: id.clone(), cause }))
             }
             (WorkerState::Starting, _) | (WorkerState::Ready, None) => {
                 not_ready(ErrorCode::Loading, "the worker still loads its model")

@@ -7,7 +7,9 @@ use auth_min::TokenDigest;
 use input_validation::WorkerId;
 use rbee_api::error::ErrorDetail;
 use rbee_api::worker::{WorkerHeartbeat, WorkerInfo, WorkerReady, WorkerState};
+use rbee_api::worker_exit::ExitCause;
 use rbee_http::HopClient;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +30,8 @@ pub(crate) struct WorkerSignals {
     pub(crate) condemned: CancellationToken,
     /// Why it was condemned; set before that is told.
     pub(crate) verdict: Arc<OnceLock<Condemned>>,
+    /// How its process ended, told as soon as that is known.
+    pub(crate) cause: watch::Sender<Option<ExitCause>>,
 }
 
 /// What a worker was granted: the row is its reservation, from before its process is started to its end.

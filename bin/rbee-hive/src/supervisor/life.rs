@@ -157,6 +157,7 @@ impl Supervisor {
                 (exit_of(ExitCause::Lost), Some(failure))
             }
         };
+        signals.cause.send_replace(Some(exit.cause));
         if !was_told {
             self.note_exit(&id, pid, &exit);
         }

@@ -55,6 +55,7 @@ async fn an_answer_that_breaks_off_ends_with_an_error_and_never_in_silence() {
     let last: Value = serde_json::from_str(events.last().unwrap()).unwrap();
     assert_eq!(last["error"]["code"], "worker_failed", "{events:?}");
     assert!(last["error"]["request_id"].is_string(), "{last}");
+    assert_eq!(last["error"]["details"], json!({"cause": "killed"}), "{last}");
 }
 
 #[tokio::test]
@@ -63,7 +64,8 @@ async fn an_answer_in_one_piece_fails_with_its_worker() {
     let worker = hive.ready_worker("tiny").await;
     let refusal = hive.chat(worker.id.as_str(), "[[tokens=9 delay_ms=10 die_at=5]] x").await;
     let refusal = refusal.unwrap_err();
-    assert_eq!((refusal.code, refusal.details), (ErrorCode::WorkerFailed, None));
+    let figures = Some(json!({"cause": "aborted"}));
+    assert_eq!((refusal.code, refusal.details), (ErrorCode::WorkerFailed, figures));
     let failed = hive.worker_in(worker.id.as_str(), WorkerState::Failed).await;
     assert_eq!(failed.failure.unwrap().details, Some(json!({"signal": 6})));
     let late = hive.chat(worker.id.as_str(), "hello").await.unwrap_err();
