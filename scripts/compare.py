@@ -78,17 +78,22 @@ def steps_again(server, token, prompt, fields, text):
     return list(steps_of(choice)) if text_of(choice) == text else None
 
 
-def ends_of_characters(steps):
-    """The tokens after which the text is whole characters: llama-server tells the figures of no others."""
-    pending = b""
-    for name, best in steps:
-        pending += name
+def characters(steps):
+    """The tokens, in groups that are whole characters together."""
+    group = []
+    for step in steps:
+        group.append(step)
         try:
-            pending.decode()
+            b"".join(name for name, _ in group).decode()
         except UnicodeDecodeError:
             continue
-        pending = b""
-        yield name, best
+        yield group
+        group = []
+
+
+def ends_of_characters(steps):
+    """The tokens after which the text is whole characters: llama-server tells the figures of no others."""
+    return [group[-1] for group in characters(steps)]
 
 
 def best_at(steps, offset):
@@ -101,20 +106,25 @@ def best_at(steps, offset):
     return None
 
 
-def at_difference(ours, theirs, offset):
+def at_difference(ours, theirs, offset, their_text):
     """The best tokens of both where they first choose different ones; None where that is not known. Where one did not
     say the same again, the other tells what it had to choose from after `offset` bytes."""
     if ours is None or theirs is None:
         return [best_at(ours, offset), best_at(theirs, offset)]
-    ours = list(ends_of_characters(ours))
-    for one, other in zip(ours, theirs):
-        if one[0] != other[0]:
-            return [one[1], other[1]]
-    # One ended where the other went on: what it would have said is not told.
-    longer = max(ours, theirs, key=len)
-    shorter_len = min(len(ours), len(theirs))
-    at = longer[shorter_len][1] if shorter_len < len(longer) else None
-    return [at if longer is ours else None, at if longer is theirs else None]
+    theirs, text, place, number = ends_of_characters(theirs), their_text.encode(), 0, 0
+
+    def peer_at(number):
+        # Within a character, llama-server does not tell.
+        told = number < len(theirs) and text.startswith(theirs[number][0], place)
+        return theirs[number][1] if told else None
+
+    for number, group in enumerate(characters(ours), 1):
+        for name, best in group:
+            if not text.startswith(name, place):
+                return [best, peer_at(number - 1) if len(group) == 1 else None]
+            place += len(name)
+    # The worker ended where llama-server went on: what it would have said is not told.
+    return [None, peer_at(number)]
 
 
 def gap(best):
@@ -143,7 +153,7 @@ def compare(mode, worker, peer, token, number, prompt):
     if mode == "alone":
         fields = {"user": f"prompt {number} again"}
     steps = [steps_again(worker, token, prompt, fields, row["worker"]), steps_again(peer, token, prompt, {}, row["peer"])]
-    best = at_difference(*steps, len(row["worker"][:offset].encode()))
+    best = at_difference(*steps, len(row["worker"][:offset].encode()), row["peer"])
     gaps = [gap(one) for one in best]
     return {**row, "verdict": judge(mode, prompt_tokens, gaps), "offset": offset, "gaps": gaps,
             "best": [one and [(name.decode(errors="backslashreplace"), logprob) for name, logprob in one] for one in best]}
