@@ -167,6 +167,7 @@ def against_peers(options, rows, results):
         results["rss_bytes"] = [rss for rss in results["rss_bytes"] if rss["slots"] * rss["context_tokens"] != layout[0] * layout[1]]
         results["rss_bytes"].append({"slots": layout[0], "context_tokens": layout[1], **{
             server.name: memory_bytes(server.process.pid) for server in servers}})
+        write(options, results)
     finally:
         for server in servers:
             stop(server)
