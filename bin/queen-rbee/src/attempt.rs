@@ -54,7 +54,8 @@ impl Failure {
     pub(crate) fn part(&self, had_slot: bool, since_given: Duration) -> Part {
         let figure = |name| self.detail.details.as_ref().and_then(|figures| figures.get(name));
         let was_taken = figure(TAKEN) != Some(&false.into());
-        // No request does either. What the kernel kills for want of memory has a cause of its own.
+        // No request has its worker killed or stopped. What the kernel kills for want of memory has a
+        // cause of its own.
         let was_outside = [ExitCause::Killed, ExitCause::Stopped]
             .iter()
             .any(|cause| figure(CAUSE) == Some(&cause.as_str().into()));

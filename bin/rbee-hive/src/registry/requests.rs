@@ -1,4 +1,4 @@
-//! Requests on their way through a worker: counted, so that only an idle one is stopped.
+//! Requests on their way through a worker: counted, so that only an idle one is stopped, and told how it ended.
 
 use std::sync::Arc;
 use std::time::Duration;
