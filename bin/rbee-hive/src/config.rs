@@ -1,7 +1,9 @@
 //! The configuration: every setting with its unit, default and range, and the order in which flag, environment and
 //! file are asked. The only reader of the environment; never acts on a setting.
 
+mod args;
 mod auth;
+mod check;
 mod restart;
 mod tls;
 mod worker;
@@ -15,10 +17,9 @@ use std::time::Duration;
 use audit_logging::AuditSettings;
 use auth_min::Transport;
 use clap::Parser;
-use input_validation::{NodeName, in_range};
-use rbee_api::worker::Backend;
+use input_validation::NodeName;
 use rbee_home::{ConfigError, ConfigSearch, Daemon, Home, load_toml};
-use rbee_http::{AllowedHosts, LogFormat, check_log_filter};
+use rbee_http::{AllowedHosts, LogFormat};
 use rbee_tls::TlsSettings;
 use serde::Deserialize;
 
@@ -26,14 +27,12 @@ use crate::error::HiveError;
 use crate::liveness::LivenessLimits;
 use crate::pairing::Pairing;
 use crate::reservations::KeptFree;
-use auth::{AuthArgs, AuthConfig};
+use args::Args;
+use auth::AuthConfig;
 use restart::RestartConfig;
-use tls::TlsArgs;
 use worker::WorkerConfig;
 pub(crate) use worker::{KvLayout, WorkerMemoryLimit};
 
-/// Largest size in mebibytes that can be asked for: 16 TiB.
-const MIB_MAX: u64 = 1 << 24;
 /// A mebibyte is 2 to this many bytes.
 const MIB_SHIFT: u32 = 20;
 
@@ -199,83 +198,6 @@ impl Default for LogConfig {
     }
 }
 
-/// One per machine: keeps models on disk and runs workers for them.
-#[derive(Debug, Default, Parser)]
-#[command(name = "rbee-hive", version)]
-struct Args {
-    /// Directory of all state [default: ~/.rbee]
-    #[arg(long, value_name = "DIR", env = "RBEE_HOME")]
-    home: Option<PathBuf>,
-    /// Config file [default: ~/.config/rbee/rbee-hive.toml, then /etc/rbee/rbee-hive.toml]
-    #[arg(long, value_name = "FILE", env = "RBEE_CONFIG")]
-    config: Option<PathBuf>,
-    /// Address to listen on [default: 127.0.0.1:9200]
-    #[arg(long, value_name = "ADDRESS:PORT", env = "RBEE_HIVE_BIND")]
-    bind: Option<SocketAddr>,
-    /// The machine's name in the cluster [default: local]
-    #[arg(long, env = "RBEE_HIVE_NAME")]
-    name: Option<NodeName>,
-    /// The queen to report to [default: the one that runs on the same home]
-    #[arg(long, value_name = "URL", env = "RBEE_HIVE_QUEEN_URL")]
-    queen_url: Option<String>,
-    /// Started by a queen, which also stops it
-    #[arg(long)]
-    managed: bool,
-    /// Become a machine of a cluster: read the code that `rbee hive pair` printed from standard input, and end
-    #[arg(long, conflicts_with = "managed")]
-    pair: bool,
-    /// With --pair: by which URL the queen reaches this hive [default: https:// and --bind]
-    #[arg(long, value_name = "URL", requires = "pair")]
-    own_url: Option<String>,
-    /// First port tried for a worker; 0 takes any [default: 8081]
-    #[arg(long, value_name = "PORT", env = "RBEE_HIVE_WORKER_PORT_FIRST")]
-    worker_port_first: Option<u16>,
-    /// The worker program [default: llm-worker-rbee beside this program]
-    #[arg(long, value_name = "FILE", env = "RBEE_HIVE_WORKER_PATH")]
-    worker_path: Option<PathBuf>,
-    /// What turns requests into tokens: llama, or echo for tests [default: llama]
-    #[arg(long, env = "RBEE_HIVE_WORKER_ENGINE", value_parser = parse_engine)]
-    worker_engine: Option<Backend>,
-    /// Seconds without a request after which a worker is stopped; 0 is never [default: 300]
-    #[arg(long, value_name = "SECONDS", env = "RBEE_HIVE_IDLE_STOP_SECONDS")]
-    idle_stop_seconds: Option<u64>,
-    /// Form of log lines: human or json [default: human]
-    #[arg(long, env = "RBEE_LOG_FORMAT", value_parser = parse_log_format)]
-    log_format: Option<LogFormat>,
-    /// Level or directives of the log [default: info]
-    #[arg(long, env = "RBEE_LOG")]
-    log_level: Option<String>,
-    #[command(flatten)]
-    auth: AuthArgs,
-    #[command(flatten)]
-    tls: TlsArgs,
-    /// Print the routes with who may call them, and end
-    #[arg(long)]
-    print_routes: bool,
-    /// Print the OpenAPI document of the routes, and end
-    #[arg(long)]
-    print_openapi: bool,
-    /// Check the configuration, and end
-    #[arg(long)]
-    validate_config: bool,
-}
-
-fn parse_engine(text: &str) -> Result<Backend, &'static str> {
-    match text {
-        "llama" => Ok(Backend::Llama),
-        "echo" => Ok(Backend::Echo),
-        _ => Err("expected llama or echo"),
-    }
-}
-
-fn parse_log_format(text: &str) -> Result<LogFormat, &'static str> {
-    match text {
-        "human" => Ok(LogFormat::Human),
-        "json" => Ok(LogFormat::Json),
-        _ => Err("expected human or json"),
-    }
-}
-
 impl Config {
     /// Reads command line, environment and file. Ends the process for `--help`, `--version` and a wrong command line.
     ///
@@ -330,39 +252,6 @@ impl Config {
         args.tls.replace(&mut config.tls);
         config.check()?;
         Ok(config)
-    }
-
-    fn check(&self) -> Result<(), ConfigError> {
-        check_range("workers_max", self.workers_max.into(), 1, 64)?;
-        check_range("idle_stop_seconds", self.idle_stop_seconds, 0, 604_800)?;
-        check_range("load_timeout_seconds", self.load_timeout_seconds, 1, 86_400)?;
-        check_range("load_stall_seconds", self.load_stall_seconds, 1, 86_400)?;
-        check_range("hang_timeout_seconds", self.hang_timeout_seconds, 1, 86_400)?;
-        check_range("heartbeat_interval_seconds", self.heartbeat_interval_seconds, 1, 3_600)?;
-        check_range("stop_grace_seconds", self.stop_grace_seconds, 1, 13)?;
-        check_range("shutdown_timeout_seconds", self.shutdown_timeout_seconds, 1, 600)?;
-        check_range("memory_min_free_mib", self.memory_min_free_mib, 0, MIB_MAX)?;
-        check_range("vram_min_free_mib", self.vram_min_free_mib, 0, MIB_MAX)?;
-        check_range("disk_min_free_mib", self.disk_min_free_mib, 0, MIB_MAX)?;
-        check_range("inodes_min_free", self.inodes_min_free, 0, u32::MAX.into())?;
-        self.allowed_hosts()?;
-        self.auth.check()?;
-        self.worker.check()?;
-        self.restart.check()?;
-        self.audit.check()?;
-        self.tls.check()?;
-        if let Some(url) = &self.queen_url {
-            check_url(url)?;
-        }
-        check_log_filter(&self.log.level)
-            .map_err(|error| ConfigError::Value { key: "log.level", reason: error.to_string() })?;
-        for root in self.import_roots.iter().flatten() {
-            if !root.is_absolute() {
-                let reason = "must hold absolute paths".to_owned();
-                return Err(ConfigError::Value { key: "import_roots", reason });
-            }
-        }
-        Ok(())
     }
 
     /// Returns the configuration of the machine that this home was paired as: what the queen has given wins over file and
@@ -474,30 +363,6 @@ fn replace<T>(setting: &mut T, given: Option<T>) {
     if let Some(value) = given {
         *setting = value;
     }
-}
-
-fn check_range(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), ConfigError> {
-    match in_range(key, value, min..=max) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(ConfigError::Value {
-            key,
-            reason: format!("is {value} and must be from {min} to {max}"),
-        }),
-    }
-}
-
-fn check_url(url: &str) -> Result<(), ConfigError> {
-    let is_base = url.parse::<http::Uri>().is_ok_and(|uri| {
-        matches!(uri.scheme_str(), Some("http" | "https"))
-            && uri.host().is_some()
-            && matches!(uri.path(), "" | "/")
-            && uri.query().is_none()
-    });
-    if is_base {
-        return Ok(());
-    }
-    let reason = "must be a base URL such as http://127.0.0.1:8080".to_owned();
-    Err(ConfigError::Value { key: "queen_url", reason })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use rbee_home::{ConfigError, Home, SecretSetting};
 use secrets_management::SecretSource;
 use serde::Deserialize;
 
-use super::check_range;
+use super::check::check_range;
 
 /// The keys under `[auth]`.
 #[derive(Debug, Clone, Deserialize)]

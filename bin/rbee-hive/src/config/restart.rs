@@ -5,7 +5,7 @@ use std::time::Duration;
 use rbee_home::ConfigError;
 use serde::Deserialize;
 
-use super::check_range;
+use super::check::check_range;
 use crate::restart::RestartRules;
 
 /// Longest pause that can be set: a day.

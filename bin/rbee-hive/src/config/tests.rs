@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use rbee_api::worker::Backend;
+
 use super::*;
 
 fn resolve(arguments: &[&str], file: &str) -> Result<Config, HiveError> {

@@ -9,7 +9,7 @@ use rbee_api::worker::Backend;
 use rbee_home::ConfigError;
 use serde::{Deserialize, Deserializer};
 
-use super::check_range;
+use super::check::check_range;
 
 /// What a worker may take besides its model: the program, its threads, its log.
 const MARGIN_BYTES: u64 = 512 << 20;
