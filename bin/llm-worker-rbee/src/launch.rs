@@ -21,6 +21,10 @@ use crate::{http, llama_loader, run};
 /// from the engine.
 const BLOCKING_THREADS_MAX: usize = 2;
 
+/// Stack of such a thread. llama.cpp calls itself for each level of a tool's schema, whose nesting is bounded to what
+/// needs some ten megabytes; only what is used takes memory.
+const BLOCKING_STACK_BYTES: usize = 64 << 20;
+
 /// Runs the program.
 ///
 /// # Errors
@@ -57,6 +61,7 @@ pub fn launch(arguments: Arguments) -> Result<(), WorkerError> {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_stack_size(BLOCKING_STACK_BYTES)
         .build()
         .map_err(|error| setup("the runtime", error.into()))?;
     let outcome = runtime.block_on(async {

@@ -9,23 +9,30 @@ if (CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_SYSTEM_PROCESSOR MATCHES "^(x
     add_compile_options("SHELL:-include \"${CMAKE_CURRENT_LIST_DIR}/amx_tile_config.h\"")
 endif()
 
-# Let a processor attend to few tokens, and multiply matrices of type Q4_1, fast.
-set_property(
-    GLOBAL PROPERTY rbee_processor_headers
-    "${CMAKE_CURRENT_LIST_DIR}/attend_rows.h" "${CMAKE_CURRENT_LIST_DIR}/multiply_q4_1.h")
-function(rbee_adjust_processor)
-    get_property(headers GLOBAL PROPERTY rbee_processor_headers)
-    foreach (header IN LISTS headers)
+# Compiles a source with headers of this directory in front of it. The directory
+# that makes its target does not exist before the end of the top one.
+set_property(GLOBAL PROPERTY rbee_headers "${CMAKE_CURRENT_LIST_DIR}")
+function(rbee_put_in_front source directory)
+    get_property(headers GLOBAL PROPERTY rbee_headers)
+    foreach (name IN LISTS ARGN)
         if (MSVC)
-            list(APPEND options "/FI${header}")
+            list(APPEND options "/FI${headers}/${name}")
         else()
-            list(APPEND options "-include${header}")
+            list(APPEND options "-include${headers}/${name}")
         endif()
     endforeach()
-    # One target, or one for each kind of processor; all are made in that directory.
     set_property(
-        SOURCE "${CMAKE_SOURCE_DIR}/ggml/src/ggml-cpu/ggml-cpu.c" DIRECTORY "${CMAKE_SOURCE_DIR}/ggml/src"
+        SOURCE "${CMAKE_SOURCE_DIR}/${source}" DIRECTORY "${CMAKE_SOURCE_DIR}/${directory}"
         APPEND PROPERTY COMPILE_OPTIONS ${options})
 endfunction()
-# The directory does not exist before the end of the top one.
-cmake_language(DEFER CALL rbee_adjust_processor)
+
+# Let a processor attend to few tokens, and multiply matrices of type Q4_1,
+# fast. One target, or one for each kind of processor; all are made there.
+cmake_language(
+    DEFER CALL rbee_put_in_front ggml/src/ggml-cpu/ggml-cpu.c ggml/src
+    attend_rows.h multiply_q4_1.h)
+
+# Keep what a request says out of standard error.
+cmake_language(
+    DEFER CALL rbee_put_in_front common/json-schema-to-grammar.cpp common
+    quiet_schemas.h)

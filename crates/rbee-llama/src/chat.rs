@@ -7,6 +7,7 @@
 mod bounds;
 mod call_ids;
 mod formats;
+mod schemas;
 mod toolless;
 mod wire;
 
@@ -146,6 +147,14 @@ pub enum TemplateError {
     #[error("the chat template cannot be parsed: {reason}")]
     Syntax {
         /// What the parser said.
+        reason: String,
+    },
+    /// A tool's schema is such that no grammar is made of it.
+    #[error("no grammar is made of the schema of {tool}: {reason}")]
+    Schema {
+        /// The name of the tool.
+        tool: String,
+        /// What is too much.
         reason: String,
     },
     /// The template does not accept the conversation: it raised an exception,
@@ -293,6 +302,10 @@ impl ChatTemplate {
     /// # Errors
     /// The template refuses the messages, or a tool's schema has no grammar.
     pub fn render(&self, request: &ChatRequest<'_>) -> Result<Rendered, TemplateError> {
+        if request.tool_choice != ToolChoice::None {
+            schemas::check(request.tools)
+                .map_err(|(tool, reason)| TemplateError::Schema { tool, reason })?;
+        }
         let parallel = request.parallel_tool_calls.unwrap_or(self.traits.parallel);
         let mut request = ChatRequest { parallel_tool_calls: Some(parallel), ..request.clone() };
         let shortened;

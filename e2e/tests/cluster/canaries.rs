@@ -128,6 +128,13 @@ fn no_secret_and_no_prompt_is_kept_or_told_anywhere_in_any_form() {
     for prompt in [PROMPT, "something else"] {
         drop(cluster.rbee(&["infer", "-m", "tiny", "-p", prompt]).ok());
     }
+    // No grammar can be made of such a pattern, and llama.cpp would like to say so.
+    let parameters =
+        json!({"type": "object", "properties": {"a": {"type": "string", "pattern": PROMPT}}});
+    let tool = json!({"type": "function", "function": {"name": "f", "parameters": parameters}});
+    let chat =
+        json!({"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "tools": [tool]});
+    assert_eq!(cluster.queen().post("/v1/chat/completions", &chat).status, 200);
     let told = told(&cluster);
     let id = cluster.workers()[0]["id"].as_str().expect("an id").to_owned();
     let key = Secret::from_bytes(KEY.as_bytes(), "test").expect("a secret");

@@ -44,8 +44,13 @@ pub(super) fn render(
         arguments: &thinking.template_arguments,
     };
     template.render(&request).map_err(|error| {
-        let (TemplateError::Syntax { reason } | TemplateError::Refused { reason }) = error;
-        match wrong_schema(template, &request) {
+        let (name, reason) = match error {
+            TemplateError::Schema { tool, reason } => (Some(tool), reason),
+            TemplateError::Syntax { reason } | TemplateError::Refused { reason } => {
+                (wrong_schema(template, &request), reason)
+            }
+        };
+        match name {
             Some(name) => {
                 let tool = tools.tools.iter().position(|tool| tool.name == name);
                 PromptError::Schema { tool: tool.unwrap_or_default(), reason }

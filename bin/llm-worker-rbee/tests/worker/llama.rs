@@ -133,10 +133,19 @@ async fn it_calls_the_tool_that_it_has_to(worker: &Worker) {
     assert_eq!(reply.choices[0].message.tool_calls.len(), 1, "{reply:?}");
 
     let mut wrong = tools();
-    wrong[1]["function"]["parameters"] = json!({"$ref": "#/nowhere"});
-    let refused = worker.client.chat("Hi", json!({"tools": wrong})).await;
-    assert_eq!(refused.code(), ErrorCode::ValidationFailed);
-    assert_eq!(refused.error().param.as_deref(), Some("tools[1].function.parameters"));
+    let optional: Map<String, Value> =
+        (0..2500).map(|n| (format!("p{n}"), json!({"type": "null"}))).collect();
+    for schema in [
+        json!({"$ref": "#/nowhere"}),
+        json!({"type": "object", "properties": optional}),
+        json!({"properties": {"x".repeat(20_000): {}}, "additionalProperties": true}),
+        json!({"allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"$ref": "#/$defs/a"}}}),
+    ] {
+        wrong[1]["function"]["parameters"] = schema;
+        let refused = worker.client.chat("Hi", json!({"tools": wrong})).await;
+        assert_eq!(refused.code(), ErrorCode::ValidationFailed);
+        assert_eq!(refused.error().param.as_deref(), Some("tools[1].function.parameters"));
+    }
 }
 
 async fn it_is_told_what_its_tools_said(worker: &Worker) {

@@ -4,17 +4,22 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rbee_llama::grammar::{Grammar, GrammarError};
 use rbee_llama::model::Model;
 use rbee_llama::reply::ReplyFormat;
 use rbee_llama::vocab::{AddSpecial, Special, Token};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::sampler::constraint::{Constraint, ConstraintError};
 
 /// Bytes that are kept beyond the longest marker, so that one is found that
 /// ends in the middle of a token.
 const TAIL_BYTES: usize = 256;
+/// Longest that a grammar may think about one token. It does so on the thread that computes for everybody, and with
+/// each level of an ambiguous schema twice as long as with the one before.
+const TOKEN_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// A reply's grammar.
 #[derive(Debug)]
@@ -95,17 +100,35 @@ fn go_on(grammar: &mut Grammar, model: &Model, prefill: &str) -> Result<(), Gram
     Ok(())
 }
 
+/// Asks a grammar, and gives it up if it took too long to answer.
+fn ask<T>(
+    grammar: &mut Grammar,
+    question: impl FnOnce(&mut Grammar) -> T,
+) -> Result<T, ConstraintError> {
+    let began = time_of_thread();
+    let answer = question(grammar);
+    if time_of_thread().saturating_sub(began) > TOKEN_TIME_MAX {
+        return Err(ConstraintError::TooComplex { param: "tools" });
+    }
+    Ok(answer)
+}
+
+/// What the processor did for this thread, which does not go on while it stands still.
+fn time_of_thread() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
+}
+
 impl Constraint for CallGrammar {
     fn allows(&mut self, token: u32) -> Result<bool, ConstraintError> {
-        Ok(match &mut self.state {
-            State::Waiting(_) | State::Free => true,
-            State::Held(grammar) => grammar.allows(Token(token)),
-        })
+        match &mut self.state {
+            State::Waiting(_) | State::Free => Ok(true),
+            State::Held(grammar) => ask(grammar, |grammar| grammar.allows(Token(token))),
+        }
     }
 
     fn mask(&mut self, logits: &mut [f32]) -> Result<(), ConstraintError> {
         if let State::Held(grammar) = &mut self.state
-            && let Err(error) = grammar.mask(logits)
+            && let Err(error) = ask(grammar, |grammar| grammar.mask(logits))?
         {
             tracing::warn!(%error, "a reply is no longer held to its grammar");
             self.state = State::Free;
@@ -116,7 +139,10 @@ impl Constraint for CallGrammar {
     fn accept(&mut self, token: u32) -> Result<(), ConstraintError> {
         let next = match &mut self.state {
             State::Free => None,
-            State::Held(grammar) => (!grammar.accept(Token(token))).then_some(State::Free),
+            State::Held(grammar) => {
+                let accepted = ask(grammar, |grammar| grammar.accept(Token(token)))?;
+                (!accepted).then_some(State::Free)
+            }
             State::Waiting(watch) => {
                 match watch.push(Token(token), &self.model.vocab().spelling(Token(token))) {
                     Seen::Nothing => None,

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use rbee_llama::chat::{ChatMessage, ChatRequest, ChatTemplate, Tool, ToolChoice};
 use rbee_llama::model_params::ModelParams;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use super::*;
 
@@ -27,11 +27,16 @@ fn model() -> Arc<Model> {
 
 /// The grammar of a reply to a request with one tool, by a published template.
 fn grammar(template: &str, tool_choice: ToolChoice) -> CallGrammar {
+    let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}},
+        "required": ["n"], "additionalProperties": false});
+    grammar_of(schema, template, tool_choice)
+}
+
+/// The same with this schema.
+fn grammar_of(schema: Value, template: &str, tool_choice: ToolChoice) -> CallGrammar {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../crates/rbee-llama/tests");
     let source = std::fs::read_to_string(path.join("templates").join(template)).unwrap();
     let template = ChatTemplate::from_model(&model(), Some(&source)).unwrap();
-    let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}},
-        "required": ["n"], "additionalProperties": false});
     let tool = Tool { name: "f".to_owned(), description: String::new(), parameters: schema };
     let message =
         ChatMessage { role: "user".to_owned(), content: "Hi".to_owned(), ..Default::default() };
@@ -150,4 +155,31 @@ fn copies_go_on_from_where_they_were_made_each_its_own_way() {
         assert!(first_one.allows(end).unwrap() && third.allows(end).unwrap());
         assert!(!second.allows(end).unwrap());
     }
+}
+
+#[test]
+fn a_schema_that_can_be_read_in_ever_more_ways_ends_its_own_reply() {
+    let level = |next: Value| {
+        let object = |more: Value| {
+            let mut properties = json!({"a": next});
+            properties.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            json!({"type": "object", "properties": properties, "required": ["a"]})
+        };
+        json!({"anyOf": [object(json!({})), object(json!({"b": {"type": "null"}}))]})
+    };
+    let mut definitions = Map::new();
+    for depth in 0..18 {
+        let next = json!({"$ref": format!("#/$defs/d{}", depth + 1)});
+        definitions.insert(format!("d{depth}"), level(next));
+    }
+    definitions.insert("d18".to_owned(), json!({"type": "null"}));
+    let schema = json!({"type": "object", "properties": {"a": {"$ref": "#/$defs/d0"}}, "required": ["a"],
+        "$defs": definitions});
+    let mut held = grammar_of(schema, "qwen2.5.jinja", ToolChoice::Required);
+    let text = format!("<tool_call>\n{{\"name\": \"f\", \"arguments\": {}", "{\"a\": ".repeat(18));
+    let failed = tokens(&text).into_iter().find_map(|token| {
+        assert!(held.allows(token).unwrap_or(true));
+        held.accept(token).err()
+    });
+    assert_eq!(failed, Some(ConstraintError::TooComplex { param: "tools" }));
 }
