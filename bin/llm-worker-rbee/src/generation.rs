@@ -111,14 +111,15 @@ impl Generation {
         let loaded = app.ready()?;
         app.check_model(&request.model)?;
         let tokenizer = loaded.generates(&request.model)?;
+        let live = request.marks.live(request.options.choices);
+        // Before the prompt is made: what waits for that is bounded, too.
+        let permits = app.engine().try_enter_many(live)?;
         let prepared = prompt::make_prompt(tokenizer, &request, prepare).await?;
         let Prepared { prompt, format, constraint } = prepared;
-        let Request { id, options, deadline, marks, .. } = &request;
+        let Request { id, options, deadline, .. } = &request;
         // A reply in a form is content from its first token on.
         let format = format.filter(|_| options.format == OutputFormat::Text);
         let tokens_max = prompt::room_for_reply(&prompt, loaded.context_tokens, &request)?;
-        let live = marks.live(options.choices);
-        let permits = app.engine().try_enter_many(live)?;
         let form = form::make_constraint(tokenizer, options, *deadline).await?;
         let constraints =
             for_each_choice(form.or(constraint), live).map_err(ConstraintError::into_detail)?;

@@ -107,6 +107,7 @@ impl Runner {
     /// that are inside then are dropped; their readers see the channel close.
     pub(super) fn run(mut self) -> EngineEnd {
         loop {
+            self.stats.set_memory(&self.memory);
             self.take_commands();
             self.take_news();
             if self.control.stopping.load(Ordering::Relaxed) {

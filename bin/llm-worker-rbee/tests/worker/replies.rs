@@ -207,6 +207,13 @@ async fn metrics_tell_requests_tokens_and_times() {
         "rbee_worker_queue_seconds_count 2",
         "rbee_worker_time_to_first_token_seconds_count 2",
         "rbee_worker_time_per_output_token_seconds_count 2",
+        "gen_ai_server_time_to_first_token_seconds_count 2",
+        "gen_ai_server_time_per_output_token_seconds_count 2",
+        "gen_ai_server_request_duration_seconds_count 2",
+        // One for each token, that of a prompt among them, and one for the end.
+        "rbee_worker_engine_steps_total 6",
+        "rbee_worker_step_seconds_count 6",
+        "rbee_worker_step_requests_total 6",
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
     }

@@ -55,7 +55,6 @@ impl Runner {
         if let Some(active) = self.jobs.get_mut(&id) {
             active.cached_tokens.get_or_insert(len);
         }
-        self.stats.set_memory(&self.memory);
         if let Some(cause) = self.replay(id, slot) {
             self.end(id, cause);
         }
