@@ -2,6 +2,7 @@
 //! it must and nothing else.
 
 mod held;
+mod language;
 mod ledger;
 mod resumed;
 

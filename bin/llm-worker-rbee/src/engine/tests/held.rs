@@ -4,9 +4,11 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use rbee_api::openai::{Dry, Sampling, Xtc};
 
 use super::super::*;
-use super::ledger::{Ask, Kept, Terms, plain_reply, text_of};
+use super::language::{greedy, text_of};
+use super::ledger::{Ask, Kept, Terms};
 use super::{PATIENCE, outcome};
 use crate::engine::backend::Speculation;
 use crate::engine::memory::Layout;
@@ -178,15 +180,53 @@ fn ask() -> impl Strategy<Value = Ask> {
     let stretches = proptest::collection::vec(0..3_u32, 1..4);
     let stop = prop::option::of("[a-e]{2,4}");
     let said = prop_oneof![Just(0), 0..8_usize];
-    let parts = (0..2_u8, stretches, 1..6_u32, 1..50_u32, stop, said);
-    parts.prop_map(|(scope, stretches, last, tokens_max, stop, said)| {
+    let parts = (0..2_u8, stretches, 1..6_u32, 1..50_u32, stop, said, sampling());
+    parts.prop_map(|(scope, stretches, last, tokens_max, stop, said, sampling)| {
         let prompt = stretches.iter().flat_map(|s| (s * 100)..(s * 100 + 20));
         let prompt = prompt.chain([1000 + last]).collect();
-        let ask = Ask { scope, prompt, tokens_max, stop, said: 0 };
+        let ask = Ask { scope, prompt, tokens_max, stop, said: 0, sampling };
         // So many eighths of it, and never all.
         let said = ask.answer().1 * said / 8;
         Ask { said, ..ask }
     })
+}
+
+/// The likeliest token, or a draw by any mixture of settings.
+fn sampling() -> impl Strategy<Value = Sampling> {
+    let choose = |values: [f32; 3]| prop::sample::select(values.to_vec());
+    let xtc = prop::option::of(Just(Xtc { probability: 0.5, threshold: 0.1 }));
+    let dry = prop::option::of(Just(Dry {
+        multiplier: 0.8,
+        base: 1.75,
+        allowed_length: 2,
+        last_n: None,
+        breakers: Vec::new(),
+    }));
+    let cuts =
+        (0..4_u32, choose([1.0, 0.95, 0.7]), choose([0.0, 0.05, 0.2]), choose([1.0, 0.9, 0.5]));
+    let penalties =
+        (choose([1.0, 1.1, 1.5]), 0..64_u32, choose([0.0, 0.5, -0.5]), choose([0.0, 0.3, -0.3]));
+    let drawn = (choose([0.5, 1.0, 2.0]), cuts, xtc, penalties, dry, prop::num::u64::ANY).prop_map(
+        |(temperature, (top_k, top_p, min_p, typical_p), xtc, penalties, dry, seed)| {
+            let (repeat_penalty, repeat_last_n, presence_penalty, frequency_penalty) = penalties;
+            Sampling {
+                temperature,
+                top_k,
+                top_p,
+                min_p,
+                typical_p,
+                xtc,
+                repeat_penalty,
+                repeat_last_n,
+                presence_penalty,
+                frequency_penalty,
+                dry,
+                seed: Some(seed),
+                ..Sampling::default()
+            }
+        },
+    );
+    prop_oneof![Just(greedy()), drawn]
 }
 
 fn terms() -> impl Strategy<Value = Terms> {
@@ -235,11 +275,4 @@ proptest! {
             }
         });
     }
-}
-
-#[test]
-fn the_plain_loop_says_different_things_after_different_prompts() {
-    let replies: std::collections::HashSet<Vec<u32>> =
-        (0..50).map(|first| plain_reply(&[first, 7, 7, 7], 30)).collect();
-    assert!(replies.len() > 40, "{}", replies.len());
 }

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::super::*;
+use super::language::{END, LETTERS, greedy, row, said_plainly, text_of};
 use super::{NoTokenizer, PATIENCE};
 use crate::engine::backend::{
     Abilities, Backend, Generator, Loaded, Loader, Run, Speculation, StepError, Unusable,
@@ -13,43 +14,6 @@ use crate::engine::memory::{Layout, MemoryLimits};
 use rbee_api::openai::Sampling;
 use std::sync::Mutex;
 use std::time::Duration;
-
-/// The token that ends a reply.
-const END: u32 = u32::MAX;
-const LETTERS: [&[u8]; 5] = [b"a", b"b", b"c", b"d", b"e"];
-
-/// The token after `tokens`: mostly by the last two, so that it can be guessed
-/// from what stood before, and sometimes by all of them.
-fn next(tokens: &[u32]) -> u32 {
-    let mut all = 17_u64;
-    for token in tokens {
-        all = (all ^ u64::from(*token)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        all ^= all >> 29;
-    }
-    if all.is_multiple_of(61) {
-        return END;
-    }
-    let tail: u32 = tokens.iter().rev().take(2).zip([1, 2]).map(|(t, weight)| t % 5 * weight).sum();
-    (tail + u32::from(all.is_multiple_of(5))) % 5
-}
-
-/// What a plain loop answers.
-pub(super) fn plain_reply(prompt: &[u32], tokens_max: u32) -> Vec<u32> {
-    let mut tokens = prompt.to_vec();
-    for _ in 0..tokens_max {
-        match next(&tokens) {
-            END => break,
-            token => tokens.push(token),
-        }
-    }
-    tokens.split_off(prompt.len())
-}
-
-/// A reply's text.
-pub(super) fn text_of(reply: &[u32]) -> String {
-    let letters = reply.iter().flat_map(|token| LETTERS[*token as usize].iter());
-    letters.map(|byte| char::from(*byte)).collect()
-}
 
 /// What the backend can do and what fails on it.
 #[derive(Debug, Clone, Copy)]
@@ -98,6 +62,8 @@ pub(super) struct Log {
     held_at_first: HashMap<String, u32>,
     /// Tokens chosen for each job.
     chosen: HashMap<String, u32>,
+    /// How the tokens of each job are drawn.
+    sampling: HashMap<String, Sampling>,
 }
 
 impl Log {
@@ -164,7 +130,8 @@ impl Backend for Ledger {
         let held = &self.slots[slot as usize];
         let mut log = self.log.lock().unwrap();
         assert_eq!(log.chosen.get(&job).copied().unwrap_or_default(), reply_tokens, "{job}");
-        let whole = [prompt.tokens.clone(), plain_reply(&prompt.tokens, reply_tokens)].concat();
+        let (reply, _) = said_plainly(&prompt.tokens, reply_tokens, &log.sampling[&job]);
+        let whole = [prompt.tokens.clone(), reply].concat();
         assert!(held.len() < whole.len() && whole.starts_with(held), "{job} begins with others'");
         log.held_at_first.entry(job.clone()).or_insert(u32::try_from(held.len()).unwrap());
         self.jobs.insert(slot, job);
@@ -199,9 +166,9 @@ impl Backend for Ledger {
         Ok(())
     }
 
-    fn choose(&mut self, run: usize, output: u32, _: &mut Sampler) -> Option<u32> {
+    fn choose(&mut self, run: usize, output: u32, sampler: &mut Sampler) -> Option<u32> {
         let (slot, len) = self.outputs[run];
-        let token = next(&self.slots[slot as usize][..len + output as usize]);
+        let token = sampler.choose(&row(&self.slots[slot as usize][..len + output as usize]))?;
         let chosen = u32::from(token != END);
         let job = self.jobs[&slot].clone();
         *self.log.lock().unwrap().chosen.entry(job).or_default() += chosen;
@@ -276,15 +243,18 @@ pub(super) struct Ask {
     pub(super) stop: Option<String>,
     /// Tokens of the reply that were said elsewhere.
     pub(super) said: usize,
+    /// How its tokens are drawn.
+    pub(super) sampling: Sampling,
 }
 
 impl Ask {
     pub(super) fn new(prompt: impl IntoIterator<Item = u32>, tokens_max: u32) -> Self {
-        Self { scope: 0, prompt: prompt.into_iter().collect(), tokens_max, stop: None, said: 0 }
+        let (prompt, sampling) = (prompt.into_iter().collect(), greedy());
+        Self { scope: 0, prompt, tokens_max, stop: None, said: 0, sampling }
     }
 
     pub(super) fn plain_reply(&self) -> Vec<u32> {
-        plain_reply(&self.prompt, self.tokens_max)
+        said_plainly(&self.prompt, self.tokens_max, &self.sampling).0
     }
 
     /// The text of the reply, and how many tokens it takes to say it.
@@ -334,9 +304,14 @@ impl Kept {
         let name = format!("job {}", id.0);
         let prompt =
             Prompt { tokens: ask.prompt.clone(), text: Some(name.clone()), ..Prompt::default() };
-        let tokens: Vec<u32> = ask.plain_reply().into_iter().take(ask.said).collect();
+        let said = u32::try_from(ask.said).unwrap().min(ask.tokens_max);
+        let (tokens, draws) = said_plainly(&ask.prompt, said, &ask.sampling);
         let chosen = u32::try_from(tokens.len()).unwrap();
         self.log().chosen.insert(name.clone(), chosen);
+        self.log().sampling.insert(name.clone(), ask.sampling.clone());
+        let mut sampler = Sampler::new(ask.sampling.clone(), 1);
+        sampler.accept(&ask.prompt);
+        sampler.resume(&tokens, draws).unwrap();
         let earlier = (chosen > 0).then_some(Earlier { tokens, cached_tokens: None });
         let job = Job {
             id,
@@ -344,7 +319,7 @@ impl Kept {
             scope: Scope([ask.scope; 32]),
             tokens_max: ask.tokens_max,
             text: TextStream::new(ask.stop.as_slice()),
-            sampler: Sampler::new(Sampling::default(), 1),
+            sampler,
             earlier,
             deadline: Deadline::after(PATIENCE * 2),
             events,
