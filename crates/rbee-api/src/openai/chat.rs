@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use input_validation::ModelRef;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, RequestError, in_range};
 use super::format::OutputFormat;
@@ -115,6 +115,11 @@ struct RawPart {
     kind: String,
     #[serde(default)]
     text: Option<String>,
+    // What clients of other services mark the ends of shared beginnings with, which are found without.
+    #[serde(default, rename = "cache_control")]
+    _cache_control: Option<IgnoredAny>,
+    #[serde(flatten)]
+    unknown: Map<String, Value>,
 }
 
 impl ChatRequest {
@@ -245,7 +250,12 @@ fn join_parts(message: usize, parts: Vec<RawPart>) -> Result<String, RequestErro
     let mut joined = String::new();
     for (index, part) in parts.into_iter().enumerate() {
         match part {
-            RawPart { kind, text: Some(text) } if kind == "text" => {
+            RawPart { kind, text: Some(text), unknown, .. } if kind == "text" => {
+                if let Some(name) = unknown.keys().next() {
+                    let param = format!("messages[{message}].content[{index}].{name}");
+                    let reason = format!("{param} is not supported; leave it out");
+                    return Err(RequestError::unsupported(param, reason));
+                }
                 if !joined.is_empty() {
                     joined.push('\n');
                 }

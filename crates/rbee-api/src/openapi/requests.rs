@@ -195,7 +195,8 @@ fn message() -> Value {
     let none = json!({"enum": [null, []]});
     let part = json!({
         "type": "object", "required": ["type", "text"],
-        "properties": {"type": {"const": "text"}, "text": text(0, None)},
+        "properties": {"type": {"const": "text"}, "text": text(0, None), "cache_control": {}},
+        "additionalProperties": false,
     });
     let call = json!({
         "type": "object", "additionalProperties": false, "required": ["id", "function"],

@@ -181,6 +181,11 @@ fn content_may_be_text_or_text_parts_and_nothing_else() {
     assert_eq!(parts.messages[0].content, "a\nb");
     let image = json!([{"type": "image_url", "image_url": {"url": "x"}}]);
     assert_refused(with(image), ErrorCode::UnsupportedParameter, "messages[0].content[0]");
+    let marked = json!([{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}]);
+    assert_eq!(with(marked).unwrap().messages[0].content, "a");
+    let unknown =
+        json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b", "tone": "high"}]);
+    assert_refused(with(unknown), ErrorCode::UnsupportedParameter, "messages[0].content[1].tone");
     assert_refused(with(json!("a\u{0}b")), ErrorCode::ValidationFailed, "messages[0].content");
     assert_refused(with(json!("")), ErrorCode::ValidationFailed, "messages");
 }
