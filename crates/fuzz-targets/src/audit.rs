@@ -1,4 +1,7 @@
-//! The verifier of audit logs: whatever becomes of the file, what it takes for whole is what was written.
+//! The verifier of audit logs: whatever becomes of the file, what it takes for whole is what was written. Input is a
+//! list of changes to a good log, since each process that fuzzes writes a log of its own.
+
+mod edits;
 
 use std::cell::OnceCell;
 use std::fs::{self, File};
@@ -6,6 +9,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use audit_logging::{AuditSettings, Auditor, Event, Kind, Options, Outcome, Signer, verify};
+use edits::edited;
 use secrets_management::Secret;
 use tempfile::TempDir;
 
@@ -14,21 +18,33 @@ use crate::Target;
 /// Entries between the first and the last.
 const ENTRIES: usize = 4;
 
-pub(crate) const AUDIT_LOG: Target = Target {
+/// The verifier of audit logs.
+pub const AUDIT_LOG: Target = Target {
     name: "audit_log",
     run: |data| {
         LOG.with(|log| log.get_or_init(Log::write).check(data));
     },
-    seeds: || vec![LOG.with(|log| log.get_or_init(Log::write).content.clone())],
+    seeds: || {
+        let changes: [&[u8]; 8] = [
+            b"",
+            b"\x00\x00\x20\x04five",
+            b"\x01\x01\x00\x01 ",
+            b"\x02\x02\x00\x10",
+            b"\x03\x03\x00",
+            b"\x04\x02{}\x05\x01\x00",
+            b"\x06\x01\x02\x06\x01\x02",
+            b"\x07\x05\x05",
+        ];
+        changes.map(<[u8]>::to_vec).into()
+    },
     words: &[
-        "{\"sequence\":",
-        ",\"previous_hash\":\"",
-        "\",\"timestamp\":\"",
-        "\"event_type\":\"audit.retention\"",
-        "\"removed_through\":",
+        "\x0e{\"sequence\":1,",
+        "\",\"previous_hash\":\"",
+        "\",\"event_type\":\"audit.retention\"",
+        "\"removed_through\":1",
         ",\"entry_hash\":\"",
-        "\"}\n",
-        "0000000000000000000000000000000000000000000000000000000000000000",
+        "\x03\"}\n",
+        "\x400000000000000000000000000000000000000000000000000000000000000000",
     ],
 };
 
@@ -63,8 +79,9 @@ impl Log {
     }
 
     #[expect(clippy::expect_used, reason = "a disk that fails is no finding")]
-    fn check(&self, data: &[u8]) {
-        self.file.write_all_at(data, 0).expect("the file");
+    fn check(&self, changes: &[u8]) {
+        let data = edited(&self.content, changes);
+        self.file.write_all_at(&data, 0).expect("the file");
         self.file.set_len(data.len() as u64).expect("the file");
         let found = verify(&self.path, Some(&self.key), &[]).expect("a log that can be read");
         let is_whole = data.strip_prefix(self.content.as_slice());

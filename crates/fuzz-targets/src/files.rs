@@ -9,7 +9,8 @@ use rbee_home::parse_toml;
 
 use crate::Target;
 
-pub(crate) const GGUF_HEADER: Target = Target {
+/// The reader of model files.
+pub const GGUF_HEADER: Target = Target {
     name: "gguf_header",
     run: |data| {
         let header = GgufHeader::read(Cursor::new(data), data.len() as u64);
@@ -43,7 +44,8 @@ pub(crate) const GGUF_HEADER: Target = Target {
     ],
 };
 
-pub(crate) const CONFIG_FILE: Target = Target {
+/// Configuration files of queen and hive.
+pub const CONFIG_FILE: Target = Target {
     name: "config_file",
     run: |data| {
         let Ok(text) = std::str::from_utf8(data) else { return };

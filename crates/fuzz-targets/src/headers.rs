@@ -12,7 +12,8 @@ use input_validation::{
 
 use crate::Target;
 
-pub(crate) const BEARER_HEADER: Target = Target {
+/// Credentials.
+pub const BEARER_HEADER: Target = Target {
     name: "bearer_header",
     run: |data| match BearerToken::parse(data) {
         Ok(token) => {
@@ -33,7 +34,8 @@ pub(crate) const BEARER_HEADER: Target = Target {
 /// The most time that the tests give a request.
 const CAP: Duration = Duration::from_secs(3600);
 
-pub(crate) const DEADLINE_HEADERS: Target = Target {
+/// The two headers that say how long a request may take.
+pub const DEADLINE_HEADERS: Target = Target {
     name: "deadline_headers",
     run: |data| {
         let mut headers = HeaderMap::new();
@@ -68,7 +70,8 @@ pub(crate) const DEADLINE_HEADERS: Target = Target {
     words: &["T", "Z", "+", "-", ":", "2030-01-01", "00:00:00", "[UTC]", ".999999999", "\n", "1e9"],
 };
 
-pub(crate) const NAMES: Target = Target {
+/// Names, model references, and what makes foreign text fit for logs and terminals.
+pub const NAMES: Target = Target {
     name: "names",
     run: |data| {
         let text = String::from_utf8_lossy(data);

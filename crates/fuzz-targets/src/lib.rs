@@ -8,7 +8,12 @@ mod mutator;
 mod requests;
 mod streams;
 
+pub use audit::AUDIT_LOG;
+pub use files::{CONFIG_FILE, GGUF_HEADER};
+pub use headers::{BEARER_HEADER, DEADLINE_HEADERS, NAMES};
 pub use mutator::Mutator;
+pub use requests::{INTERNAL_MESSAGES, OPENAI_REQUESTS};
+pub use streams::{EVENT_STREAM, MARKED_STREAM};
 
 /// One parser to fuzz.
 #[derive(Debug, Clone, Copy)]
@@ -25,27 +30,14 @@ pub struct Target {
 
 /// All parsers that are fuzzed.
 pub const TARGETS: &[Target] = &[
-    audit::AUDIT_LOG,
-    files::GGUF_HEADER,
-    files::CONFIG_FILE,
-    headers::BEARER_HEADER,
-    headers::DEADLINE_HEADERS,
-    headers::NAMES,
-    requests::OPENAI_REQUESTS,
-    requests::INTERNAL_MESSAGES,
-    streams::MARKED_STREAM,
-    streams::EVENT_STREAM,
+    AUDIT_LOG,
+    GGUF_HEADER,
+    CONFIG_FILE,
+    BEARER_HEADER,
+    DEADLINE_HEADERS,
+    NAMES,
+    OPENAI_REQUESTS,
+    INTERNAL_MESSAGES,
+    MARKED_STREAM,
+    EVENT_STREAM,
 ];
-
-/// Finds a parser by its name.
-///
-/// # Panics
-/// When there is none.
-#[must_use]
-#[expect(
-    clippy::expect_used,
-    reason = "a name of no parser is a mistake of the program that fuzzes"
-)]
-pub fn target(name: &str) -> Target {
-    *TARGETS.iter().find(|target| target.name == name).expect("the name of a target")
-}

@@ -16,7 +16,8 @@ use serde::de::DeserializeOwned;
 
 use crate::Target;
 
-pub(crate) const OPENAI_REQUESTS: Target = Target {
+/// Clients' requests.
+pub const OPENAI_REQUESTS: Target = Target {
     name: "openai_requests",
     run: |data| {
         match ChatRequest::parse(data) {
@@ -88,7 +89,8 @@ fn refused(error: RequestError) {
     assert!(!param.chars().any(char::is_control), "{param:?}");
 }
 
-pub(crate) const INTERNAL_MESSAGES: Target = Target {
+/// What the programs tell each other.
+pub const INTERNAL_MESSAGES: Target = Target {
     name: "internal_messages",
     run: |data| {
         read::<HiveSnapshot>(data);

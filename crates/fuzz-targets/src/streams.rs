@@ -6,7 +6,8 @@ use rbee_keeper::read_events;
 
 use crate::Target;
 
-pub(crate) const MARKED_STREAM: Target = Target {
+/// The queen's reader of workers' streams.
+pub const MARKED_STREAM: Target = Target {
     name: "marked_stream",
     run: |data| {
         let (size, stream) = cut(data);
@@ -20,7 +21,8 @@ pub(crate) const MARKED_STREAM: Target = Target {
     words: WORDS,
 };
 
-pub(crate) const EVENT_STREAM: Target = Target {
+/// The keeper's reader of the queen's streams.
+pub const EVENT_STREAM: Target = Target {
     name: "event_stream",
     run: |data| {
         let (size, stream) = cut(data);

@@ -4,15 +4,15 @@
 
 use std::panic::catch_unwind;
 
-use fuzz_targets::{Mutator, target};
+use fuzz_targets::{Mutator, Target};
 
 /// Executions of one target.
 const EXECUTIONS: u64 = 100_000;
 /// Of the random changes.
 const SEED: u64 = 0x5eed;
 
-fn run(name: &str) {
-    let target = target(name);
+fn run(target: Target) {
+    let name = target.name;
     let seeds = (target.seeds)();
     assert!(!seeds.is_empty());
     seeds.iter().for_each(|seed| (target.run)(seed));
@@ -28,10 +28,11 @@ fn run(name: &str) {
 }
 
 macro_rules! runs {
-    ($($name:ident)*) => {
+    ($($name:ident $target:ident)*) => {
         $(#[test]
         fn $name() {
-            run(stringify!($name));
+            assert_eq!(fuzz_targets::$target.name, stringify!($name));
+            run(fuzz_targets::$target);
         })*
 
         #[test]
@@ -44,14 +45,14 @@ macro_rules! runs {
 }
 
 runs! {
-    audit_log
-    gguf_header
-    config_file
-    bearer_header
-    deadline_headers
-    names
-    openai_requests
-    internal_messages
-    marked_stream
-    event_stream
+    audit_log AUDIT_LOG
+    gguf_header GGUF_HEADER
+    config_file CONFIG_FILE
+    bearer_header BEARER_HEADER
+    deadline_headers DEADLINE_HEADERS
+    names NAMES
+    openai_requests OPENAI_REQUESTS
+    internal_messages INTERNAL_MESSAGES
+    marked_stream MARKED_STREAM
+    event_stream EVENT_STREAM
 }
