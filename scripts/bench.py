@@ -82,6 +82,10 @@ ROWS = [
     second_turn("second-turn", 200),
     second_turn("second-turn-long", 1000),
 ]
+# Against a worker that does not guess, instead of a peer.
+UNGUESSED = Row("guessing", "text that cannot be guessed", (8, 1024),
+                ["--scenario", "unique", "--streams", "1", "--prompt-words", "16", "--output-tokens", "64", "--requests", "8"],
+                [("load", RATE, ">=", 0.98)])
 
 
 @contextlib.contextmanager
@@ -160,14 +164,36 @@ def against_peers(options, rows, results):
                 arguments += ["--peer", f"{peer.name}={peer.url}"]
             measured = {"name": row.name, "title": row.title, "slots": layout[0], "context_tokens": layout[1],
                         "report": bench(options, arguments)}
-            order = [row.name for row in ROWS]
-            rows_now = [entry for entry in results["rows"] if entry["name"] != row.name] + [measured]
-            results["rows"] = sorted(rows_now, key=lambda entry: order.index(entry["name"]))
-            write(options, results)
+            keep(options, results, measured)
         results["rss_bytes"] = [rss for rss in results["rss_bytes"] if rss["slots"] * rss["context_tokens"] != layout[0] * layout[1]]
         results["rss_bytes"].append({"slots": layout[0], "context_tokens": layout[1], **{
             server.name: memory_bytes(server.process.pid) for server in servers}})
         write(options, results)
+    finally:
+        for server in servers:
+            stop(server)
+
+
+def keep(options, results, measured):
+    order = [row.name for row in (*ROWS, UNGUESSED)]
+    rows = [entry for entry in results["rows"] if entry["name"] != measured["name"]] + [measured]
+    results["rows"] = sorted(rows, key=lambda entry: order.index(entry["name"]))
+    write(options, results)
+
+
+def guessing(options, results):
+    """What it costs to guess where nothing can be guessed."""
+    row, servers = UNGUESSED, []
+    try:
+        for more in ([], ["--speculation", "off"]):
+            servers.append(start_worker(options, "llama", row.layout, options.token, *more))
+        for server in servers:
+            wait_ready(server)
+        report = bench(options, ["--url", f"{WORKER}={servers[0].url}", "--key-file", options.key_file,
+                                 "--peer", f"unguessed={servers[1].url}", "--peer-key-file", options.key_file,
+                                 "--rounds", str(options.rounds), *row.arguments])
+        keep(options, results, {"name": row.name, "title": row.title, "slots": row.layout[0],
+                                "context_tokens": row.layout[1], "report": report})
     finally:
         for server in servers:
             stop(server)
@@ -305,7 +331,7 @@ def table(results):
     settings = results["machine"]
     yield (f"Commit {settings['commit']}, {results['date']}, {settings['cpu']}, {settings['cores']} cores, "
            f"{settings['threads']} threads, medians of {settings['rounds']} rounds.\n")
-    by_name = {row.name: row for row in ROWS}
+    by_name = {row.name: row for row in (*ROWS, UNGUESSED)}
     yield "| case | load | figure | bar | worker / other (min–max) | other | met |\n|---|---|---|---|---|---|---|"
     for entry in results["rows"]:
         yield from lines_of(by_name[entry["name"]], entry)
@@ -376,7 +402,7 @@ def write(options, results):
 
 
 def main():
-    names = [row.name for row in ROWS] + ["cluster", "cancel", "overhead", "front", "audit"]
+    names = [row.name for row in ROWS] + ["guessing", "cluster", "cancel", "overhead", "front", "audit"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", required=True, help="llama-server")
     parser.add_argument("--batched-bench", help="llama-batched-bench, for what the kernels can do")
@@ -404,7 +430,7 @@ def main():
         rows = [row for row in ROWS if row.name in wanted]
         for layout in dict.fromkeys(row.layout for row in rows):
             against_peers(options, [row for row in rows if row.layout == layout], results)
-        for name, measure in (("cluster", through_cluster), ("cancel", when_clients_leave), ("overhead", around_the_kernels), ("front", front),
+        for name, measure in (("guessing", guessing), ("cluster", through_cluster), ("cancel", when_clients_leave), ("overhead", around_the_kernels), ("front", front),
                               ("audit", audit)):
             if name in wanted:
                 measure(options, results)

@@ -79,56 +79,64 @@ def steps_again(server, token, prompt, fields, text):
 
 
 def characters(steps):
-    """The tokens, in groups that are whole characters together."""
-    group = []
-    for step in steps:
-        group.append(step)
+    """The tokens as (where their text begins, tokens), in groups that are whole characters together."""
+    begin, end, group = 0, 0, []
+    for name, best in steps:
+        group.append((name, best))
+        end += len(name)
         try:
             b"".join(name for name, _ in group).decode()
         except UnicodeDecodeError:
             continue
-        yield group
-        group = []
+        yield begin, group
+        begin, group = end, []
 
 
-def ends_of_characters(steps):
-    """The tokens after which the text is whole characters: llama-server tells the figures of no others."""
-    return [group[-1] for group in characters(steps)]
+def parting(name, best, other, place):
+    """The token said at a place and the likeliest one with which the other text could go on there, with their log
+    probabilities; None where the other's token is not among the best."""
+    own = [one for one in best if one[0] == name]
+    rivals = [one for one in best if one[0] != name and other.startswith(one[0], place)]
+    return [own[0], rivals[0]] if own and rivals else None
 
 
-def best_at(steps, offset):
-    """The best tokens where the text has `offset` bytes; None where that is not known."""
-    length = 0
-    for name, best in ends_of_characters(steps or []):
-        length += len(name)
-        if length > offset:
-            return best
+def parting_within(group, place, other):
+    """The same of the first token of a group of which the other text may have another one: a token that agrees with
+    it byte by byte may still not be the other's, where a longer one says the whole character."""
+    for name, best in group:
+        if (found := parting(name, best, other, place)) or not other.startswith(name, place):
+            return found
+        place += len(name)
     return None
 
 
-def at_difference(ours, theirs, offset, their_text):
-    """The best tokens of both where they first choose different ones; None where that is not known. Where one did not
-    say the same again, the other tells what it had to choose from after `offset` bytes."""
+def parting_at(steps, offset, other):
+    """The same of the character that holds a text's byte `offset`."""
+    for begin, group in characters(steps):
+        if begin + sum(len(name) for name, _ in group) > offset:
+            return parting_within(group, begin, other)
+    return None
+
+
+def partings(ours, theirs, offset, our_text, their_text):
+    """What both chose between where they first said different tokens; None where that is not known. Where one did not
+    say the same again, the other tells what it chose between after `offset` bytes."""
     if ours is None or theirs is None:
-        return [best_at(ours, offset), best_at(theirs, offset)]
-    theirs, text, place, number = ends_of_characters(theirs), their_text.encode(), 0, 0
-
-    def peer_at(number):
-        # Within a character, llama-server does not tell.
-        told = number < len(theirs) and text.startswith(theirs[number][0], place)
-        return theirs[number][1] if told else None
-
-    for number, group in enumerate(characters(ours), 1):
-        for name, best in group:
-            if not text.startswith(name, place):
-                return [best, peer_at(number - 1) if len(group) == 1 else None]
-            place += len(name)
-    # The worker ended where llama-server went on: what it would have said is not told.
-    return [None, peer_at(number)]
+        return [ours and parting_at(ours, offset, their_text), theirs and parting_at(theirs, offset, our_text)]
+    # llama-server tells only the tokens that end characters.
+    ends = [group[-1] for _, group in characters(theirs)]
+    for number, (begin, group) in enumerate(characters(ours)):
+        end = ends[number] if number < len(ends) else None
+        if end is None or end[0] != group[-1][0]:
+            # The character's first token is told if it is the only one.
+            told = end is not None and their_text.startswith(end[0], begin)
+            return [parting_within(group, begin, their_text), parting(*end, our_text, begin) if told else None]
+    # The worker ended where llama-server went on.
+    return [None, None]
 
 
-def gap(best):
-    return best[0][1] - best[1][1] if best and len(best) > 1 else None
+def gap(pair):
+    return pair and pair[0][1] - pair[1][1]
 
 
 def judge(mode, prompt_tokens, gaps):
@@ -153,10 +161,10 @@ def compare(mode, worker, peer, token, number, prompt):
     if mode == "alone":
         fields = {"user": f"prompt {number} again"}
     steps = [steps_again(worker, token, prompt, fields, row["worker"]), steps_again(peer, token, prompt, {}, row["peer"])]
-    best = at_difference(*steps, len(row["worker"][:offset].encode()), row["peer"])
-    gaps = [gap(one) for one in best]
+    pairs = partings(*steps, len(row["worker"][:offset].encode()), row["worker"].encode(), row["peer"].encode())
+    gaps = [gap(pair) for pair in pairs]
     return {**row, "verdict": judge(mode, prompt_tokens, gaps), "offset": offset, "gaps": gaps,
-            "best": [one and [(name.decode(errors="backslashreplace"), logprob) for name, logprob in one] for one in best]}
+            "pairs": [pair and [(name.decode(errors="backslashreplace"), logprob) for name, logprob in pair] for pair in pairs]}
 
 
 def line_of(row):
@@ -164,8 +172,8 @@ def line_of(row):
         return f"{row['mode']:9} {row['prompt']:3} equal"
     if "note" in row:
         return f"{row['mode']:9} {row['prompt']:3} {row['verdict']}: {row['note']}"
-    show = lambda best: "no figures" if best is None else ", ".join(f"{t!r} {p:.3f}" for t, p in best[:2])
-    worker, peer = map(show, row["best"])
+    show = lambda pair: "no figures" if pair is None else ", ".join(f"{t!r} {p:.3f}" for t, p in pair)
+    worker, peer = map(show, row["pairs"])
     return (f"{row['mode']:9} {row['prompt']:3} {row['verdict']} after {row['offset']} characters, "
             f"{row['prompt_tokens']} prompt tokens: worker {worker}; llama-server {peer}")
 
