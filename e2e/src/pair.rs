@@ -32,8 +32,20 @@ impl Pair {
     /// When a program does not start.
     #[must_use]
     pub fn echo(hive: &str) -> Self {
+        Self::echo_under(hive, "")
+    }
+
+    /// The same with a config of the queen's.
+    ///
+    /// # Panics
+    /// When a program does not start.
+    #[must_use]
+    pub fn echo_under(hive: &str, queen: &str) -> Self {
         let address = free_address();
-        let cluster = Cluster::echo().env("RBEE_QUEEN_BIND", &address).config("rbee-hive", hive);
+        let cluster = Cluster::echo()
+            .env("RBEE_QUEEN_BIND", &address)
+            .config("rbee-hive", hive)
+            .config("queen-rbee", queen);
         cluster.import_tiny("tiny");
         let file = cluster.home().with_file_name("tiny.gguf");
         Self::start(cluster, &address, file, "tiny")

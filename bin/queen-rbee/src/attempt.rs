@@ -14,8 +14,8 @@ use http::header::CONTENT_TYPE;
 use rbee_api::continuation::Delivered;
 use rbee_api::error::{CAUSE, ErrorCode, ErrorDetail, TAKEN};
 use rbee_api::worker_exit::ExitCause;
-use rbee_http::{CallError, collect};
-use tokio::time::timeout_at;
+use rbee_http::{CallError, HopClient, collect};
+use tokio::time::{Instant, timeout_at};
 
 use crate::app::App;
 use crate::dispatch::Call;
@@ -90,7 +90,8 @@ pub(crate) enum Answer {
 }
 
 /// Forwards the request to one worker and waits for the first byte of its reply,
-/// or of the rest of it after what was delivered.
+/// or of the rest of it after what was delivered; no longer than until its machine
+/// is stale, which may have stopped with the connection open.
 pub(crate) async fn attempt(
     app: &App,
     call: &Call,
@@ -98,6 +99,19 @@ pub(crate) async fn attempt(
     delivered: Option<&Delivered>,
 ) -> Result<Answer, Failure> {
     let client = app.registry.client(&turn.hive).ok_or_else(machine_is_gone)?;
+    tokio::select! {
+        biased;
+        answered = ask(client, call, turn, delivered) => answered,
+        () = app.registry.falls_silent(&turn.hive, Instant::now()) => Err(machine_is_gone()),
+    }
+}
+
+async fn ask(
+    client: HopClient,
+    call: &Call,
+    turn: &Turn,
+    delivered: Option<&Delivered>,
+) -> Result<Answer, Failure> {
     let client = client.within(Some(call.spending.cache_scope()));
     let path = format!("/api/v1/workers/{}/{}", turn.worker, call.operation.path());
     let (id, deadline) = (&call.id, call.deadline);

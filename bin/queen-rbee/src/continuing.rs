@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{Stream, stream};
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_http::{ApiError, error_event};
 use tokio::time::{Instant, timeout_at};
@@ -81,7 +81,8 @@ impl Continuing {
             {
                 return Some(Ok(last_words));
             }
-            match self.upstream.as_mut()?.events.next().await {
+            let Upstream { turn, events } = self.upstream.as_mut()?;
+            match self.app.registry.next_piece(&turn.hive, events).await {
                 Some(Ok(bytes)) => {
                     if let Some(events) = self.take(bytes) {
                         return Some(Ok(events));

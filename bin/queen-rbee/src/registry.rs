@@ -2,6 +2,7 @@
 //! out, a wake-up on every change. Fed by heartbeats, by the answers of hives
 //! and by the keeper of the local hive. Decides nothing and calls nobody.
 
+mod silence;
 mod standing;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::cluster::{Cluster, HiveView, is_live};
-use standing::{Contact, Facts, judge};
+use standing::{Contact, Facts, judge, stale_at};
 
 /// How long a machine that answers may take for its first report, and a machine
 /// of which nothing is known for its first sign of life.
@@ -223,10 +224,12 @@ impl Registry {
 
     /// Notes that a call to a machine failed, and has the local one checked.
     pub(crate) fn suspect(&self, hive: &NodeName) {
-        let until = Instant::now() + CHECK_GRACE;
+        let now = Instant::now();
         self.change(hive, |entry| {
-            if matches!(entry.contact, Contact::Up) {
-                entry.contact = Contact::Awaited { until };
+            // Nobody waits for one that was silent for too long before it failed.
+            let is_stale = entry.heard_at.is_some_and(|at| now > stale_at(at, self.interval));
+            if matches!(entry.contact, Contact::Up) && !is_stale {
+                entry.contact = Contact::Awaited { until: now + CHECK_GRACE };
             }
         });
         self.ask_for_check();

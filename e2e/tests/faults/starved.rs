@@ -6,13 +6,14 @@ use std::net::TcpStream;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
-use e2e::{Http, wait_until};
+use e2e::{Http, Pair, asks, told, wait_for, wait_until};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use serde_json::json;
 
 use crate::agreement::assert_agreement;
 use crate::figures::{Holds, processor_time};
-use crate::site::{Daemon, LIMIT, Site, pid_of};
+use crate::requests::{CHAT, CONTINUED, metric};
+use crate::site::{Daemon, HIVE, LIMIT, QUEEN, Site, pid_of, signal_to};
 use crate::volume;
 
 /// Descriptors beyond those it has, of a hive that is short of them.
@@ -136,6 +137,42 @@ fn a_hive_or_a_queen_that_stands_still_for_a_while_goes_on_as_if_nothing_was() {
     assert_eq!(site.cluster.rbee(&["infer", "-m", "tiny", "-p", "two"]).ok().trim(), "two");
     assert_eq!(pids(&site), before, "the same processes serve");
     assert_agreement(&site, "after both stood still");
+}
+
+#[test]
+fn a_stream_through_a_hive_that_stands_still_ends_whole_at_the_other_one() {
+    let pair = Pair::echo_under(HIVE, QUEEN);
+    let queen = pair.cluster.queen();
+    let words: Vec<String> = (0..30).map(|word| format!("w{word}")).collect();
+    let prompt = format!("[[tokens=60 delay_ms=20]] {}", words.join(" "));
+    let body = asks("tiny", &prompt, &json!({}));
+    let alone: Vec<String> = queen.stream(CHAT, &body).collect();
+    let mut events = Vec::new();
+    let mut still = None;
+    for event in queen.stream(CHAT, &body) {
+        events.push(event);
+        if events.len() == alone.len() / 3 {
+            let worker = wait_for("a busy worker", LIMIT, || pair.busy_worker());
+            let hive = parent_of(worker.pid);
+            signal_to(hive, Signal::STOP);
+            still = Some((hive, SystemTime::now()));
+        }
+    }
+    let (hive, since) = still.expect("a stream that was disturbed");
+    let took = since.elapsed().expect("a clock");
+    signal_to(hive, Signal::CONT);
+    assert_eq!(told(&events), told(&alone));
+    let went_on = metric(&queen.get("/metrics").body, CONTINUED);
+    assert!((went_on - 1.0).abs() < 0.1, "{went_on}");
+    volume::figure("a stream leaves a hive that stands still, ms", took.as_millis());
+    wait_until("both machines serve", LIMIT, || pair.ready() == 2);
+}
+
+/// Returns the process that has started another one.
+fn parent_of(pid: u32) -> u32 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
+    let fields = stat.rsplit_once(')').expect("a name").1;
+    fields.split_whitespace().nth(1).and_then(|parent| parent.parse().ok()).expect("a parent")
 }
 
 #[test]

@@ -9,11 +9,13 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use deadline_propagation::Deadline;
+use futures_util::stream;
 use input_validation::ModelRef;
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::model::PullRequest;
 use rbee_api::queen::{PlacedModel, PlacedModelList, Removed};
 use rbee_http::{ApiError, Caller, JsonBody, event_stream_response};
+use tokio::time::Instant;
 
 use crate::app::App;
 use crate::cluster::HiveView;
@@ -66,13 +68,20 @@ pub(super) async fn pull(
     let event = Event::new(Kind::ModelPull, Outcome::Requested);
     Caller::current().record(event.on(SubjectKind::Model, &request.reference)).await?;
     let hive = online_hive(&app, &app.local, Deadline::after(PULL_PATIENCE)).await?;
-    let reply = hive.post_stream("/api/v1/models/pull", &request, Deadline::after(PULL_LIMIT));
-    let reply = reply.await.map_err(|error| {
-        error
-            .into_detail(ErrorCode::HiveUnreachable, "the machine that should pull does not answer")
-    })?;
-    let events = Box::pin(reply.bytes_stream());
-    Ok(event_stream_response(PullRelay::new(events, counted, app.cut.clone())))
+    let silent = "the machine that should pull does not answer";
+    let asked = hive.post_stream("/api/v1/models/pull", &request, Deadline::after(PULL_LIMIT));
+    let reply = tokio::select! {
+        reply = asked => reply.map_err(|error| error.into_detail(ErrorCode::HiveUnreachable, silent)),
+        () = app.registry.falls_silent(&app.local, Instant::now()) => {
+            Err(ErrorDetail::new(ErrorCode::HiveUnreachable, silent))
+        }
+    }?;
+    let cut = app.cut.clone();
+    let events = stream::unfold((app, reply.bytes_stream()), |(app, mut pieces)| async {
+        let piece = app.registry.next_piece(&app.local, &mut pieces).await?;
+        Some((piece, (app, pieces)))
+    });
+    Ok(event_stream_response(PullRelay::new(Box::pin(events), counted, cut)))
 }
 
 pub(super) async fn remove(

@@ -37,18 +37,24 @@ pub(super) struct Facts<'a> {
     pub(super) is_draining: bool,
 }
 
+/// Returns the last moment at which a machine that was heard of at `heard_at` is not stale.
+pub(super) fn stale_at(heard_at: Instant, interval: Duration) -> Instant {
+    heard_at + interval * STALE_INTERVALS
+}
+
 /// Judges a machine that reports every `interval`.
 pub(super) fn judge(facts: &Facts<'_>, interval: Duration, now: Instant) -> Reach {
     let silence = facts.heard_at.map(|at| now.saturating_duration_since(at));
-    let longer_than = |intervals| silence.is_some_and(|silence| silence > interval * intervals);
+    let is_stale = facts.heard_at.is_some_and(|at| now > stale_at(at, interval));
+    let is_suspect = silence.is_none_or(|silence| silence > interval * SUSPECT_INTERVALS);
     match facts.contact {
         Contact::Awaited { until } if *until > now => Reach::Awaited { until: *until },
-        Contact::Awaited { .. } | Contact::Up if longer_than(STALE_INTERVALS) => {
+        Contact::Awaited { .. } | Contact::Up if is_stale => {
             Reach::Stale(unreachable("has not been heard of for four heartbeat intervals"))
         }
         Contact::Lost(reason) => Reach::Lost(reason.clone()),
         Contact::Awaited { .. } => Reach::Lost(unreachable("does not report to the queen")),
-        Contact::Up if silence.is_none() || longer_than(SUSPECT_INTERVALS) => {
+        Contact::Up if is_suspect => {
             Reach::Suspect(unreachable("has not been heard of for two heartbeat intervals"))
         }
         Contact::Up if facts.is_draining => Reach::Draining,

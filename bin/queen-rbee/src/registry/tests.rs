@@ -4,6 +4,7 @@ use rbee_api::error::ErrorCode;
 use rbee_api::hive::{HiveState, Resources};
 use rbee_api::worker::{Backend, WorkerState};
 use secrets_management::Secret;
+use tokio::time::timeout;
 
 use super::*;
 use crate::cluster::Reach;
@@ -137,6 +138,37 @@ async fn a_stale_machine_is_listed_without_its_workers_until_it_reports_again() 
     assert_eq!(listed(), (HiveState::Stale, 0));
     registry.heartbeat(&local(), report(1, 2, vec![ready()])).unwrap();
     assert_eq!(listed(), (HiveState::Online, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_machine_that_reports_waits_on_and_for_another_until_it_is_stale() {
+    let registry = registry();
+    registry.answered(&local(), client(), None);
+    registry.heartbeat(&local(), report(1, 1, Vec::new())).unwrap();
+    let name = local();
+    let mut silence = Box::pin(registry.falls_silent(&name, Instant::now()));
+    for sequence in 2..50 {
+        assert!(timeout(INTERVAL, &mut silence).await.is_err(), "{sequence}");
+        registry.heartbeat(&local(), report(1, sequence, Vec::new())).unwrap();
+    }
+    assert!(timeout(INTERVAL * 4, &mut silence).await.is_err());
+    assert!(timeout(Duration::from_millis(2), &mut silence).await.is_ok());
+    assert!(matches!(reach(&registry), Reach::Stale(_)));
+    let something_came = registry.falls_silent(&name, Instant::now());
+    assert!(timeout(INTERVAL * 4, something_came).await.is_err(), "silent as it is otherwise");
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_in_which_the_queen_stood_still_is_no_silence() {
+    let registry = registry();
+    registry.answered(&local(), client(), None);
+    registry.heartbeat(&local(), report(1, 1, Vec::new())).unwrap();
+    let name = local();
+    let mut silence = Box::pin(registry.falls_silent(&name, Instant::now()));
+    assert!(timeout(INTERVAL, &mut silence).await.is_err());
+    tokio::time::advance(INTERVAL * 9).await;
+    assert!(timeout(INTERVAL * 4, &mut silence).await.is_err());
+    assert!(timeout(Duration::from_millis(2), &mut silence).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]

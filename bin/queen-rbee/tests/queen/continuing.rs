@@ -13,21 +13,21 @@ use crate::daemon::{PATIENCE, error_of, eventually};
 use crate::fake_hive::{End, Forwarded, Reply};
 use crate::pair::{ALIAS, Pair};
 
-const DONE: &str = "data: [DONE]\n\n";
+pub(crate) const DONE: &str = "data: [DONE]\n\n";
 /// The digest that every model of the fake has.
-const SHA: &str = "0707070707070707070707070707070707070707070707070707070707070707";
+pub(crate) const SHA: &str = "0707070707070707070707070707070707070707070707070707070707070707";
 
-fn head(sha256: &str) -> String {
+pub(crate) fn head(sha256: &str) -> String {
     let head =
         json!({"head": {"id": "chatcmpl-1", "created": 5, "seed": 9, "model_sha256": sha256}});
     format!(": rbee {head}\n\n")
 }
 
-fn token(text: &str) -> String {
+pub(crate) fn token(text: &str) -> String {
     format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n")
 }
 
-fn told(tokens: &[u32]) -> String {
+pub(crate) fn told(tokens: &[u32]) -> String {
     format!(": rbee {}\n\n", json!({"told": [{"index": 0, "tokens": tokens}]}))
 }
 
@@ -60,7 +60,7 @@ fn workers(pair: &Pair) -> Vec<String> {
     sent(pair).into_iter().map(|sent| sent.worker).collect()
 }
 
-fn error_code(text: &str) -> Value {
+pub(crate) fn error_code(text: &str) -> Value {
     let last = text.strip_suffix("\n\n").unwrap().rsplit("\n\n").next().unwrap();
     let error: Value = serde_json::from_str(last.strip_prefix("data: ").unwrap()).unwrap();
     assert_eq!(text.matches("\"error\"").count(), 1, "{text}");

@@ -150,6 +150,11 @@ impl FakeHive {
 
     /// Sends the queen what the hive has now.
     pub(crate) async fn report(&self, queen_url: &str) -> HeartbeatReply {
+        self.report_as("local", queen_url).await
+    }
+
+    /// The same under the name of a machine.
+    pub(crate) async fn report_as(&self, name: &str, queen_url: &str) -> HeartbeatReply {
         let snapshot = HiveSnapshot {
             epoch: 1,
             sequence: self.sequence.fetch_add(1, Ordering::SeqCst),
@@ -161,7 +166,8 @@ impl FakeHive {
         };
         let queen = HopClient::new(queen_url, Arc::clone(&self.token)).unwrap();
         let deadline = Deadline::after(Duration::from_secs(10));
-        queen.post("/api/v1/hives/local/heartbeat", &snapshot, deadline).await.unwrap()
+        let path = format!("/api/v1/hives/{name}/heartbeat");
+        queen.post(&path, &snapshot, deadline).await.unwrap()
     }
 
     pub(crate) fn add_model(&self, alias: Option<&str>, reference: &str) {

@@ -29,6 +29,8 @@ mod local_hive;
 #[cfg(test)]
 mod overload;
 #[cfg(test)]
+mod silent;
+#[cfg(test)]
 mod storm;
 #[cfg(test)]
 mod surface;
