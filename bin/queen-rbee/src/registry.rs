@@ -145,7 +145,7 @@ impl Registry {
         self.lock().hives.get(hive)?.client.clone()
     }
 
-    /// Takes a machine's report. One that is not newer than the last is ignored.
+    /// Takes a machine's report, and returns the epoch of the newest one. One that is not newer than the last is ignored.
     ///
     /// # Errors
     /// [`UnknownHive`] for a name that was never added.
@@ -153,15 +153,15 @@ impl Registry {
         &self,
         hive: &NodeName,
         report: HiveSnapshot,
-    ) -> Result<(), UnknownHive> {
+    ) -> Result<u64, UnknownHive> {
         let now = Instant::now();
         let mut state = self.lock();
         let entry = state.hives.get_mut(hive).ok_or(UnknownHive)?;
         let order = (report.epoch, report.sequence);
         let last = entry.snapshot.as_ref().map(|last| (last.epoch, last.sequence));
-        if last.is_some_and(|last| order <= last) {
+        if let Some(last) = last.filter(|last| order <= *last) {
             tracing::debug!(%hive, epoch = order.0, sequence = order.1, "late heartbeat ignored");
-            return Ok(());
+            return Ok(last.0);
         }
         let restarted = last.is_some_and(|(epoch, _)| epoch != 0 && epoch != report.epoch);
         entry.noted.retain(|noted| {
@@ -179,7 +179,7 @@ impl Registry {
         }
         drop(state);
         self.bump();
-        Ok(())
+        Ok(order.0)
     }
 
     /// Says whether there is a machine of this name.

@@ -38,15 +38,13 @@ pub(crate) struct Hive {
     pub(crate) started: Instant,
     /// Whether others can read what is said to this hive.
     pub(crate) plain_http_on_network: bool,
-    /// When this process started, microseconds since 1970.
-    pub(crate) epoch: u64,
 }
 
 impl Hive {
     /// Returns everything the queen should know. Models are left out while the catalog cannot be read, which is logged.
-    pub(crate) async fn snapshot(&self, sequence: u64) -> HiveSnapshot {
+    pub(crate) async fn snapshot(&self, epoch: u64, sequence: u64) -> HiveSnapshot {
         HiveSnapshot {
-            epoch: self.epoch,
+            epoch,
             sequence,
             draining: self.registry.is_draining(),
             plain_http_on_network: self.plain_http_on_network,

@@ -314,7 +314,6 @@ fn assemble(
         tasks: TaskTracker::new(),
         started: Instant::now(),
         plain_http_on_network: reached.plain_http_on_network,
-        epoch: clock::wall_clock_micros(),
     }))
 }
 

@@ -1,6 +1,6 @@
 //! Tells the queen what this hive has: a whole snapshot at every interval and at once on change, so that a lost one
 //! does no harm and a restarted queen learns everything within one interval. Takes no orders from the answer but the
-//! time of the next contact.
+//! time of the next contact and what its snapshots are to be numbered after.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use deadline_propagation::Deadline;
 use rbee_api::error::ErrorCode;
-use rbee_api::hive::HeartbeatReply;
+use rbee_api::hive::SnapshotReply;
 use rbee_home::Daemon;
 use rbee_http::{CallError, Credential, HopClient};
 use rbee_tls::Trust;
@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoints::Exchange;
+use crate::clock;
 use crate::hive::Hive;
 use crate::tls;
 use crate::waiting::{Woken, woken};
@@ -43,12 +44,19 @@ pub(crate) async fn keep(hive: Arc<Hive>, token: Credential, stop: CancellationT
     let mut changes = hive.registry.changes();
     let mut client: Option<HopClient> = None;
     let mut contact = Contact::None;
-    let mut sequence = 0;
+    let (mut epoch, mut sequence) = (clock::wall_clock_micros(), 0);
     let mut exchange = Exchange::new();
     loop {
         let count = *changes.borrow_and_update();
         sequence += 1;
-        let wait = match tell(&hive, &mut client, &token, sequence).await {
+        let wait = match tell(&hive, &mut client, &token, (epoch, sequence)).await {
+            Ok(Some(reply)) if reply.epoch > epoch => {
+                tracing::warn!(
+                    "the queen has snapshots of a later start, by the clock; those of this one follow them"
+                );
+                epoch = reply.epoch.saturating_add(1);
+                PAUSE
+            }
             Ok(Some(reply)) => {
                 if contact != Contact::Made {
                     tracing::info!("queen reached");
@@ -95,8 +103,8 @@ async fn tell(
     hive: &Hive,
     client: &mut Option<HopClient>,
     token: &Credential,
-    sequence: u64,
-) -> Result<Option<HeartbeatReply>, CallError> {
+    (epoch, sequence): (u64, u64),
+) -> Result<Option<SnapshotReply>, CallError> {
     let Some(Queen { url, certificate_file }) = queen(hive) else { return Ok(None) };
     let current = match client.take().filter(|client| client.base_url() == url) {
         Some(current) => current,
@@ -109,7 +117,7 @@ async fn tell(
         }
     };
     let path = format!("/api/v1/hives/{}/heartbeat", hive.config.name);
-    let snapshot = hive.snapshot(sequence).await;
+    let snapshot = hive.snapshot(epoch, sequence).await;
     let answer = current.post(&path, &snapshot, Deadline::after(CALL_LIMIT)).await;
     // Where it failed, the next one knows the queen by what her certificate is then.
     *client = answer.is_ok().then_some(current);
@@ -136,7 +144,7 @@ fn queen(hive: &Hive) -> Option<Queen> {
 }
 
 /// Returns when the next snapshot is due: when the queen says, and never later than configured.
-fn due(reply: &HeartbeatReply, interval: Duration) -> Duration {
+fn due(reply: &SnapshotReply, interval: Duration) -> Duration {
     match reply.interval_ms {
         0 => interval,
         asked => Duration::from_millis(asked).clamp(PAUSE, interval),
@@ -153,7 +161,11 @@ mod tests {
         for (interval_ms, expected) in
             [(0, interval), (5_000, Duration::from_secs(5)), (90_000, interval), (1, PAUSE)]
         {
-            assert_eq!(due(&HeartbeatReply { interval_ms }, interval), expected, "{interval_ms}");
+            assert_eq!(
+                due(&SnapshotReply { interval_ms, epoch: 0 }, interval),
+                expected,
+                "{interval_ms}"
+            );
         }
     }
 }

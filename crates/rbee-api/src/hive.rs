@@ -10,11 +10,13 @@ use crate::worker::WorkerInfo;
 
 /// `POST /api/v1/hives/{name}/heartbeat`, hive → queen, every interval and at
 /// once on change: everything the hive knows. A snapshot with an older
-/// `(epoch, sequence)` than the last one is ignored.
+/// `(epoch, sequence)` than the last one is ignored; the answer tells that one's
+/// epoch, and the hive takes a greater one for all that follow.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HiveSnapshot {
-    /// When this hive process started, microseconds since the epoch; a restart makes it larger.
+    /// Orders the processes of a hive: microseconds from 1970 to its start, as far as its clock is right, or more than
+    /// what the queen answers with.
     pub epoch: u64,
     /// Grows by one with each snapshot of this process.
     pub sequence: u64,
@@ -76,7 +78,18 @@ pub enum MemoryLimit {
     Unenforced,
 }
 
-/// The queen's answer to a hive's snapshot, and a hive's to what a worker tells.
+/// The queen's answer to a hive's snapshot.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SnapshotReply {
+    /// How long until the next snapshot is due; 0 leaves that to the hive.
+    pub interval_ms: u64,
+    /// The epoch of the newest snapshot that the queen has from this machine. One that is greater than that of the
+    /// snapshot says that the snapshot was ignored.
+    #[serde(default)]
+    pub epoch: u64,
+}
+
+/// A hive's answer to what a worker tells.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HeartbeatReply {
     /// How long until the next snapshot is due; 0 leaves that to the sender.

@@ -7,7 +7,7 @@ use axum::extract::{FromRequestParts, Path, State};
 use http::request::Parts;
 use input_validation::NodeName;
 use rbee_api::error::ErrorCode;
-use rbee_api::hive::{HeartbeatReply, HiveSnapshot};
+use rbee_api::hive::{HiveSnapshot, SnapshotReply};
 use rbee_api::queen::HiveList;
 use rbee_http::{ApiError, JsonBody, Principal};
 
@@ -21,11 +21,11 @@ pub(super) async fn heartbeat(
     State(app): State<Arc<App>>,
     Reporter(name): Reporter,
     JsonBody(report): JsonBody<HiveSnapshot>,
-) -> Result<Json<HeartbeatReply>, ApiError> {
-    app.registry.heartbeat(&name, report).map_err(|_| not_found())?;
+) -> Result<Json<SnapshotReply>, ApiError> {
+    let epoch = app.registry.heartbeat(&name, report).map_err(|_| not_found())?;
     let interval = app.settings.heartbeat_interval();
     let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
-    Ok(Json(HeartbeatReply { interval_ms }))
+    Ok(Json(SnapshotReply { interval_ms, epoch }))
 }
 
 /// The machine that a report is about, told by itself: a hive that was paired is known by its own certificate and token,

@@ -89,16 +89,17 @@ fn worker_ids(registry: &Registry) -> Vec<String> {
 #[tokio::test(start_paused = true)]
 async fn reports_count_in_their_own_order_whatever_the_order_of_their_arrival() {
     let registry = registry();
-    for (epoch, sequence, name, expected) in [
-        (5, 2, "w-b", "w-b"),
-        (5, 1, "w-a", "w-b"),
-        (5, 2, "w-x", "w-b"),
-        (4, 9, "w-old", "w-b"),
-        (5, 3, "w-c", "w-c"),
-        (6, 1, "w-new", "w-new"),
-        (5, 4, "w-late", "w-new"),
+    for (epoch, sequence, name, expected, held) in [
+        (5, 2, "w-b", "w-b", 5),
+        (5, 1, "w-a", "w-b", 5),
+        (5, 2, "w-x", "w-b", 5),
+        (4, 9, "w-old", "w-b", 5),
+        (5, 3, "w-c", "w-c", 5),
+        (6, 1, "w-new", "w-new", 6),
+        (5, 4, "w-late", "w-new", 6),
     ] {
-        registry.heartbeat(&local(), report(epoch, sequence, vec![worker(name)])).unwrap();
+        let told = registry.heartbeat(&local(), report(epoch, sequence, vec![worker(name)]));
+        assert_eq!(told, Ok(held), "what a later process has to exceed");
         assert_eq!(worker_ids(&registry), [expected], "after {epoch}.{sequence}");
     }
     let stranger = "attic".parse().unwrap();

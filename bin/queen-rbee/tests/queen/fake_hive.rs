@@ -18,7 +18,7 @@ use input_validation::{ModelRef, NodeName, Sha256Hex, WorkerId};
 use rbee_api::continuation::Delivered;
 use rbee_api::error::{ErrorCode, ErrorDetail, TAKEN};
 use rbee_api::headers::{CACHE_SCOPE, CLIENT_BYTES};
-use rbee_api::hive::{HeartbeatReply, HiveSnapshot, HiveStatus, Resources};
+use rbee_api::hive::{HiveSnapshot, HiveStatus, Resources, SnapshotReply};
 use rbee_api::model::{ModelInfo, ModelKind, ModelList};
 use rbee_api::queen::Removed;
 use rbee_api::worker::{Backend, StartWorker, WorkerInfo, WorkerReset, WorkerState};
@@ -149,12 +149,12 @@ impl FakeHive {
     }
 
     /// Sends the queen what the hive has now.
-    pub(crate) async fn report(&self, queen_url: &str) -> HeartbeatReply {
+    pub(crate) async fn report(&self, queen_url: &str) -> SnapshotReply {
         self.report_as("local", queen_url).await
     }
 
     /// The same under the name of a machine.
-    pub(crate) async fn report_as(&self, name: &str, queen_url: &str) -> HeartbeatReply {
+    pub(crate) async fn report_as(&self, name: &str, queen_url: &str) -> SnapshotReply {
         let snapshot = HiveSnapshot {
             epoch: 1,
             sequence: self.sequence.fetch_add(1, Ordering::SeqCst),

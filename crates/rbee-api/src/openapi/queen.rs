@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::operation::{Caller, LogQuery, Operation, Reply, Schemas, health};
 use super::requests;
 use crate::audit::AuditExchange;
-use crate::hive::{HeartbeatReply, HiveSnapshot};
+use crate::hive::{HiveSnapshot, SnapshotReply};
 use crate::key::{CreateKey, CreatedKey, KeyInfo, KeyList, USAGE_DAYS_MAX, UsageList};
 use crate::model::{PullEvent, PullRequest};
 use crate::openai::{
@@ -142,7 +142,7 @@ fn workers(schemas: &mut Schemas) -> Vec<Operation> {
 fn cluster(schemas: &mut Schemas) -> Vec<Operation> {
     let status = schemas.reply::<QueenStatus>();
     let hives = Reply::Json(schemas.reply::<HiveList>());
-    let beat = Reply::Json(schemas.reply::<HeartbeatReply>());
+    let beat = Reply::Json(schemas.reply::<SnapshotReply>());
     let models = Reply::Json(schemas.reply::<PlacedModelList>());
     let pulled = Reply::Events(schemas.reply::<PullEvent>());
     let removed = Reply::Json(schemas.reply::<Removed>());
