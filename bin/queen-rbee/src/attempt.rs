@@ -31,9 +31,19 @@ pub(crate) const BROKE_OFF: &str = "the machine broke off before the reply was c
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) detail: ErrorDetail,
-    /// The worker did not fail; nobody answered at its machine's address.
-    pub(crate) machine_is_gone: bool,
+    pub(crate) fault: Fault,
     pub(crate) reached: Reached,
+}
+
+/// Whose fault a failure is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The worker's, as far as is known.
+    Worker,
+    /// Its machine's: it was sent the request and did not answer, or it broke off.
+    Machine,
+    /// Its machine's, to which the request never came: that cost nobody anything.
+    NothingSent,
 }
 
 /// How far the worker had come, as far as was seen.
@@ -98,11 +108,14 @@ pub(crate) async fn attempt(
     turn: &Turn,
     delivered: Option<&Delivered>,
 ) -> Result<Answer, Failure> {
-    let client = app.registry.client(&turn.hive).ok_or_else(machine_is_gone)?;
+    let client =
+        app.registry.client(&turn.hive).ok_or_else(|| machine_is_gone(Fault::NothingSent))?;
     tokio::select! {
         biased;
         answered = ask(client, call, turn, delivered) => answered,
-        () = app.registry.falls_silent(&turn.hive, Instant::now()) => Err(machine_is_gone()),
+        () = app.registry.falls_silent(&turn.hive, Instant::now()) => {
+            Err(machine_is_gone(Fault::Machine))
+        }
     }
 }
 
@@ -122,7 +135,8 @@ async fn ask(
         client.forward(&path, call.body.clone(), id, deadline).await
     };
     let mut response = sent.map_err(|error| match error {
-        CallError::Unreachable(_) => machine_is_gone(),
+        error if !error.was_sent() => machine_is_gone(Fault::NothingSent),
+        CallError::Unreachable(_) => machine_is_gone(Fault::Machine),
         error => broke_off(error),
     })?;
     if !call.streams {
@@ -148,20 +162,24 @@ fn body_after(call: &Call, delivered: Option<&Delivered>) -> Bytes {
     both.freeze()
 }
 
-pub(crate) fn machine_is_gone() -> Failure {
+pub(crate) fn machine_is_gone(fault: Fault) -> Failure {
+    Failure { detail: no_answer(), fault, reached: Reached::Nothing }
+}
+
+/// What is said of a machine that does not answer.
+pub(crate) fn no_answer() -> ErrorDetail {
     let message = "the machine that has the model does not answer";
-    let detail = ErrorDetail::new(ErrorCode::HiveUnreachable, message);
-    Failure { detail, machine_is_gone: true, reached: Reached::Nothing }
+    ErrorDetail::new(ErrorCode::HiveUnreachable, message)
 }
 
 fn broke_off(error: CallError) -> Failure {
     let detail = error.into_detail(ErrorCode::HiveUnreachable, BROKE_OFF);
-    Failure { detail, machine_is_gone: false, reached: Reached::Nothing }
+    Failure { detail, fault: Fault::Worker, reached: Reached::Nothing }
 }
 
 pub(crate) fn nothing_came() -> Failure {
     let detail = ErrorDetail::new(ErrorCode::HiveUnreachable, BROKE_OFF);
-    Failure { detail, machine_is_gone: false, reached: Reached::Nothing }
+    Failure { detail, fault: Fault::Worker, reached: Reached::Nothing }
 }
 
 fn json_response(body: Bytes) -> Response {
@@ -181,7 +199,7 @@ mod tests {
         let part = |reached, taken: Option<bool>, had_slot| {
             let mut detail = ErrorDetail::new(ErrorCode::WorkerFailed, "gone");
             detail.details = taken.map(|taken| serde_json::json!({ TAKEN: taken }));
-            Failure { detail, machine_is_gone: false, reached }.part(had_slot, since)
+            Failure { detail, fault: Fault::Worker, reached }.part(had_slot, since)
         };
         for reached in [Reached::Nothing, Reached::NothingNew] {
             assert_eq!(part(reached, None, true), suspect, "{reached:?}");
@@ -200,11 +218,10 @@ mod tests {
             let mut detail = ErrorDetail::new(ErrorCode::WorkerFailed, "gone");
             detail.details = Some(serde_json::json!({ CAUSE: cause }));
             for reached in [Reached::Computing, Reached::NothingNew, Reached::Nothing] {
-                let failure = Failure { detail: detail.clone(), machine_is_gone: false, reached };
+                let failure = Failure { detail: detail.clone(), fault: Fault::Worker, reached };
                 assert_eq!(failure.part(true, since), expected, "{cause} {reached:?}");
             }
         }
-        let unreachable = Failure { reached: Reached::Nothing, ..machine_is_gone() };
-        assert_eq!(unreachable.part(true, since), Part::Unknown);
+        assert_eq!(machine_is_gone(Fault::Machine).part(true, since), Part::Unknown);
     }
 }

@@ -14,7 +14,7 @@ use rbee_http::{ApiError, error_event};
 use tokio::time::{Instant, timeout_at};
 
 use crate::app::App;
-use crate::attempt::{Answer, Failure, Reached, attempt, machine_is_gone, nothing_came};
+use crate::attempt::{Answer, Failure, Fault, Reached, attempt, machine_is_gone, nothing_came};
 use crate::dispatch::{Call, Upstream};
 use crate::marked_frames::{End, MarkedFrames, Remedy, Taken};
 use crate::placement::may_go_elsewhere;
@@ -95,7 +95,7 @@ impl Continuing {
                 None if self.is_unmarked() => return None,
                 Some(Err(error)) => {
                     tracing::warn!(request_id = %self.call.id, %error, "stream broke off");
-                    self.breaks_off(machine_is_gone());
+                    self.breaks_off(machine_is_gone(Fault::Machine));
                 }
                 None => self.breaks_off(nothing_came()),
             }
@@ -110,8 +110,8 @@ impl Continuing {
             None => {}
             Some(End::Whole) => self.upstream = None,
             Some(End::Failed { detail, events: last_words }) => {
-                let (machine_is_gone, reached) = (false, Reached::Computing);
-                let failure = Failure { detail: *detail, machine_is_gone, reached };
+                let (fault, reached) = (Fault::Worker, Reached::Computing);
+                let failure = Failure { detail: *detail, fault, reached };
                 self.broken = Some(Break { failure, last_words });
             }
             Some(End::Garbled) => self.breaks_off(nothing_came()),

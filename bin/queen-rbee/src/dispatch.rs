@@ -17,7 +17,7 @@ use rbee_http::{ApiError, Caller, HopClient, Relay, relay_events};
 use tokio::time::{Instant, timeout_at};
 
 use crate::app::{App, draining, out_of_time};
-use crate::attempt::{Answer, BROKE_OFF, Events, attempt, machine_is_gone};
+use crate::attempt::{Answer, BROKE_OFF, Events, attempt, no_answer};
 use crate::cluster::{Cluster, Reach};
 use crate::continuing;
 use crate::keys::Spending;
@@ -199,7 +199,7 @@ pub(crate) async fn online_hive(
         let until = match hive.map(|hive| hive.reach) {
             Some(Reach::Online) => match app.registry.client(name) {
                 Some(client) => return Ok(client),
-                None => return Err(machine_is_gone().detail.into()),
+                None => return Err(no_answer().into()),
             },
             Some(Reach::Awaited { until }) => until,
             Some(Reach::Draining) => return Err(draining()),
@@ -207,7 +207,7 @@ pub(crate) async fn online_hive(
                 app.registry.ask_for_check();
                 return Err(reason.into());
             }
-            None => return Err(machine_is_gone().detail.into()),
+            None => return Err(no_answer().into()),
         };
         if deadline.is_expired() {
             return Err(out_of_time());

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::active::Active;
 use crate::app::App;
-use crate::attempt::Failure;
+use crate::attempt::{Failure, Fault};
 use crate::dispatch::Call;
 use crate::placement::{Decision, Part, Want, may_go_elsewhere, place};
 use crate::starts::Started;
@@ -177,7 +177,7 @@ pub(crate) fn put_back(
 ) -> Result<(), ApiError> {
     let Search { want, place, .. } = search;
     let part = failure.part(turn.had_slot, turn.since.elapsed());
-    let Failure { detail, machine_is_gone, .. } = failure;
+    let Failure { detail, fault, .. } = failure;
     let is_full = detail.code == ErrorCode::AllSlotsBusy;
     let goes_on = if is_full { want.found_full() } else { may_go_elsewhere(detail.code) };
     if !goes_on || call.deadline.is_expired() {
@@ -187,20 +187,19 @@ pub(crate) fn put_back(
     if !is_full {
         let (hive, worker) = (&turn.hive, &turn.worker);
         tracing::warn!(%hive, worker_id = %worker, code = %detail.code, "attempt failed; placing again");
-        if machine_is_gone {
+        if fault != Fault::Worker {
             app.registry.suspect(hive);
         }
-        let to_blame = (!machine_is_gone).then(|| worker.clone());
+        let to_blame = (fault == Fault::Worker).then(|| worker.clone());
         want.failed(to_blame, detail.clone(), part, Instant::now());
-        // One that never reached a machine cost nobody anything.
-        if retry == Retry::Paid && !machine_is_gone && !want.is_given_up() {
+        if retry == Retry::Paid && fault != Fault::NothingSent && !want.is_given_up() {
             pay_for_retry(app, detail)?;
         }
     }
-    let why = match (is_full, machine_is_gone) {
+    let why = match (is_full, fault) {
         (true, _) => PutBack::WorkerIsFull,
-        (false, true) => PutBack::MachineIsGone,
-        (false, false) => PutBack::WorkerFailed,
+        (false, Fault::Machine | Fault::NothingSent) => PutBack::MachineIsGone,
+        (false, Fault::Worker) => PutBack::WorkerFailed,
     };
     if let Some(place) = place {
         place.put_back(turn, why, want);

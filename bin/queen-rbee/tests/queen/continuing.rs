@@ -289,3 +289,15 @@ async fn retries_add_a_fifth_to_the_load_at_most() {
     let outcomes = outcomes(&pair, "rbee_queen_retries_total").await;
     assert_eq!(outcomes.len(), 2, "{outcomes:?}");
 }
+
+#[tokio::test]
+async fn a_machine_that_takes_requests_and_drops_them_gets_a_fifth_more_at_most() {
+    let pair = Pair::ready(&["w-1"]).await;
+    pair.hive.script([Reply::NoHead]);
+    for _ in 0..60 {
+        let (status, error) = error_of(pair.queen.chat(ALIAS, false).send().await.unwrap()).await;
+        assert_eq!((status, &error["code"]), (502, &json!("hive_unreachable")));
+    }
+    let sent = pair.hive.forwarded_count();
+    assert!((61..=80).contains(&sent), "60 requests were sent {sent} times");
+}
