@@ -270,6 +270,12 @@ impl Settings {
         Duration::from_secs(self.shutdown_timeout_seconds)
     }
 
+    /// The time that running requests get to finish when the queen stops.
+    #[must_use]
+    pub fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain_seconds)
+    }
+
     /// Returns the names by which the queen may be called.
     ///
     /// # Errors

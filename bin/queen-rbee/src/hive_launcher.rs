@@ -6,6 +6,7 @@
 mod error;
 mod launches;
 mod log_tail;
+mod steps;
 mod stop;
 
 use std::io;
@@ -46,6 +47,7 @@ const LAUNCH_GAP: Duration = Duration::from_secs(1);
 const PAUSE_WORTH_WAITING: Duration = Duration::from_secs(5);
 const SIGTERM: i32 = 15;
 const SIGKILL: i32 = 9;
+const SIGCONT: i32 = if cfg!(target_os = "linux") { 18 } else { 19 };
 
 /// What the launcher has to know.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ mod cluster;
 mod config;
 mod continuing;
 mod dispatch;
+mod ending;
 mod error;
 mod first_contact;
 mod hive_launcher;
@@ -38,7 +39,6 @@ mod usage;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use audit_logging::{Auditor, Event, Kind};
 use auth_min::{TOKEN_LENGTH_MIN, is_loopback};
@@ -51,12 +51,13 @@ use rbee_http::{
 use rbee_tls::Trust;
 use secrets_management::forbid_core_dumps;
 use tokio::net::TcpListener;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use active::ActiveRequests;
 use app::App;
+use ending::{CLOSE_TIME, Ending};
 use hive_launcher::{HiveLauncher, LauncherOptions};
 use hives::Hives;
 use jwt::Gate;
@@ -82,12 +83,6 @@ pub use shutdown::Shutdown;
 
 /// Threads for calls that block: databases and files, a few at a time.
 const BLOCKING_THREADS_MAX: usize = 8;
-/// How long requests that are cut off have to tell their clients.
-const CUT_TIME: Duration = Duration::from_secs(1);
-/// Time that the local hive gets at least, however long the requests took.
-const HIVE_TIME_MIN: Duration = Duration::from_secs(1);
-/// How long connections have to close once all requests have ended.
-const CLOSE_TIME: Duration = Duration::from_secs(1);
 
 /// Lists the routes, one a line: method, path, who may call it.
 #[must_use]
@@ -180,11 +175,10 @@ async fn run(
 
     app.shutdown.asked().cancelled().await;
     let begun = Instant::now();
-    let end = begun + app.settings.shutdown_timeout();
-    drain(&app, end).await;
+    let ending = Ending::within(app.settings.shutdown_timeout(), app.settings.drain(), begun);
+    ending.drain(&app).await;
     let launcher = keeper.release().await?;
-    let left = end.saturating_duration_since(Instant::now()).saturating_sub(CLOSE_TIME);
-    launcher.stop_local_hive(left.max(HIVE_TIME_MIN), app.shutdown.hurried()).await;
+    launcher.stop_local_hive(ending.hive_end, app.shutdown.hurried()).await;
     closing.cancel();
     server.await.map_err(QueenError::setup("the end of the server"))?;
     tasks.finish().await;
@@ -288,21 +282,4 @@ fn launcher(
         trust: tls.trust.clone(),
         registry: Arc::clone(&app.registry),
     })
-}
-
-/// Lets running requests finish, for as long as the settings allow and until `end` at most.
-async fn drain(app: &App, end: Instant) {
-    app.running.close();
-    let patience = Instant::now() + Duration::from_secs(app.settings.drain_seconds);
-    tracing::info!(requests = app.running.len(), "running requests finish");
-    tokio::select! {
-        () = app.running.wait() => return,
-        () = sleep_until(patience.min(end)) => {}
-        () = app.shutdown.hurried().cancelled() => {}
-    }
-    tracing::warn!(requests = app.running.len(), "cutting off requests that still run");
-    app.cut.cancel();
-    if timeout(CUT_TIME, app.running.wait()).await.is_err() {
-        tracing::warn!(requests = app.running.len(), "some clients do not read their replies");
-    }
 }

@@ -3,9 +3,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use e2e::{Cluster, bin, wait_until};
+use e2e::{Cluster, bin, holds_within, wait_until};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -73,8 +75,8 @@ fn a_second_signal_ends_queen_hive_and_workers_at_once() {
 }
 
 /// A cluster with a worker that nobody but a hive can end in time.
-fn with_a_worker() -> Cluster {
-    let cluster = Cluster::echo();
+fn with_a_worker(queen: &str) -> Cluster {
+    let cluster = Cluster::echo().config("queen-rbee", queen);
     cluster.import_tiny("tiny");
     assert_eq!(cluster.rbee(&["infer", "-m", "tiny", "-p", "one"]).ok().trim(), "one");
     cluster
@@ -92,7 +94,7 @@ fn kill_hive(cluster: &Cluster) {
 fn a_queen_that_stops_right_after_her_hive_was_killed_leaves_no_worker() {
     // Once, the next hive is started at once; twice, the queen is in a pause before the next start.
     for kills in [1, 2] {
-        let cluster = with_a_worker();
+        let cluster = with_a_worker("");
         for _ in 0..kills {
             kill_hive(&cluster);
         }
@@ -115,4 +117,53 @@ fn a_hive_that_is_killed_while_it_ends_leaves_no_worker_either() {
     kill_hive(&cluster);
     queen.signal(Signal::TERM);
     cluster.wait_until_empty(Duration::from_secs(30));
+}
+
+/// The whole time of a queen whose hive hangs, and what is told of it.
+const SIXTEEN: (&str, Duration) = ("shutdown_timeout_seconds = 16\n", Duration::from_secs(16));
+
+#[test]
+fn a_hive_that_stands_still_is_woken_up_and_ends_with_its_workers_in_the_queens_time() {
+    let (settings, limit) = SIXTEEN;
+    let cluster = with_a_worker(settings);
+    let queen = cluster.process("queen-rbee");
+    cluster.process("rbee-hive").signal(Signal::STOP);
+    let begun = SystemTime::now();
+    queen.signal(Signal::TERM);
+    cluster.wait_until_empty(Duration::from_secs(60));
+    assert!(since(begun) < limit, "{:?}", since(begun));
+    assert!(hive_log(&cluster).contains("graceful=1 forced=0"), "{}", hive_log(&cluster));
+}
+
+#[test]
+fn a_hive_that_hangs_is_killed_in_time_for_another_one_to_end_its_workers() {
+    let (settings, limit) = SIXTEEN;
+    let cluster = with_a_worker(settings);
+    let queen = cluster.process("queen-rbee");
+    let hive = cluster.process("rbee-hive");
+    // Its stream takes as much of the queen's time as a request may.
+    let mut keeper = cluster
+        .command("rbee", &["infer", "-m", "tiny", "-p", "[[tokens=100000 delay_ms=20]] word"]);
+    let mut keeper = keeper.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("rbee");
+    wait_until("the stream runs", Duration::from_secs(10), || {
+        cluster.queen().get("/api/v1/status").json()["requests_running"] == 1
+    });
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                hive.signal(Signal::STOP);
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+        });
+        let begun = SystemTime::now();
+        queen.signal(Signal::TERM);
+        let ended = holds_within(Duration::from_secs(60), || {
+            keeper.try_wait().expect("a child").is_some() && cluster.processes().is_empty()
+        });
+        is_over.store(true, Ordering::Relaxed);
+        assert!(ended && since(begun) < limit, "{:?}: {:?}", since(begun), cluster.processes());
+    });
+    let log = fs::read_to_string(cluster.home().join("logs/queen-rbee.log")).expect("a log");
+    assert!(log.contains("is killed") && log.contains("another one ends its workers"), "{log}");
 }

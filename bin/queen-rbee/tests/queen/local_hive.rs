@@ -12,6 +12,7 @@ use rbee_home::Daemon;
 use rbee_http::HopClient;
 use rustix::process::{Pid, Signal, kill_process};
 use secrets_management::Secret;
+use tokio::time::Instant;
 
 use crate::daemon::{Queen, TestHome, eventually};
 
@@ -43,7 +44,11 @@ fn is_there(pid: u32) -> bool {
 }
 
 fn kill(pid: u32) {
-    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+    signal(pid, Signal::KILL);
+}
+
+fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
 }
 
 #[tokio::test]
@@ -62,6 +67,20 @@ async fn sigterm_takes_the_hive_along_and_leaves_nothing() {
         .collect();
     left.sort();
     assert_eq!(left, ["hive.lock", "queen.lock"]);
+}
+
+#[tokio::test]
+async fn a_hive_that_stands_still_ends_with_its_queen_and_in_her_time() {
+    let home = TestHome::new();
+    let mut queen = queen_with_hive(&home, "shutdown_timeout_seconds = 8\n").await;
+    let hive = online_hive(&queen, &home).await;
+    signal(hive, Signal::STOP);
+    let begun = Instant::now();
+    queen.signal(Signal::TERM);
+    assert_eq!(queen.ended().await.code(), Some(0), "{}", home.log());
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(!is_there(hive), "the hive outlived the queen");
+    assert!(!home.log().contains("is killed"), "{}", home.log());
 }
 
 #[tokio::test]
