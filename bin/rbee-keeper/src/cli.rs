@@ -103,7 +103,7 @@ pub(crate) struct GlobalArgs {
     /// Read the token for the queen from this file [env: RBEE_TOKEN_FILE]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
-    /// Know a queen on another computer by the CA in this PEM file [env: RBEE_TLS_CA_FILE] [default: tls/ca.pem in the home]
+    /// Know a queen on another computer, or a server that is measured, by the CAs in this PEM file [env: RBEE_TLS_CA_FILE] [default: tls/ca.pem in the home]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
     /// Keep models, tokens and logs here [env: RBEE_HOME] [default: ~/.rbee]

@@ -96,8 +96,8 @@ pub(crate) enum KeeperError {
     /// The certificates by which the queen is known cannot be used.
     #[error("cannot tell the queen from a stranger")]
     Tls(#[source] TlsError),
-    /// There is no certificate by which a queen on another computer is known.
-    #[error("{} is not there, and without it the queen cannot be told from a stranger", path.display())]
+    /// There is no certificate by which a queen on another computer, or a server under measurement, is known.
+    #[error("{} is not there, and without it the server cannot be told from a stranger", path.display())]
     NoCa {
         /// The file.
         path: PathBuf,

@@ -99,8 +99,12 @@ impl Keeper {
         }
     }
 
-    /// Returns whom a queen on another computer is believed to be: who has a certificate of a CA that is known.
-    fn trust(&self, url: &str) -> Result<Trust, KeeperError> {
+    /// Returns whom a queen on another computer, or any server, is believed to be: who has a certificate of a CA that is
+    /// known.
+    ///
+    /// # Errors
+    /// [`KeeperError::Tls`], and [`KeeperError::NoCa`] where no CA is known.
+    pub(crate) fn trust(&self, url: &str) -> Result<Trust, KeeperError> {
         if url.starts_with("http:") {
             return Ok(Trust::nobody());
         }

@@ -21,13 +21,14 @@ pub struct EndpointClient {
 }
 
 impl EndpointClient {
-    /// `base_url` is what stands before `/v1`, without a slash at its end, such as `http://127.0.0.1:8080`.
+    /// `base_url` is what stands before `/v1`, without a slash at its end, such as `http://127.0.0.1:8080`. An `https`
+    /// URL is called where `trust` believes who answers.
     ///
     /// # Errors
-    /// Fails if the HTTP client cannot be set up.
-    pub fn new(base_url: &str, key: Option<Arc<Secret>>) -> Result<Self, CallError> {
+    /// Fails if the HTTP client or the certificates cannot be set up.
+    pub fn new(base_url: &str, key: Option<Arc<Secret>>, trust: &Trust) -> Result<Self, CallError> {
         let base_url = base_url.trim_end_matches('/').to_owned();
-        Ok(Self { http: connections(&Trust::nobody())?, base_url, key })
+        Ok(Self { http: connections(trust)?, base_url, key })
     }
 
     /// Returns the address.

@@ -52,6 +52,22 @@ fn a_prompt_is_answered_over_tls_at_each_hop() {
 }
 
 #[test]
+fn a_queen_that_speaks_tls_is_measured_here_and_from_elsewhere() {
+    let cluster = local();
+    let load = ["bench", "-m", "tiny", "--streams", "1", "--requests", "2", "--json"];
+    let (url, ca) = (cluster.url("queen"), cluster.home().join("tls/ca.pem"));
+    let token = cluster.home().join("secrets/client.token");
+    let (ca, token) = (ca.to_str().expect("a path"), token.to_str().expect("a path"));
+    let by_address = ["--url", &url, "--key-file", token, "--ca-file", ca];
+    for more in [&[][..], &by_address] {
+        let report = cluster.rbee(&[&load, more].concat()).ok();
+        let report: Value = serde_json::from_str(&report).expect("JSON");
+        assert_eq!(report["failed"], 0, "{report}");
+        assert_eq!(report["endpoints"][0]["url"], url);
+    }
+}
+
+#[test]
 fn a_worker_outlives_a_hive_that_speaks_tls_and_finds_the_next_one() {
     let cluster = local();
     drop(cluster.rbee(&["run", "tiny", "hello"]).ok());

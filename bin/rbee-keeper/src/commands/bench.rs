@@ -70,11 +70,11 @@ async fn endpoints(keeper: &Keeper, args: &BenchArgs) -> Result<Vec<Endpoint>, K
     let peers: Vec<Endpoint> = args
         .peer
         .iter()
-        .map(|typed| Endpoint::named(typed, peer_model, peer_key))
+        .map(|typed| Endpoint::named(keeper, typed, peer_model, peer_key))
         .collect::<Result<_, _>>()?;
     // Last, because it may start a queen.
     let first = match &args.url {
-        Some(typed) => Endpoint::named(typed, &args.model, key)?,
+        Some(typed) => Endpoint::named(keeper, typed, &args.model, key)?,
         None => Endpoint::queen(keeper, &args.model).await?,
     };
     let all: Vec<Endpoint> = [first].into_iter().chain(peers).collect();

@@ -139,7 +139,7 @@ impl KeeperError {
                     .to_owned()
             }
             Self::Tls(_) | Self::NoCa { .. } => {
-                "copy tls/ca.pem from the queen's home directory, and name it with --ca-file or RBEE_TLS_CA_FILE"
+                "copy tls/ca.pem from the queen's home directory, and name it with --ca-file or RBEE_TLS_CA_FILE; `rbee bench` takes any file of CAs"
                     .to_owned()
             }
             Self::Client(_)

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use rbee_tls::Authority;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -61,6 +62,33 @@ async fn figures_are_those_of_the_replies() {
         assert_eq!(request["counted_by"], "usage");
     }
     assert!(total["own_cpu_seconds"].as_f64().unwrap() < wall, "it hardly computes");
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_tls_is_measured_where_its_ca_is_known() {
+    let (directory, others) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let log = Log::default();
+    let tls = Some(directory.path());
+    let server = FakeEndpoint::start_with(tls, "a", &log, 1, |_, _| WORDS).await;
+    let ca = Authority::certificate_file(directory.path());
+    let report = measured(
+        &format!("{}/v1", server.url),
+        &["--streams=2", "--requests=2", "--ca-file", ca.to_str().unwrap()],
+    )
+    .await;
+    let total = total(&report, "load");
+    assert_eq!((&total["requests"], &total["failed"]), (&json!(4), &json!(0)));
+    assert_eq!(report["endpoints"][0]["url"], server.url);
+    let home = tempfile::tempdir().unwrap();
+    let unknown = bench(&home, &server.url, &["--streams=1"]).await;
+    assert_eq!(unknown.code, Some(78), "{unknown:?}");
+    assert!(unknown.stderr.contains("--ca-file"), "{unknown:?}");
+    Authority::load_or_generate(others.path()).unwrap();
+    let other = Authority::certificate_file(others.path());
+    let stranger = bench(&home, &server.url, &["--ca-file", other.to_str().unwrap()]).await;
+    assert_eq!(stranger.code, Some(69), "{stranger:?}");
+    assert!(stranger.stderr.contains("connection"), "{stranger:?}");
+    assert_eq!(heard(&log).len(), 4, "a stranger is told nothing");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! the headers it came with.
 
 use std::convert::Infallible;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use axum::routing::post;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use rbee_http::{Server, bind};
+use rbee_tls::{Peer, TlsMode, TlsSettings};
 use serde_json::{Value, json};
 use tokio::sync::{Barrier, watch};
 use tokio_util::sync::CancellationToken;
@@ -102,6 +104,17 @@ impl FakeEndpoint {
         together: usize,
         script: impl Fn(usize, &Value) -> Step + Send + Sync + 'static,
     ) -> Self {
+        Self::start_with(None, name, log, together, script).await
+    }
+
+    /// The same over TLS, with a certificate of the CA in `tls`, which is made where there is none.
+    pub(crate) async fn start_with(
+        tls: Option<&Path>,
+        name: &'static str,
+        log: &Log,
+        together: usize,
+        script: impl Fn(usize, &Value) -> Step + Send + Sync + 'static,
+    ) -> Self {
         let shared = Arc::new(Shared {
             name,
             script: Box::new(script),
@@ -117,9 +130,14 @@ impl FakeEndpoint {
             .route("/v1/completions", post(answer))
             .with_state(shared);
         let listener = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let address = listener.local_addr().unwrap();
+        let settings = TlsSettings { mode: TlsMode::Local, ..TlsSettings::default() };
+        let served = tls.map(|tls| settings.open(tls, address, &Peer::Queen).unwrap().unwrap());
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{address}");
         let stop = CancellationToken::new();
-        tokio::spawn(Server::new(listener, router, Duration::ZERO).run(stop.clone()));
+        let server = Server::new(listener, router, Duration::ZERO).over(served.as_ref());
+        tokio::spawn(server.run(stop.clone()));
         Self { url, stop }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rbee_http::EndpointClient;
+use rbee_tls::Trust;
 use secrets_management::{Secret, load_file};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -52,17 +53,15 @@ impl Endpoint {
     /// Takes an address as it was typed, `[NAME=]URL`.
     ///
     /// # Errors
-    /// What is wrong with the address or the key.
-    pub(super) fn named(typed: &str, model: &str, key: KeySource<'_>) -> Result<Self, KeeperError> {
-        let (name, url) = match typed.split_once('=') {
-            Some((name, url)) if !name.contains(['/', ':']) && !name.is_empty() => {
-                (Some(name), url)
-            }
-            _ => (None, typed),
-        };
-        let (authority, url) = base_url(url)?;
-        let name = name.map_or(authority, str::to_owned);
-        Self::at(name, &url, model, load_key(key)?.map(Arc::new))
+    /// What is wrong with the address, the key or the CA by which the server is known.
+    pub(super) fn named(
+        keeper: &Keeper,
+        typed: &str,
+        model: &str,
+        key: KeySource<'_>,
+    ) -> Result<Self, KeeperError> {
+        let (name, url) = named_url(typed)?;
+        Self::at(name, &url, model, load_key(key)?.map(Arc::new), &keeper.trust(&url)?)
     }
 
     /// Takes the queen that the other commands would ask, starting one where none runs.
@@ -72,7 +71,9 @@ impl Endpoint {
     pub(super) async fn queen(keeper: &Keeper, model: &str) -> Result<Self, KeeperError> {
         let queen = keeper.ensure_queen().await?;
         let key = Secret::from_bytes(queen.token().expose().as_bytes(), "the queen's token")?;
-        Self::at("rbee".to_owned(), queen.url(), model, Some(Arc::new(key)))
+        let known_by = Trust::in_files(keeper.certificate_file()?.iter());
+        let trust = known_by.map_err(KeeperError::Tls)?;
+        Self::at("rbee".to_owned(), queen.url(), model, Some(Arc::new(key)), &trust)
     }
 
     fn at(
@@ -80,8 +81,9 @@ impl Endpoint {
         url: &str,
         model: &str,
         key: Option<Arc<Secret>>,
+        trust: &Trust,
     ) -> Result<Self, KeeperError> {
-        let client = EndpointClient::new(url, key).map_err(KeeperError::Client)?;
+        let client = EndpointClient::new(url, key, trust).map_err(KeeperError::Client)?;
         let url = client.base_url().to_owned();
         Ok(Self { identity: Identity { name, url, model: model.to_owned() }, client })
     }
@@ -152,18 +154,28 @@ fn list_schema() -> Value {
     })
 }
 
+/// Takes `[NAME=]URL` apart: the name, which is the authority where none was typed, and what stands before `/v1`.
+fn named_url(typed: &str) -> Result<(String, String), KeeperError> {
+    let (name, url) = match typed.split_once('=') {
+        Some((name, url)) if !name.contains(['/', ':']) && !name.is_empty() => (Some(name), url),
+        _ => (None, typed),
+    };
+    let (authority, url) = base_url(url)?;
+    Ok((name.map_or(authority, str::to_owned), url))
+}
+
 /// Checks an address; returns its authority, and what stands before `/v1`.
 fn base_url(text: &str) -> Result<(String, String), KeeperError> {
     let wrong = |reason: &str| {
         let message = format!("{text:?} {reason}");
-        KeeperError::usage(message, "an endpoint's address has the form http://HOST:PORT")
+        let form = "an endpoint's address has the form http://HOST:PORT or https://HOST:PORT";
+        KeeperError::usage(message, form)
     };
     let uri: http::Uri = text.parse().map_err(|_not_a_uri| wrong("is not a URL"))?;
-    match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => return Err(wrong("is https, which is not supported yet")),
-        _ => return Err(wrong("does not begin with http://")),
-    }
+    let scheme = match uri.scheme_str() {
+        Some(scheme @ ("http" | "https")) => scheme,
+        _ => return Err(wrong("does not begin with http:// or https://")),
+    };
     let authority = uri.authority().ok_or_else(|| wrong("names no host"))?.as_str();
     if authority.contains('@') {
         return Err(wrong("holds a user name; keys are read from --key-file or --key-env"));
@@ -173,7 +185,7 @@ fn base_url(text: &str) -> Result<(String, String), KeeperError> {
     }
     let path = uri.path().trim_end_matches('/');
     let path = path.strip_suffix("/v1").unwrap_or(path);
-    Ok((authority.to_owned(), format!("http://{authority}{path}")))
+    Ok((authority.to_owned(), format!("{scheme}://{authority}{path}")))
 }
 
 fn load_key(source: KeySource<'_>) -> Result<Option<Secret>, KeeperError> {
@@ -193,8 +205,6 @@ mod tests {
     use super::*;
     use crate::generation::Message;
 
-    const NO_KEY: KeySource<'static> = KeySource { file: None, variable: None };
-
     #[test]
     fn an_address_may_have_a_name_a_path_and_v1() {
         for (typed, name, url) in [
@@ -202,16 +212,16 @@ mod tests {
             ("http://h:1/v1/", "h:1", "http://h:1"),
             ("peer=http://h:1/v1", "peer", "http://h:1"),
             ("http://h/openai/v1", "h", "http://h/openai"),
+            ("a=https://h/v1", "a", "https://h"),
         ] {
-            let identity = Endpoint::named(typed, "m", NO_KEY).unwrap().identity;
-            assert_eq!((identity.name.as_str(), identity.url.as_str()), (name, url), "{typed}");
+            assert_eq!(named_url(typed).unwrap(), (name.to_owned(), url.to_owned()), "{typed}");
         }
     }
 
     #[test]
     fn an_address_that_cannot_be_asked_is_refused() {
-        for typed in ["", "h:1", "https://h", "http://", "http://u:p@h", "http://h?a=b", "a=b"] {
-            let refused = Endpoint::named(typed, "m", NO_KEY);
+        for typed in ["", "h:1", "ftp://h", "https://", "https://u:p@h", "http://h?a=b", "a=b"] {
+            let refused = named_url(typed);
             assert!(matches!(refused, Err(KeeperError::Usage { .. })), "{typed}");
         }
     }
