@@ -16,6 +16,7 @@ use rusqlite::{Connection, Row, params};
 use rusqlite_migration::{M, Migrations};
 
 use crate::platform::ProcessIdentity;
+use crate::registry::Serving;
 
 pub(crate) use tally::{Ending, Tally};
 
@@ -48,6 +49,10 @@ const STEPS: &[M<'_>] = &[
     ),
     M::up("ALTER TABLE worker ADD COLUMN heartbeat_seconds INTEGER NOT NULL DEFAULT 30"),
     M::up("CREATE TABLE failing (model_ref TEXT PRIMARY KEY NOT NULL, past TEXT NOT NULL) STRICT"),
+    M::up(
+        "ALTER TABLE worker ADD COLUMN slots_total INTEGER;
+         ALTER TABLE worker ADD COLUMN device TEXT;",
+    ),
 ];
 
 const SCHEMA: Migrations<'_> = Migrations::from_slice(STEPS);
@@ -66,6 +71,8 @@ pub(crate) struct Entry {
     pub(crate) heartbeat_seconds: u64,
     /// Whether it was asked to end.
     pub(crate) is_stopping: bool,
+    /// What it serves with; `None` until its model is loaded.
+    pub(crate) serving: Option<Serving>,
     /// Its process; `None` when the hive ended before it could write it down.
     pub(crate) process: Option<Started>,
 }
@@ -139,6 +146,18 @@ impl Ledger {
         .await
     }
 
+    /// Writes down that a worker has loaded its model.
+    pub(crate) async fn ready(&self, id: &WorkerId, serving: Serving) -> Result<(), DatabaseError> {
+        let id = id.clone();
+        self.write(move |connection| {
+            connection.execute(
+                "UPDATE worker SET slots_total = ?2, device = ?3 WHERE id = ?1",
+                params![id.as_str(), serving.slots_total, serving.device],
+            )
+        })
+        .await
+    }
+
     /// Writes down that a worker is to end, so that whoever takes over goes on with that.
     pub(crate) async fn stopping(&self, id: &WorkerId) -> Result<(), DatabaseError> {
         let id = id.clone();
@@ -183,7 +202,7 @@ fn locked(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
 fn entries(connection: &Connection) -> rusqlite::Result<Vec<Entry>> {
     let mut statement = connection.prepare(
         "SELECT id, model_ref, alias, backend, memory_bytes, started_at_ms, is_stopping, url, boot_id, pid,
-                start_ticks, inode, heartbeat_seconds
+                start_ticks, inode, heartbeat_seconds, slots_total, device
          FROM worker ORDER BY started_at_ms, id",
     )?;
     let rows = statement.query_map([], entry)?;
@@ -207,8 +226,14 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
         started_at_ms: row.get::<_, i64>(5)?.cast_unsigned(),
         heartbeat_seconds: row.get::<_, i64>(12)?.cast_unsigned(),
         is_stopping: row.get(6)?,
+        serving: serving(row)?,
         process: process(row)?,
     })
+}
+
+fn serving(row: &Row<'_>) -> rusqlite::Result<Option<Serving>> {
+    let (slots_total, device) = (row.get::<_, Option<u32>>(13)?, row.get(14)?);
+    Ok(slots_total.zip(device).map(|(slots_total, device)| Serving { slots_total, device }))
 }
 
 fn process(row: &Row<'_>) -> rusqlite::Result<Option<Started>> {
@@ -258,6 +283,7 @@ mod tests {
             started_at_ms: 7,
             heartbeat_seconds: 5,
             is_stopping: false,
+            serving: None,
             process: None,
         }
     }
@@ -285,6 +311,10 @@ mod tests {
         assert_eq!(after(), [entry("a"), bare.clone()]);
         ledger.started(&entry("a").id, started()).await.unwrap();
         let running = Entry { process: Some(started()), ..entry("a") };
+        assert_eq!(after(), [running.clone(), bare.clone()]);
+        let serving = Serving { slots_total: 4, device: "cpu".to_owned() };
+        ledger.ready(&entry("a").id, serving.clone()).await.unwrap();
+        let running = Entry { serving: Some(serving), ..running };
         assert_eq!(after(), [running.clone(), bare.clone()]);
         ledger.stopping(&entry("a").id).await.unwrap();
         assert_eq!(after(), [Entry { is_stopping: true, ..running }, bare.clone()]);

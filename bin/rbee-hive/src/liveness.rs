@@ -57,6 +57,8 @@ pub(crate) struct LivenessLimits {
 pub(crate) struct Watched {
     /// How often it reports.
     pub(crate) interval: Duration,
+    /// Whether it is known to have loaded its model, though it has not said so to this hive.
+    pub(crate) has_loaded: bool,
     /// What the size of its model adds to the time of its load.
     load_allowance: Duration,
     /// Whether it is being asked about itself at this moment.
@@ -72,6 +74,7 @@ impl Watched {
     pub(crate) const fn new(now: Instant, interval: Duration, load_allowance: Duration) -> Self {
         Self {
             interval,
+            has_loaded: false,
             load_allowance,
             is_being_asked: false,
             heard_at: now,
@@ -132,7 +135,7 @@ pub(crate) fn judge(
         since.checked_add(limit).unwrap_or_else(|| now + LOOK_AGAIN)
     };
     match state {
-        WorkerState::Starting => {
+        WorkerState::Starting if !watched.has_loaded => {
             let limit = limits.load_stall.saturating_add(watched.load_allowance);
             let due = later(watched.load_at.max(deaf_until), limit);
             if due <= now {
@@ -141,7 +144,7 @@ pub(crate) fn judge(
                 Verdict::Alive(due)
             }
         }
-        WorkerState::Ready => {
+        WorkerState::Starting | WorkerState::Ready => {
             let hangs = watched.step.map(|(_, since)| later(since, limits.hang));
             if hangs.is_some_and(|due| due <= now) && heard_since_hang(watched, limits) {
                 return Verdict::Condemned(Condemned::Hung);
@@ -242,6 +245,16 @@ mod tests {
         let stalled = Verdict::Condemned(Condemned::LoadStalled);
         assert_eq!(look(&watched, begin + seconds(79)), stalled);
         assert_eq!((load_allowance(1), load_allowance(64 << 30)), (seconds(0), seconds(1024)));
+    }
+
+    #[test]
+    fn one_that_loaded_under_a_former_hive_is_watched_like_one_that_serves() {
+        let begin = Instant::now();
+        let mut watched = watched(begin);
+        watched.has_loaded = true;
+        let look = |now| judge(WorkerState::Starting, &watched, LIMITS, begin, now);
+        assert_eq!(look(begin + seconds(59)), Verdict::Alive(begin + seconds(60)));
+        assert_eq!(look(begin + seconds(60)), Verdict::Silent);
     }
 
     #[test]

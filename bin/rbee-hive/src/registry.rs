@@ -34,7 +34,7 @@ pub(crate) use requests::WorkerEnd;
 use restarts::Lineage;
 pub(crate) use restarts::{Failure, Forgotten, Planned, Turn};
 use worker::Worker;
-pub(crate) use worker::{Grant, WorkerSignals};
+pub(crate) use worker::{Grant, Serving, WorkerSignals};
 
 /// Failed workers that are kept to show why: as many as may run at once.
 const FAILED_MAX: usize = 64;
@@ -211,7 +211,8 @@ impl Registry {
         }
     }
 
-    /// Enters a worker that a former hive has started, and returns what its owner and it tell each other.
+    /// Enters a worker that a former hive has started, and returns what its owner and it tell each other. `serving`
+    /// is what is known of one that had loaded its model.
     pub(crate) fn adopt(
         &self,
         info: WorkerInfo,
@@ -219,9 +220,12 @@ impl Registry {
         callback: TokenDigest,
         client: HopClient,
         watched: Watched,
+        serving: Option<Serving>,
     ) -> WorkerSignals {
         let mut worker = Worker::new(info, memory_bytes, callback, watched);
         worker.client = Some(client);
+        worker.watched.has_loaded = serving.is_some();
+        worker.served_with = serving;
         let signals = worker.signals.clone();
         let mut state = self.lock();
         state.succeed(&mut worker);
@@ -242,9 +246,15 @@ impl Registry {
 
     /// Takes note of a worker's report that its model is loaded.
     pub(crate) fn ready(&self, id: &WorkerId, report: &WorkerReady) -> Result<(), ApiError> {
+        let WorkerReady { slots_total, device, .. } = report;
+        self.serves(id, &Serving { slots_total: *slots_total, device: device.clone() })
+    }
+
+    /// Takes note that a worker's model is loaded, from whomever that is known.
+    pub(crate) fn serves(&self, id: &WorkerId, serving: &Serving) -> Result<(), ApiError> {
         let mut state = self.lock();
         let worker = state.find(id).ok_or_else(no_such_worker)?;
-        if worker.ready(report, wall_clock_ms()) {
+        if worker.serves(serving, wall_clock_ms()) {
             let model = worker.info.model_ref.clone();
             state.is_ready(&model, Instant::now());
         }
@@ -275,7 +285,12 @@ impl Registry {
         let worker = state.find(id).ok_or_else(no_such_worker)?;
         // The answer tells the worker the interval of this hive.
         worker.watched.interval = self.heartbeat_interval;
+        let was_starting = worker.info.state == WorkerState::Starting;
         let has_changed = worker.heartbeat(report, wall_clock_ms());
+        if was_starting && worker.info.state == WorkerState::Ready {
+            let model = worker.info.model_ref.clone();
+            state.is_ready(&model, Instant::now());
+        }
         drop(state);
         if has_changed {
             self.touch();

@@ -235,6 +235,32 @@ async fn an_old_or_repeated_contact_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_heartbeat_of_one_that_is_not_known_to_be_ready_says_that_it_is() {
+    let registry = new_registry();
+    admit(&registry, "a", &model("a")).unwrap();
+    let beat = |sequence, slots_available| {
+        let report = WorkerHeartbeat {
+            sequence,
+            slots_available,
+            requests_running: 1,
+            requests_waiting: 0,
+            engine_steps: 9,
+            is_stepping: true,
+        };
+        registry.heartbeat(&id("a"), &report).unwrap();
+        let info = registry.get(&id("a")).unwrap();
+        (info.state, info.slots_total, info.slots_available)
+    };
+    assert_eq!(beat(7, 3), (WorkerState::Ready, 4, 3));
+    assert!(registry.lock().find(&id("a")).unwrap().signals.ready.is_cancelled());
+    // What it says itself, later, is more exact.
+    let serving = Serving { slots_total: 8, device: "gpu".to_owned() };
+    registry.serves(&id("a"), &serving).unwrap();
+    assert_eq!(beat(8, 7), (WorkerState::Ready, 8, 7));
+    assert_eq!(registry.get(&id("a")).unwrap().device, "gpu");
+}
+
+#[tokio::test]
 async fn a_stopped_worker_keeps_its_row_until_its_process_is_gone() {
     let registry = with_ready("a");
     let gone = registry.begin_stop(&id("a")).unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use auth_min::TokenDigest;
 use input_validation::WorkerId;
 use rbee_api::error::ErrorDetail;
-use rbee_api::worker::{WorkerHeartbeat, WorkerInfo, WorkerReady, WorkerState};
+use rbee_api::worker::{WorkerHeartbeat, WorkerInfo, WorkerState};
 use rbee_api::worker_exit::ExitCause;
 use rbee_http::HopClient;
 use tokio::sync::watch;
@@ -45,6 +45,14 @@ pub(crate) struct Grant {
     pub(crate) is_loading: bool,
 }
 
+/// What a worker serves with once its model is loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Serving {
+    /// Requests it can decode at once.
+    pub(crate) slots_total: u32,
+    pub(crate) device: String,
+}
+
 /// One line of the registry.
 #[derive(Debug)]
 pub(super) struct Worker {
@@ -64,6 +72,8 @@ pub(super) struct Worker {
     pub(super) watched: Watched,
     /// The exit code that it has said it ends with.
     pub(super) farewell: Option<u8>,
+    /// What it served with under the hive before this one.
+    pub(super) served_with: Option<Serving>,
     heartbeat_sequence: u64,
 }
 
@@ -84,6 +94,7 @@ impl Worker {
             idle_since: Instant::now(),
             watched,
             farewell: None,
+            served_with: None,
             heartbeat_sequence: 0,
         }
     }
@@ -100,6 +111,7 @@ impl Worker {
             idle_since: now,
             watched: Watched::new(now, Duration::ZERO, Duration::ZERO),
             farewell: None,
+            served_with: None,
             heartbeat_sequence: 0,
         }
     }
@@ -137,33 +149,47 @@ impl Worker {
         is_news
     }
 
-    /// Takes note that the model is loaded, and says whether that is news. A repeated report changes nothing.
-    pub(super) fn ready(&mut self, report: &WorkerReady, now_ms: u64) -> bool {
+    /// Takes note that the model is loaded, and says whether that is news. A repeated report changes at most what the
+    /// worker is known to serve with.
+    pub(super) fn serves(&mut self, serving: &Serving, now_ms: u64) -> bool {
         self.info.last_heartbeat_ms = Some(now_ms);
         self.watched.heard(Instant::now());
-        if self.info.state != WorkerState::Starting {
+        if !self.is_usable() {
             return false;
         }
-        self.info.state = WorkerState::Ready;
-        self.info.load_progress = 1.0;
-        self.info.slots_total = report.slots_total;
-        self.info.slots_available = report.slots_total;
-        self.info.device.clone_from(&report.device);
-        self.idle_since = Instant::now();
-        self.signals.ready.cancel();
-        true
+        self.info.slots_total = serving.slots_total;
+        self.info.device.clone_from(&serving.device);
+        let is_news = self.info.state == WorkerState::Starting;
+        if is_news {
+            self.info.state = WorkerState::Ready;
+            self.info.load_progress = 1.0;
+            self.info.slots_available = serving.slots_total;
+            self.idle_since = Instant::now();
+            self.signals.ready.cancel();
+        }
+        is_news
     }
 
-    /// Takes note of a snapshot and says whether it changed anything. One older than the last is ignored.
+    /// Takes note of a snapshot and says whether it changed anything. One older than the last is ignored. A worker sends
+    /// none before its model is loaded, so one that still stands as starting has told a former hive of that. It serves,
+    /// with what that hive knew, or as many slots as the snapshot shows until it is asked.
     pub(super) fn heartbeat(&mut self, report: &WorkerHeartbeat, now_ms: u64) -> bool {
         if report.sequence <= self.heartbeat_sequence {
             return false;
         }
         self.heartbeat_sequence = report.sequence;
         self.info.last_heartbeat_ms = Some(now_ms);
+        let was_starting = self.info.state == WorkerState::Starting;
+        if was_starting {
+            let slots_total = report.slots_available.saturating_add(report.requests_running);
+            let seen = Serving { slots_total, device: self.info.device.clone() };
+            let serving = self.served_with.take().unwrap_or(seen);
+            self.serves(&serving, now_ms);
+        }
         self.watched.beat(Instant::now(), report.is_stepping, report.engine_steps);
         let available = report.slots_available.min(self.info.slots_total);
-        std::mem::replace(&mut self.info.slots_available, available) != available
+        let before = std::mem::replace(&mut self.info.slots_available, available);
+        was_starting || before != available
     }
 
     /// Asks the worker to end. Repeated, it changes nothing.

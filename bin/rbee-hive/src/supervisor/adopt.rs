@@ -1,5 +1,8 @@
 //! Takes over the workers of a former hive: those whose process is proven to be the one in the ledger. Any other process
 //! is a stranger, whatever its number, and is left alone.
+//!
+//! Each is asked about itself until it answers, and a heartbeat tells as much. One that had loaded its model under the
+//! former hive is watched meanwhile like any that serves, and not like one that loads.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +10,9 @@ use std::time::Duration;
 use auth_min::TokenDigest;
 use deadline_propagation::Deadline;
 use input_validation::WorkerId;
-use rbee_api::worker::{WorkerInfo, WorkerReady, WorkerState, WorkerStatus};
+use rbee_api::worker::{WorkerInfo, WorkerState, WorkerStatus};
 use rbee_http::HopClient;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::Supervisor;
 use super::life::Life;
@@ -17,10 +20,14 @@ use super::owned::OwnedProcess;
 use crate::ledger::{Entry, Started};
 use crate::liveness::{Watched, load_allowance};
 use crate::platform::ProcessHandle;
-use crate::registry::starting;
+use crate::registry::{Serving, starting};
 
 /// How long an adopted worker may take to tell about itself; one that loads answers too.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
+/// Pause before one that did not answer is asked again; each further one is twice as long.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Longest such pause: as long as between two heartbeats by default, which tell of a worker too.
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(30);
 
 impl Supervisor {
     /// Takes over what is left of `entries`. To be called before the first request: a worker that is not in the
@@ -70,10 +77,13 @@ impl Supervisor {
         };
         let interval = Duration::from_secs(entry.heartbeat_seconds);
         let watched = Watched::new(Instant::now(), interval, load_allowance);
-        let memory_bytes = entry.memory_bytes;
-        let signals = self.registry.adopt(info, memory_bytes, callback, client.clone(), watched);
+        let (memory_bytes, serving) = (entry.memory_bytes, entry.serving.clone());
+        let has_loaded = serving.is_some();
+        let signals =
+            self.registry.adopt(info, memory_bytes, callback, client.clone(), watched, serving);
         let load_limit = self.rules.load_timeout + load_allowance;
-        Some(Life { id: entry.id.clone(), process, client, signals, load_limit })
+        let id = entry.id.clone();
+        Some(Life { id, process, client, signals, load_limit, has_loaded })
     }
 
     async fn go_on(self: Arc<Self>, life: Life, is_stopping: bool) {
@@ -89,28 +99,34 @@ impl Supervisor {
         tokio::join!(self.live_on(life), asked);
     }
 
-    /// Learns from a worker how far it is. One that loads reports later by itself, and one that never answers is ended
-    /// like any other that does not become ready.
+    /// Learns from a worker how far it is, however often it has to be asked. One that loads reports later by itself. Never
+    /// gives up: one that neither answers nor reports is ended like any other, by those who watch it.
     async fn ask(&self, id: &WorkerId, client: &HopClient) {
-        let limit = Deadline::after(ASK_LIMIT);
-        match client.get::<WorkerStatus>("/api/v1/status", limit).await {
-            Ok(status) if status.state == WorkerState::Ready => {
-                let report = WorkerReady {
-                    slots_total: status.slots_total,
-                    context_tokens: status.context_tokens,
-                    device: status.device,
-                    load_ms: 0,
-                };
-                // It may have reported, or ended, meanwhile.
-                self.registry.ready(id, &report).ok();
+        let mut pause = ASK_AGAIN;
+        loop {
+            let limit = Deadline::after(ASK_LIMIT);
+            match client.get::<WorkerStatus>("/api/v1/status", limit).await {
+                Ok(status) => return self.take_note(id, status),
+                Err(error) => {
+                    tracing::warn!(worker_id = %id, %error, "an adopted worker does not answer; it is asked again");
+                }
             }
-            Ok(status) if status.state == WorkerState::Stopping => {
+            sleep(pause).await;
+            pause = (pause * 2).min(ASK_AGAIN_MAX);
+        }
+    }
+
+    fn take_note(&self, id: &WorkerId, status: WorkerStatus) {
+        match status.state {
+            WorkerState::Ready => {
+                let serving = Serving { slots_total: status.slots_total, device: status.device };
+                // It may have ended meanwhile.
+                self.registry.serves(id, &serving).ok();
+            }
+            WorkerState::Stopping => {
                 self.registry.begin_stop(id);
             }
-            Ok(_) => {}
-            Err(error) => {
-                tracing::warn!(worker_id = %id, %error, "an adopted worker does not answer");
-            }
+            WorkerState::Starting | WorkerState::Failed => {}
         }
     }
 }

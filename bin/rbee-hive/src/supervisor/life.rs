@@ -23,7 +23,7 @@ use super::process::SpawnError;
 use super::{Order, Supervisor};
 use crate::ledger::Entry;
 use crate::liveness::{Condemned, load_allowance};
-use crate::registry::{Failure, WorkerSignals};
+use crate::registry::{Failure, Serving, WorkerSignals};
 use crate::restart::Jitter;
 
 /// A worker whose process runs, in the hands of its owner.
@@ -34,6 +34,8 @@ pub(super) struct Life {
     pub(super) signals: WorkerSignals,
     /// How long it may take to load in all.
     pub(super) load_limit: Duration,
+    /// Whether it had loaded under a former hive, as the ledger knows.
+    pub(super) has_loaded: bool,
 }
 
 /// How a process ended.
@@ -84,7 +86,8 @@ impl Supervisor {
         }
         self.registry.spawned(&id, pid, client.clone());
         started.send(Ok(())).ok();
-        self.live_on(Life { id, process, client, signals, load_limit }).await;
+        let has_loaded = false;
+        self.live_on(Life { id, process, client, signals, load_limit, has_loaded }).await;
     }
 
     /// Starts the process, unless something else has taken meanwhile what the worker was promised.
@@ -107,9 +110,19 @@ impl Supervisor {
             started_at_ms: order.started_at_ms,
             heartbeat_seconds: self.launcher.heartbeat_seconds,
             is_stopping: false,
+            serving: None,
             process: None,
         };
         Ok(self.ledger.begin(entry).await?)
+    }
+
+    /// Writes down that a worker has loaded its model, so that the next hive need not find that out.
+    async fn note_ready(&self, id: &WorkerId) {
+        let Some(worker) = self.registry.get(id) else { return };
+        let serving = Serving { slots_total: worker.slots_total, device: worker.device };
+        if let Err(error) = self.ledger.ready(id, serving).await {
+            tracing::warn!(worker_id = %id, %error, "the ledger of workers cannot be written");
+        }
     }
 
     /// Takes a worker out of the ledger whose process is gone. If that fails the next hive finds it gone.
@@ -120,10 +133,10 @@ impl Supervisor {
     }
 
     /// Stays with a worker to its end.
-    pub(super) async fn live_on(&self, life: Life) {
-        let Life { id, mut process, client, signals, load_limit } = life;
-        let pid = process.pid();
-        let end = self.watch(&id, &mut process, &signals, &client, load_limit).await;
+    pub(super) async fn live_on(&self, mut life: Life) {
+        let pid = life.process.pid();
+        let end = self.watch(&mut life).await;
+        let Life { id, process, signals, load_limit, .. } = life;
         let is_out_of_memory = process.has_run_out_of_memory();
         process.clear(&id).await;
         let phase = if signals.ready.is_cancelled() { Phase::Serving } else { Phase::Loading };
@@ -194,16 +207,14 @@ impl Supervisor {
     }
 
     /// Waits for whatever ends the process first, and carries the end out.
-    async fn watch(
-        &self,
-        id: &WorkerId,
-        process: &mut OwnedProcess,
-        signals: &WorkerSignals,
-        client: &HopClient,
-        load_limit: Duration,
-    ) -> End {
+    async fn watch(&self, life: &mut Life) -> End {
+        let Life { id, process, client, signals, load_limit, has_loaded } = life;
         let too_slow = async {
-            if timeout(load_limit, signals.ready.cancelled()).await.is_ok() {
+            if *has_loaded {
+                pending::<()>().await;
+            }
+            if timeout(*load_limit, signals.ready.cancelled()).await.is_ok() {
+                self.note_ready(id).await;
                 pending::<()>().await;
             }
         };

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use rbee_api::worker::WorkerState;
+use futures_util::future::join;
+use rbee_api::worker::{WorkerInfo, WorkerState};
 use rbee_api::worker_exit::ExitCause;
+use rusqlite::Connection;
 use rustix::process::Signal;
 use tokio::time::{Instant, timeout};
 
 use crate::fake_worker;
 use crate::processes::{eventually, is_alive, signal};
-use crate::program::{LIMIT, Place};
+use crate::program::{Hive, LIMIT, Place};
 use crate::stream::{Chat, text_of};
 
 /// The shortest interval there is, and a restart that is not waited for.
@@ -42,6 +44,69 @@ async fn an_adopted_worker_that_was_halted_is_killed_and_replaced() {
     let hive = hive.kill().start_with(CONFIG, &[]).await;
     hive.worker_in(halted.id.as_str(), WorkerState::Ready).await;
     signal(halted.pid.unwrap(), Signal::STOP);
+    let gone = async || (!is_alive(halted.pid.unwrap())).then_some(());
+    eventually("it is killed", REPLACED, gone).await;
+}
+
+/// What the ledger says of a worker's model.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ledger {
+    KnowsItLoaded,
+    HasForgotten,
+}
+
+/// A hive that took over, at the same address, from one that was killed beside a ready worker; that was halted before.
+async fn taken_over_with_a_halted_worker(config: &str, then: Ledger) -> (Hive, WorkerInfo) {
+    let hive = Place::new().start_with(config, &[]).await;
+    let worker = hive.ready_worker("tiny").await;
+    let address = hive.address().to_string();
+    let ledger = hive.home().join("workers.db");
+    eventually("it is written down that the worker is ready", LIMIT, async || {
+        let known = Connection::open(&ledger).unwrap().query_row(
+            "SELECT COUNT(slots_total) FROM worker",
+            [],
+            |row| row.get::<_, u32>(0),
+        );
+        (known.unwrap() == 1).then_some(())
+    })
+    .await;
+    signal(worker.pid.unwrap(), Signal::STOP);
+    let place = hive.kill();
+    if then == Ledger::HasForgotten {
+        let connection = Connection::open(&ledger).unwrap();
+        connection.execute("UPDATE worker SET slots_total = NULL, device = NULL", []).unwrap();
+    }
+    (place.start_with(config, &["--bind", &address]).await, worker)
+}
+
+#[tokio::test]
+async fn an_adopted_worker_that_misses_a_question_and_reports_later_goes_on() {
+    let config = "heartbeat_interval_seconds = 4\nload_stall_seconds = 9\n";
+    let goes_on = async |then| {
+        let (hive, before) = taken_over_with_a_halted_worker(config, then).await;
+        let begun = Instant::now();
+        eventually("it has missed the question", LIMIT, async || {
+            hive.log().contains("an adopted worker does not answer").then_some(())
+        })
+        .await;
+        signal(before.pid.unwrap(), Signal::CONT);
+        let longer = Duration::from_secs(12);
+        eventually("its load would have stalled", LIMIT, async || {
+            (begun.elapsed() >= longer).then_some(())
+        })
+        .await;
+        let same = hive.worker(before.id.as_str()).await.unwrap();
+        assert_eq!((same.state, same.pid), (WorkerState::Ready, before.pid));
+        assert_eq!((same.slots_total, &same.device), (before.slots_total, &before.device));
+        hive.chat(same.id.as_str(), "hello").await.unwrap();
+    };
+    join(goes_on(Ledger::KnowsItLoaded), goes_on(Ledger::HasForgotten)).await;
+}
+
+#[tokio::test]
+async fn an_adopted_worker_that_was_halted_before_is_found_as_soon_as_any() {
+    let config = format!("load_stall_seconds = 3600\n{CONFIG}");
+    let (_hive, halted) = taken_over_with_a_halted_worker(&config, Ledger::KnowsItLoaded).await;
     let gone = async || (!is_alive(halted.pid.unwrap())).then_some(());
     eventually("it is killed", REPLACED, gone).await;
 }
