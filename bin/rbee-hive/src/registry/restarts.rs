@@ -111,6 +111,35 @@ impl Registry {
         (due, next)
     }
 
+    /// Takes note that a worker that was entered has no process, for a reason that is not its own. Nothing counts against its
+    /// model; the row stays to show why. Returns the pause before the next try, where one is planned: whoever asked for
+    /// the first worker of a model has the answer and may ask again.
+    pub(crate) fn not_started(
+        &self,
+        id: &WorkerId,
+        detail: ErrorDetail,
+        jitter: Jitter,
+    ) -> Option<Duration> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let State { workers, lineages, .. } = &mut *state;
+        let worker = workers.iter_mut().find(|worker| worker.info.id == *id)?;
+        let gone = worker.signals.gone.clone();
+        worker.failed(detail);
+        let lineage = lineages.get_mut(&worker.info.model_ref);
+        let planned = lineage.filter(|lineage| lineage.record.failures() > 0).and_then(|lineage| {
+            lineage.record.had_no_room(&self.restart_rules, now, jitter);
+            worker.info.breaker = lineage.record.breaker();
+            lineage.record.next_try()
+        });
+        worker.info.next_try_at_ms = planned.map(|at| wall_clock_at(now, at));
+        state.forget_old_failures();
+        drop(state);
+        gone.cancel();
+        self.touch();
+        planned.map(|at| at.saturating_duration_since(now))
+    }
+
     /// Takes note that a start that was due could not be made, for a reason that is not the worker's.
     pub(crate) fn restart_refused(&self, model: &ModelRef, code: ErrorCode, jitter: Jitter) {
         let now = Instant::now();

@@ -439,6 +439,33 @@ async fn a_start_that_finds_no_room_is_tried_again_and_a_hopeless_one_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_start_that_the_machine_prevents_counts_for_nothing_and_is_put_off_only_where_one_failed()
+{
+    let registry = with_ready("a");
+    registry.ended(&id("a"), Some(failure()));
+    for round in 0..9 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(registry.due_restarts(Instant::now()).0.len(), 1, "{round}");
+        let name = format!("a{round}");
+        admit(&registry, &name, &model("a")).unwrap();
+        let pause = registry.not_started(&id(&name), failure().detail, Jitter::new(0.0));
+        assert_eq!(pause, Some(Duration::from_secs(1)), "{round}");
+        let row = registry.get(&id(&name)).unwrap();
+        assert_eq!((row.state, row.breaker), (WorkerState::Failed, Breaker::Closed));
+        assert_eq!((row.restart_count, row.last_exit.unwrap().cause), (1, ExitCause::Killed));
+        assert!(row.failure.is_some() && row.next_try_at_ms.is_some());
+    }
+    let registry = new_registry();
+    admit(&registry, "b", &model("b")).unwrap();
+    assert_eq!(registry.not_started(&id("b"), failure().detail, Jitter::new(0.0)), None);
+    assert_eq!(
+        (state(&registry, "b"), turn(&registry, "b", 0)),
+        (Some(WorkerState::Failed), Turn::Now)
+    );
+    assert_eq!(registry.due_restarts(Instant::now()), (vec![], None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_worker_is_asked_once_and_condemned_when_it_does_not_answer() {
     let limits =
         LivenessLimits { hang: Duration::from_secs(9), load_stall: Duration::from_secs(9) };

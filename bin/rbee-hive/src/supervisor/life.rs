@@ -69,7 +69,10 @@ impl Supervisor {
                 self.note_spawn(&order, Outcome::Failure, None);
                 let detail = describe(&order, &error);
                 self.strike_out(&order.id).await;
-                self.end(&order.id, exit_of(error.cause()), Some(detail.clone()));
+                match error.cause() {
+                    ExitCause::NotStarted => self.put_off(&order.id, detail.clone()),
+                    cause => self.end(&order.id, exit_of(cause), Some(detail.clone())),
+                }
                 // The caller may have left; the registry has the reason.
                 started.send(Err(detail.into())).ok();
                 return;
@@ -184,6 +187,16 @@ impl Supervisor {
         self.end(&id, exit, failure);
     }
 
+    /// Tells the registry that a worker could not be started for a reason that is not its own, and the log what comes of it.
+    fn put_off(&self, id: &WorkerId, detail: ErrorDetail) {
+        let cause = ExitCause::NotStarted.as_str();
+        counter!("rbee_hive_worker_exits_total", "cause" => cause).increment(1);
+        let jitter = Jitter::new(fastrand::f64());
+        if let Some(pause) = self.registry.not_started(id, detail, jitter) {
+            tracing::warn!(worker_id = %id, pause_ms = pause.as_millis(), "worker will be started later");
+        }
+    }
+
     /// Tells the registry of an end, and the log and the metrics what comes of it.
     fn end(&self, id: &WorkerId, exit: WorkerExit, failure: Option<ErrorDetail>) {
         let cause = exit.cause;
@@ -256,13 +269,18 @@ fn describe(order: &Order, error: &SpawnError) -> ErrorDetail {
             "the worker program is missing; install llm-worker-rbee beside rbee-hive, or set worker_path"
         }
         SpawnError::Run { .. } => "the worker program cannot be run; the hive's log says why",
+        SpawnError::Port(_) if error.cause() == ExitCause::NotStarted => {
+            "the worker's port cannot be opened; the hive's log says why"
+        }
         SpawnError::Port(_) => {
             "no port is free for the worker; set worker_port_first to another range, or to 0"
         }
         SpawnError::Ledger(_) => {
             "the worker cannot be written down, so it is not started; look at the room on the disk, and at the hive's log"
         }
-        SpawnError::Log(_) => "the worker's log file cannot be written; the hive's log says why",
+        SpawnError::Log(_) | SpawnError::LogHandle(_) => {
+            "the worker's log file cannot be written; the hive's log says why"
+        }
         SpawnError::Listener(_)
         | SpawnError::Secrets(_)
         | SpawnError::AuditKey(_)

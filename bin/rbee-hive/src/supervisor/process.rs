@@ -17,6 +17,7 @@ use rbee_api::worker_exit::ExitCause;
 use rbee_home::{Daemon, Home, HomeError};
 use rbee_http::{CallError, HopClient};
 use rbee_sqlite::DatabaseError;
+use rustix::io::Errno;
 use secrets_management::SecretError;
 use tokio::io::AsyncWriteExt as _;
 use zeroize::Zeroizing;
@@ -71,6 +72,8 @@ pub(super) enum SpawnError {
     Port(#[source] io::Error),
     #[error("cannot prepare the worker's log")]
     Log(#[from] HomeError),
+    #[error("cannot hand the worker its log")]
+    LogHandle(#[source] io::Error),
     #[error("cannot hand the worker its listener")]
     Listener(#[from] FdMappingCollision),
     #[error("cannot run {}", program.display())]
@@ -84,25 +87,43 @@ pub(super) enum SpawnError {
 }
 
 impl SpawnError {
+    /// Returns the class of the failure. What is `not_started` lies with the machine or with this hive, such as a disk that
+    /// is full or descriptors that have run out: nothing is known of the worker then, and nothing counts against it.
     pub(super) fn cause(&self) -> ExitCause {
         match self {
-            Self::Run { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
-                    ExitCause::ProgramMissing
-                }
-                _ => ExitCause::NotStarted,
-            },
-            Self::Port(_) => ExitCause::PortTaken,
+            Self::Run { source, .. } if is_of_the_program(source) => ExitCause::ProgramMissing,
+            Self::Port(source) if is_of_the_port(source) => ExitCause::PortTaken,
             Self::NoRoom(_)
             | Self::Audit(_)
             | Self::Ledger(_)
+            | Self::Port(_)
             | Self::Log(_)
+            | Self::LogHandle(_)
             | Self::Listener(_)
+            | Self::Run { .. }
             | Self::Secrets(_)
             | Self::AuditKey(_)
             | Self::Client(_) => ExitCause::NotStarted,
         }
     }
+}
+
+/// Whether a program could not be run because of what it is, or is not.
+fn is_of_the_program(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::NotADirectory
+    ) || error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error())
+}
+
+/// Whether a port could not be had because of which one it is.
+fn is_of_the_port(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrInUse
+            | io::ErrorKind::AddrNotAvailable
+            | io::ErrorKind::PermissionDenied
+    )
 }
 
 impl Launcher {
@@ -161,7 +182,7 @@ impl Launcher {
 
     fn command(&self, order: &Order, listener: TcpListener) -> Result<CommandWrap, SpawnError> {
         let log = self.home.open_worker_log(&order.id)?;
-        let log_too = log.try_clone().map_err(SpawnError::Port)?;
+        let log_too = log.try_clone().map_err(SpawnError::LogHandle)?;
         let mut command = CommandWrap::with_new(&self.program, |command| {
             command
                 .args(self.arguments(order))
@@ -251,5 +272,34 @@ async fn write_down(
             Ok(())
         }
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errno(errno: Errno) -> io::Error {
+        io::Error::from_raw_os_error(errno.raw_os_error())
+    }
+
+    #[test]
+    fn what_the_machine_is_short_of_is_no_failure_of_the_program_or_the_port() {
+        let run = |number| SpawnError::Run { program: PathBuf::new(), source: errno(number) };
+        let port = |number| SpawnError::Port(errno(number));
+        for (error, cause) in [
+            (run(Errno::NOENT), ExitCause::ProgramMissing),
+            (run(Errno::ACCESS), ExitCause::ProgramMissing),
+            (run(Errno::NOEXEC), ExitCause::ProgramMissing),
+            (run(Errno::AGAIN), ExitCause::NotStarted),
+            (run(Errno::NOMEM), ExitCause::NotStarted),
+            (run(Errno::MFILE), ExitCause::NotStarted),
+            (port(Errno::ADDRINUSE), ExitCause::PortTaken),
+            (port(Errno::ACCESS), ExitCause::PortTaken),
+            (port(Errno::MFILE), ExitCause::NotStarted),
+            (SpawnError::LogHandle(errno(Errno::MFILE)), ExitCause::NotStarted),
+        ] {
+            assert_eq!(error.cause(), cause, "{error:?}");
+        }
     }
 }

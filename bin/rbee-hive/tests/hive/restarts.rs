@@ -113,6 +113,32 @@ async fn a_worker_that_dies_is_replaced_though_nobody_asks() {
 }
 
 #[tokio::test]
+async fn a_start_that_the_machine_prevents_opens_no_breaker_and_works_once_it_can() {
+    let config = "[restart]\ndelay_ms = 50\nfailures_max = 2\nprobe_delays_ms = [3600000]\n";
+    let hive = Place::new().start_with(config, &[]).await;
+    let first = hive.ready_worker("tiny").await;
+    hive.import("other").await;
+    let (logs, aside) = (hive.home().join("logs"), hive.home().join("logs.aside"));
+    fs::rename(&logs, &aside).unwrap();
+    fs::write(&logs, "no directory").unwrap();
+    signal(first.pid.unwrap(), Signal::KILL);
+    let tries = || hive.log().matches("worker could not be started").count();
+    eventually("more tries than open the breaker", LIMIT, async || (tries() > 3).then_some(()))
+        .await;
+    let row = failed(&hive, "the last try has failed", |worker| worker.id != first.id).await;
+    assert_eq!((row.breaker, row.last_exit.unwrap().cause), (Breaker::Closed, ExitCause::Killed));
+    for _ in 0..3 {
+        assert_eq!(code(hive.start_worker("other").await), ErrorCode::WorkerStartFailed);
+    }
+    fs::remove_file(&logs).unwrap();
+    fs::rename(&aside, &logs).unwrap();
+    let next = successor(&hive, &row.id).await;
+    assert_eq!((next.breaker, next.restart_count), (Breaker::Closed, 1));
+    let other = hive.start_worker("other").await.unwrap();
+    hive.worker_in(other.id.as_str(), WorkerState::Ready).await;
+}
+
+#[tokio::test]
 async fn a_request_that_comes_in_the_pause_waits_for_its_end() {
     let hive = Place::new().start().await;
     let first = hive.ready_worker("tiny").await;
