@@ -28,18 +28,23 @@ impl Registry {
         let mut state = self.lock();
         let mut silent = Vec::new();
         let mut next: Option<Instant> = None;
+        let mut has_changed = false;
         for worker in &mut state.workers {
             match judge(worker.info.state, &worker.watched, limits, deaf_until, now) {
                 Verdict::Alive(until) => next = Some(next.map_or(until, |next| next.min(until))),
-                Verdict::Condemned(why) => worker.condemn(why),
+                Verdict::Condemned(why) => has_changed |= worker.condemn(why),
                 Verdict::Silent => match worker.client.clone() {
                     Some(client) => {
                         worker.watched.is_being_asked = true;
                         silent.push(Silent { id: worker.info.id.clone(), client });
                     }
-                    None => worker.condemn(Condemned::Stale),
+                    None => has_changed |= worker.condemn(Condemned::Stale),
                 },
             }
+        }
+        drop(state);
+        if has_changed {
+            self.touch();
         }
         (silent, next)
     }

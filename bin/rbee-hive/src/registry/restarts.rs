@@ -74,10 +74,12 @@ impl Registry {
     /// Says whether a worker of a model may be started for a request that can wait until `patience`.
     pub(crate) fn turn(&self, model: &ModelRef, now: Instant, patience: Instant) -> Turn {
         let state = self.lock();
-        let has_worker = state
-            .workers
-            .iter()
-            .any(|worker| worker.is_usable() && worker.info.model_ref == *model);
+        let workers = || state.workers.iter().filter(|worker| worker.info.model_ref == *model);
+        let has_worker = workers().any(Worker::is_usable);
+        if !has_worker && now < patience && workers().any(Worker::is_condemned) {
+            // It fails within moments, and what follows from that is known then.
+            return Turn::At(patience);
+        }
         let Some(lineage) = state.lineages.get(model).filter(|_| !has_worker) else {
             return Turn::Now;
         };

@@ -488,3 +488,37 @@ async fn a_silent_worker_is_asked_once_and_condemned_when_it_does_not_answer() {
     assert!(signals.condemned.is_cancelled());
     assert_eq!(signals.verdict.get(), Some(&Condemned::Stale));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_condemned_worker_takes_no_request_from_the_moment_on_and_who_wants_one_waits_for_its_end()
+ {
+    let limits =
+        LivenessLimits { hang: Duration::from_secs(9), load_stall: Duration::from_secs(9) };
+    let registry = with_ready("a");
+    let begin = Instant::now();
+    let beat = |sequence| {
+        let report = WorkerHeartbeat {
+            sequence,
+            slots_available: 1,
+            requests_running: 1,
+            requests_waiting: 0,
+            engine_steps: 9,
+            is_stepping: true,
+        };
+        registry.heartbeat(&id("a"), &report).unwrap();
+    };
+    beat(1);
+    tokio::time::advance(Duration::from_secs(9)).await;
+    beat(2);
+    let changes = registry.changes();
+    registry.look_after(limits, begin, Instant::now());
+    assert_eq!(state(&registry, "a"), Some(WorkerState::Stopping));
+    assert!(changes.has_changed().unwrap(), "the queen is told at once");
+    assert_eq!(code(registry.enter(&id("a"))), Some(ErrorCode::Draining));
+    let patience = Instant::now() + Duration::from_secs(6);
+    assert_eq!(turn(&registry, "a", 6), Turn::At(patience));
+    assert_eq!(turn(&registry, "a", 0), Turn::Now, "nobody waits longer than that");
+    registry.ended(&id("a"), Some(failure_by(ExitCause::Hung)));
+    assert_eq!(state(&registry, "a"), Some(WorkerState::Failed));
+    assert_eq!(turn(&registry, "a", 6), Turn::At(Instant::now() + Duration::from_secs(1)));
+}

@@ -132,6 +132,15 @@ impl Worker {
 
     /// Whether it serves its model now or will soon.
     pub(super) fn is_usable(&self) -> bool {
+        self.is_wanted() && !self.is_condemned()
+    }
+
+    /// Whether it is being killed, and has not failed yet.
+    pub(super) fn is_condemned(&self) -> bool {
+        self.is_alive() && self.signals.condemned.is_cancelled()
+    }
+
+    fn is_wanted(&self) -> bool {
         matches!(self.info.state, WorkerState::Starting | WorkerState::Ready)
     }
 
@@ -194,17 +203,23 @@ impl Worker {
 
     /// Asks the worker to end. Repeated, it changes nothing.
     pub(super) fn stop(&mut self) {
-        if self.is_usable() {
+        if self.is_wanted() {
             self.info.state = WorkerState::Stopping;
         }
         self.signals.stop.cancel();
     }
 
-    /// Has its owner kill it, unless it is ending anyway.
-    pub(super) fn condemn(&self, why: Condemned) {
-        if self.is_usable() && self.signals.verdict.set(why).is_ok() {
+    /// Has its owner kill it, unless it is ending anyway. Says whether that is news. It takes no request from now on: its
+    /// process may stay for long, such as one that waits for a disk. A load is told as one until it has failed.
+    pub(super) fn condemn(&mut self, why: Condemned) -> bool {
+        let is_news = self.is_usable() && self.signals.verdict.set(why).is_ok();
+        if is_news {
+            if self.info.state == WorkerState::Ready {
+                self.info.state = WorkerState::Stopping;
+            }
             self.signals.condemned.cancel();
         }
+        is_news
     }
 
     /// Keeps the row of a worker whose process is gone, to show why.
