@@ -164,4 +164,4 @@ impl Reservations {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -40,6 +40,7 @@ use crate::platform;
 use crate::registry::{Admitted, Registry, Wanted, WorkerSignals};
 use crate::reservations::Reservations;
 
+use restarts::wait_for_turn;
 use stop::EndingCounts;
 
 pub(crate) use audit::AuditOfWorkers;
@@ -126,13 +127,15 @@ impl Supervisor {
         reference: &ModelRef,
     ) -> Result<WorkerInfo, ApiError> {
         let model = self.models.find_usable(reference).await?;
-        if let Some(model) = &model {
-            self.wait_for_turn(&model.reference).await?;
-        }
         let id = WorkerId::from_u128(Uuid::now_v7().as_u128());
         let (token, callback) = self.secrets_of(&id)?;
         let started_at_ms = wall_clock_ms();
-        let turn = self.reservations.turn().await;
+        let turn = match &model {
+            Some(model) => {
+                wait_for_turn(&self.registry, &self.reservations, &model.reference).await?
+            }
+            None => self.reservations.turn().await,
+        };
         let wanted = Wanted {
             id: id.clone(),
             started_at_ms,

@@ -100,7 +100,7 @@ pub(crate) fn failure() -> Failure {
     failure_by(ExitCause::Killed)
 }
 
-fn failure_by(cause: ExitCause) -> Failure {
+pub(crate) fn failure_by(cause: ExitCause) -> Failure {
     Failure {
         detail: ErrorDetail::new(ErrorCode::WorkerFailed, "gone"),
         exit: WorkerExit { cause, exit_code: None, signal: None, at_ms: 7 },

@@ -75,6 +75,12 @@ fn reservations(needs_vram: bool) -> (Arc<FakeMachine>, Arc<Registry>, Reservati
     (machine, registry, reservations)
 }
 
+/// Reservations of a machine that has room for everything.
+pub(crate) fn reservations_of(registry: &Arc<Registry>) -> Reservations {
+    let machine = Box::new(Arc::new(FakeMachine::default()));
+    Reservations::new(Arc::clone(registry), machine, KEPT, false)
+}
+
 /// A model whose worker needs somewhat more than its weights, and can do with one slot.
 fn model_of(name: &str, weights_bytes: u64) -> Model {
     let mut model = model(name);

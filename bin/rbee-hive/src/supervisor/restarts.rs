@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Supervisor;
-use crate::registry::Turn;
+use crate::registry::{Registry, Turn};
+use crate::reservations::{Reservations, Turn as ReservationTurn};
 use crate::restart::Jitter;
 use crate::waiting::{Woken, woken};
 
@@ -42,25 +43,61 @@ impl Supervisor {
             self.registry.restart_refused(&model, error.code(), Jitter::new(fastrand::f64()));
         }
     }
+}
 
-    /// Returns when a worker of a model may start.
-    ///
-    /// # Errors
-    /// `worker_failing` where that is later than a request can wait.
-    pub(super) async fn wait_for_turn(&self, model: &ModelRef) -> Result<(), ApiError> {
-        let patience = Instant::now() + PATIENCE;
-        let mut changes = self.registry.changes();
-        loop {
-            changes.mark_unchanged();
-            match self.registry.turn(model, Instant::now(), patience) {
-                Turn::Now => return Ok(()),
-                Turn::Refused(detail) => return Err((*detail).into()),
-                Turn::At(until) => tokio::select! {
-                    () = sleep_until(until) => {}
-                    // The registry outlives this, so a change is the only way in which it ends.
-                    _ = changes.changed() => {}
-                },
-            }
+/// Returns when a worker of a model may start, with the turn to decide about it: while others decided, one may have failed,
+/// and what follows from that holds for this start too.
+///
+/// # Errors
+/// `worker_failing` where that is later than a request can wait.
+pub(super) async fn wait_for_turn<'r>(
+    registry: &Registry,
+    reservations: &'r Reservations,
+    model: &ModelRef,
+) -> Result<ReservationTurn<'r>, ApiError> {
+    let patience = Instant::now() + PATIENCE;
+    let mut changes = registry.changes();
+    loop {
+        let turn = reservations.turn().await;
+        changes.mark_unchanged();
+        let until = match registry.turn(model, Instant::now(), patience) {
+            Turn::Now => return Ok(turn),
+            Turn::Refused(detail) => return Err((*detail).into()),
+            Turn::At(until) => until,
+        };
+        drop(turn);
+        tokio::select! {
+            () = sleep_until(until) => {}
+            // The registry outlives this, so a change is the only way in which it ends.
+            _ = changes.changed() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbee_api::error::ErrorCode;
+    use rbee_api::worker_exit::ExitCause;
+
+    use super::*;
+    use crate::admission::Room;
+    use crate::registry::tests::{failure_by, id, model, new_registry, wanted};
+    use crate::reservations::tests::reservations_of;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_that_waited_for_its_turn_looks_again_whether_it_may_be() {
+        let registry = Arc::new(new_registry());
+        let reservations = reservations_of(&registry);
+        let model = model("a");
+        let turn = reservations.turn().await;
+        let waits = wait_for_turn(&registry, &reservations, &model.reference);
+        let others = async {
+            tokio::task::yield_now().await;
+            registry.admit(wanted("1", &model), Room::default()).unwrap();
+            registry.ended(&id("1"), Some(failure_by(ExitCause::BadModel)));
+            drop(turn);
+        };
+        let (came, ()) = tokio::join!(waits, others);
+        assert_eq!(came.map(drop).unwrap_err().code(), ErrorCode::WorkerFailing);
     }
 }
