@@ -28,7 +28,7 @@ use crate::clock::wall_clock_ms;
 use crate::liveness::{Watched, load_allowance};
 use crate::restart::RestartRules;
 
-pub(crate) use liveness::Silent;
+pub(crate) use liveness::{Answer, Silent};
 pub(crate) use past::KeptPast;
 pub(crate) use requests::WorkerEnd;
 use restarts::Lineage;

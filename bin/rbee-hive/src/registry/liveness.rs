@@ -16,6 +16,15 @@ pub(crate) struct Silent {
     pub(crate) client: HopClient,
 }
 
+/// What came of asking a silent worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Given,
+    Missing,
+    /// This hive itself stood still while it waited, so nobody knows.
+    Unheard,
+}
+
 impl Registry {
     /// Looks at the signs of life of all workers: condemns those that do nothing any more, and returns those that are
     /// to be asked, and when to look again; `None` while there is nobody to look at.
@@ -50,16 +59,21 @@ impl Registry {
     }
 
     /// Takes note of what came of asking a silent worker.
-    pub(crate) fn asked(&self, id: &WorkerId, has_answered: bool) {
+    pub(crate) fn asked(&self, id: &WorkerId, answer: Answer) {
         let mut state = self.lock();
         let Some(worker) = state.find(id) else { return };
         worker.watched.is_being_asked = false;
         let now = Instant::now();
-        if has_answered {
-            worker.watched.heard(now);
-            worker.info.last_heartbeat_ms = Some(wall_clock_ms());
-        } else if worker.watched.is_silent(now) {
-            worker.condemn(Condemned::Stale);
+        match answer {
+            Answer::Given => {
+                worker.watched.heard(now);
+                worker.info.last_heartbeat_ms = Some(wall_clock_ms());
+            }
+            Answer::Missing if worker.watched.is_silent(now) => {
+                worker.condemn(Condemned::Stale);
+            }
+            // It has reported meanwhile, or is asked again.
+            Answer::Missing | Answer::Unheard => {}
         }
         drop(state);
         self.touch();

@@ -479,12 +479,14 @@ async fn a_silent_worker_is_asked_once_and_condemned_when_it_does_not_answer() {
     tokio::time::advance(Duration::from_secs(60)).await;
     assert_eq!(look(&registry).0, [id("a")]);
     assert_eq!(look(&registry).0, [], "once at a time");
-    registry.asked(&id("a"), true);
+    registry.asked(&id("a"), Answer::Unheard);
+    assert_eq!(look(&registry).0, [id("a")], "nobody knows, so it is asked again");
+    registry.asked(&id("a"), Answer::Given);
     assert_eq!(look(&registry), (vec![], Some(Instant::now() + Duration::from_secs(60))));
     tokio::time::advance(Duration::from_secs(60)).await;
     assert_eq!(look(&registry).0, [id("a")]);
     let signals = registry.lock().find(&id("a")).unwrap().signals.clone();
-    registry.asked(&id("a"), false);
+    registry.asked(&id("a"), Answer::Missing);
     assert!(signals.condemned.is_cancelled());
     assert_eq!(signals.verdict.get(), Some(&Condemned::Stale));
 }
