@@ -148,14 +148,15 @@ impl WorkerGroup {
         }
     }
 
-    /// Whether the kernel has killed a process of the group because the group's memory was used up.
-    pub(crate) fn has_run_out_of_memory(&self) -> bool {
+    /// Whether the kernel has killed a process of the group because memory was used up, the group's or the machine's; `None`
+    /// where no group counts that.
+    pub(crate) fn has_run_out_of_memory(&self) -> Option<bool> {
         let v2 = self.unified.as_ref().map(|path| path.join("memory.events"));
         let v1 = self.memory_v1.as_ref().map(|path| path.join("memory.oom_control"));
-        v2.into_iter().chain(v1).any(|path| {
-            fs::read_to_string(path)
-                .is_ok_and(|text| field(&text, "oom_kill").is_some_and(|n| n > 0))
-        })
+        let kills = v2.into_iter().chain(v1).filter_map(|path| {
+            fs::read_to_string(path).ok().and_then(|text| field(&text, "oom_kill"))
+        });
+        kills.max().map(|kills| kills > 0)
     }
 
     /// Kills what is left in the groups and removes them. To be called when the worker's process is gone.

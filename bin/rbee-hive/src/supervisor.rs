@@ -9,6 +9,7 @@ mod audit;
 mod cause;
 mod failure;
 mod life;
+mod oom_kills;
 mod owned;
 mod past;
 mod port;
@@ -16,8 +17,7 @@ mod process;
 mod restarts;
 mod stop;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use auth_min::TokenDigest;
@@ -45,6 +45,7 @@ use stop::EndingCounts;
 
 pub(crate) use audit::AuditOfWorkers;
 use cause::MemoryWas;
+use oom_kills::OomKills;
 pub(crate) use process::Launcher;
 
 /// Most workers, largest size, longest times: what every worker of this hive has in common.
@@ -86,8 +87,7 @@ pub(crate) struct Supervisor {
     lives: TaskTracker,
     endings: EndingCounts,
     reservations: Arc<Reservations>,
-    /// Processes that the kernel had killed for want of memory when that was last looked at.
-    oom_kills: AtomicU64,
+    oom_kills: Mutex<OomKills>,
 }
 
 impl Supervisor {
@@ -102,7 +102,7 @@ impl Supervisor {
     ) -> Self {
         let lives = TaskTracker::new();
         let endings = EndingCounts::default();
-        let oom_kills = AtomicU64::new(platform::oom_kills().unwrap_or(0));
+        let oom_kills = Mutex::new(OomKills::new(platform::oom_kills().unwrap_or(0)));
         Self {
             registry,
             models,
@@ -185,20 +185,20 @@ impl Supervisor {
         self.lives.wait().await;
     }
 
-    /// Takes note of the kernel's want of memory so far, so that what it kills from now on can be told.
+    /// Takes note of what the kernel has killed for want of memory so far. To be called at regular intervals.
     pub(crate) fn look_at_memory(&self) {
-        self.oom_kills.store(platform::oom_kills().unwrap_or(0), Ordering::Relaxed);
+        self.oom_kills().look(platform::oom_kills().unwrap_or(0));
     }
 
-    /// Says whether the kernel has killed for want of memory since it was last looked at, which is moments ago. Whom it
-    /// killed it does not tell.
+    /// Says whether the kernel has killed for want of memory since the look before the last one. Whom it killed it does not
+    /// tell.
     fn memory_was(&self) -> MemoryWas {
-        let is_more = |kills| kills > self.oom_kills.load(Ordering::Relaxed);
-        if platform::oom_kills().is_some_and(is_more) {
-            MemoryWas::Short
-        } else {
-            MemoryWas::Enough
-        }
+        self.oom_kills().since(platform::oom_kills().unwrap_or(0))
+    }
+
+    /// Two numbers are whole whatever thread has panicked.
+    fn oom_kills(&self) -> MutexGuard<'_, OomKills> {
+        self.oom_kills.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -19,25 +19,27 @@ use crate::waiting::{Woken, woken};
 const ASK_LIMIT: Duration = Duration::from_secs(5);
 /// A look that comes so much later than it was planned shows that this process was halted or starved itself.
 const LATE: Duration = Duration::from_secs(1);
-/// Least time between two looks at what the kernel has killed: workers that died together are all told of it.
+/// Time between two looks at what the kernel has killed. A worker is buried within it, and what was killed before the last
+/// two has nothing to do with one that dies now.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Watches until `stop`.
 pub(crate) async fn keep(hive: Arc<Hive>, limits: LivenessLimits, stop: CancellationToken) {
     let mut changes = hive.registry.changes();
     let mut ears = Ears { deaf_until: Instant::now() };
-    let mut memory_looked_at = Instant::now();
+    let mut memory_due = Instant::now() + MEMORY_INTERVAL;
     loop {
         changes.mark_unchanged();
-        if memory_looked_at.elapsed() >= MEMORY_INTERVAL {
-            memory_looked_at = Instant::now();
+        if memory_due <= Instant::now() {
+            memory_due = Instant::now() + MEMORY_INTERVAL;
             hive.supervisor.look_at_memory();
         }
         let (silent, next) = hive.registry.look_after(limits, ears.deaf_until, Instant::now());
         for worker in silent {
             hive.tasks.spawn(ask(Arc::clone(&hive), worker, stop.clone()));
         }
-        if !ears.listen(&stop, &mut changes, next).await {
+        let planned = next.map_or(memory_due, |next| next.min(memory_due));
+        if !ears.listen(&stop, &mut changes, planned).await {
             return;
         }
     }
@@ -57,14 +59,14 @@ impl Ears {
         &mut self,
         stop: &CancellationToken,
         changes: &mut watch::Receiver<u64>,
-        planned: Option<Instant>,
+        planned: Instant,
     ) -> bool {
-        let goes_on = match woken(stop, changes, planned).await {
+        let goes_on = match woken(stop, changes, Some(planned)).await {
             Woken::Stopped => false,
             Woken::Due | Woken::Changed => true,
         };
         let now = Instant::now();
-        if planned.is_some_and(|planned| now > planned + LATE) {
+        if now > planned + LATE {
             tracing::warn!(
                 "this hive was halted or starved; silence of workers meanwhile does not count"
             );
@@ -109,15 +111,15 @@ mod tests {
             let planned = Instant::now() + Duration::from_secs(2);
             advance(Duration::from_secs(60)).await;
             told.send_replace(round);
-            assert!(ears.listen(&stop, &mut changes, Some(planned)).await);
+            assert!(ears.listen(&stop, &mut changes, planned).await);
             assert_eq!(ears.deaf_until, Instant::now(), "{round}");
             changes.mark_unchanged();
         }
         let begun = Instant::now();
         let mut ears = Ears { deaf_until: begun };
-        assert!(ears.listen(&stop, &mut changes, Some(begun + Duration::from_secs(2))).await);
+        assert!(ears.listen(&stop, &mut changes, begun + Duration::from_secs(2)).await);
         assert_eq!(ears.deaf_until, begun, "one that comes in time");
         stop.cancel();
-        assert!(!ears.listen(&stop, &mut changes, None).await);
+        assert!(!ears.listen(&stop, &mut changes, Instant::now() + LATE).await);
     }
 }

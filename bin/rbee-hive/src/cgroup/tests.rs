@@ -35,9 +35,12 @@ fn a_worker_of_a_machine_with_version_2_is_limited_and_can_be_killed() {
     assert_eq!(group.limit_bytes(), Some(1 << 30));
     group.kill();
     assert_eq!(read(&own.join("cgroup.kill")), "1");
-    assert!(!group.has_run_out_of_memory());
-    fs::write(own.join("memory.events"), "low 0\noom 3\noom_kill 1\noom_group_kill 0\n").unwrap();
-    assert!(group.has_run_out_of_memory());
+    assert_eq!(group.has_run_out_of_memory(), None);
+    for (kills, has) in [(0, false), (1, true)] {
+        let events = format!("low 0\noom 3\noom_kill {kills}\noom_group_kill 0\n");
+        fs::write(own.join("memory.events"), events).unwrap();
+        assert_eq!(group.has_run_out_of_memory(), Some(has));
+    }
 }
 
 #[test]
@@ -63,7 +66,7 @@ fn without_a_memory_controller_nothing_is_promised() {
         assert_eq!(cgroups.memory_limit(), MemoryLimit::Unenforced);
         let group = cgroups.enclose(&id(), 42, Some(1));
         assert_eq!(group.limit_bytes(), None);
-        assert!(!group.has_run_out_of_memory());
+        assert_eq!(group.has_run_out_of_memory(), None);
         fs::remove_dir_all(base.join("rbee-w-1")).ok();
     }
 }
@@ -79,7 +82,7 @@ fn version_1_limits_memory_where_version_2_does_not() {
     assert_eq!((read(&own.join("cgroup.procs")).as_str(), group.limit_bytes()), ("42", Some(4096)));
     fs::write(own.join("memory.oom_control"), "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
         .unwrap();
-    assert!(group.has_run_out_of_memory());
+    assert_eq!(group.has_run_out_of_memory(), Some(true));
     let unlimited = cgroups.enclose(&"w-2".parse().unwrap(), 43, None);
     assert_eq!(unlimited.limit_bytes(), None);
     assert!(!root.path().join("rbee-w-2").exists());

@@ -16,7 +16,7 @@ use rbee_http::{ApiError, HopClient};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::cause::{exit_by, exit_of};
+use super::cause::{MemoryWas, exit_by, exit_of};
 use super::failure::{self, Phase};
 use super::owned::OwnedProcess;
 use super::process::SpawnError;
@@ -150,13 +150,17 @@ impl Supervisor {
                 (exit_of(ExitCause::LoadTimeout), Some(failure::of_slow_load(load_limit)))
             }
             End::Condemned(why) => (exit_of(why.cause()), Some(failure::of_condemned(&id, why))),
-            End::Unasked(Ok(_)) if is_out_of_memory => {
+            End::Unasked(Ok(_)) if is_out_of_memory == Some(true) => {
                 (exit_of(ExitCause::OutOfMemory), Some(failure::of_memory(&id, phase)))
             }
             End::Unasked(Ok(status)) => {
                 match (status.or_else(|| self.registry.farewell(&id)), phase) {
                     (Some(status), _) => {
-                        let exit = exit_by(status, self.memory_was());
+                        let memory_was = match is_out_of_memory {
+                            Some(_) => MemoryWas::Enough,
+                            None => self.memory_was(),
+                        };
+                        let exit = exit_by(status, memory_was);
                         (exit, Some(failure::of_exit(&id, phase, status)))
                     }
                     // It was dying when it was adopted, or has told this hive nothing: who waits for it gets another.

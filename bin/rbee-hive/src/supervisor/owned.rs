@@ -81,9 +81,9 @@ impl OwnedProcess {
         }
     }
 
-    /// Whether the kernel has killed it, or what it has started, because its memory was used up. Known as long as its
-    /// control group is there.
-    pub(super) fn has_run_out_of_memory(&self) -> bool {
+    /// Whether the kernel has killed it, or what it has started, because memory was used up; `None` where that is not known.
+    /// It is as long as its control group is there.
+    pub(super) fn has_run_out_of_memory(&self) -> Option<bool> {
         self.group.has_run_out_of_memory()
     }
 
