@@ -7,6 +7,7 @@ mod hierarchy;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use input_validation::{WORKER_ID_PREFIX, WorkerId};
@@ -30,6 +31,8 @@ pub(crate) struct Cgroups {
     /// A directory of version 2, where groups can be killed.
     unified: Option<PathBuf>,
     memory: MemoryController,
+    /// Held once more by each group of a worker that should be limited and is not.
+    unheld: Arc<()>,
 }
 
 /// What limits memory.
@@ -50,6 +53,8 @@ pub(crate) struct WorkerGroup {
     memory_v1: Option<PathBuf>,
     /// What the worker may take; `None` where nothing holds it to that.
     limit_bytes: Option<u64>,
+    /// There where it should be held to something.
+    _unheld: Option<Arc<()>>,
 }
 
 impl Cgroups {
@@ -73,11 +78,14 @@ impl Cgroups {
             Some(base) => MemoryController::V1(base),
             None => MemoryController::None,
         };
-        Self { unified, memory }
+        Self { unified, memory, unheld: Arc::default() }
     }
 
-    /// Says what holds workers to their memory.
-    pub(crate) const fn memory_limit(&self) -> MemoryLimit {
+    /// Says what holds workers to their memory; nothing, as long as one lives that should be held and is not.
+    pub(crate) fn memory_limit(&self) -> MemoryLimit {
+        if Arc::strong_count(&self.unheld) > 1 {
+            return MemoryLimit::Unenforced;
+        }
         match self.memory {
             MemoryController::V2 => MemoryLimit::CgroupV2,
             MemoryController::V1(_) => MemoryLimit::CgroupV1,
@@ -92,27 +100,57 @@ impl Cgroups {
             let settings = limit_v2.map(|limit| ("memory.max", limit));
             logged(id, enter(base, id, pid, settings))
         });
+        if self.memory == MemoryController::V2
+            && let Some(path) = &unified
+        {
+            // Ended with all it has started, and not slowed down by swapping before.
+            let swap = limit_v2.map(|_| ("memory.swap.max", 0));
+            set_where_possible(path, [Some(("memory.oom.group", 1)), swap]);
+        }
         let limit_v1 = match &self.memory {
             MemoryController::V1(base) => limit_bytes.map(|limit| (base, limit)),
             MemoryController::V2 | MemoryController::None => None,
         };
         let memory_v1 = limit_v1.and_then(|(base, limit)| {
-            logged(id, enter(base, id, pid, Some(("memory.limit_in_bytes", limit))))
+            let path = logged(id, enter(base, id, pid, Some(("memory.limit_in_bytes", limit))))?;
+            set_where_possible(&path, [Some(("memory.memsw.limit_in_bytes", limit)), None]);
+            Some(path)
         });
         let is_limited = memory_v1.is_some() || (limit_v2.is_some() && unified.is_some());
+        let unheld = self.unheld(id, limit_bytes, is_limited);
         let limit_bytes = limit_bytes.filter(|_| is_limited);
-        WorkerGroup { unified, memory_v1, limit_bytes }
+        WorkerGroup { unified, memory_v1, limit_bytes, _unheld: unheld }
     }
 
-    /// Finds the groups that a former hive has made for a worker.
-    pub(crate) fn of_adopted(&self, id: &WorkerId, pid: u32) -> WorkerGroup {
+    /// Finds the groups that a former hive has made for a worker, which was to be held to so much.
+    pub(crate) fn of_adopted(
+        &self,
+        id: &WorkerId,
+        pid: u32,
+        limit_bytes: Option<u64>,
+    ) -> WorkerGroup {
         let theirs = Hierarchies::of_process(pid);
         let is_its_own =
             |path: &PathBuf| path.file_name().is_some_and(|name| name == name_of(id).as_str());
         let unified = theirs.unified.filter(is_its_own);
         let memory_v1 = theirs.memory_v1.filter(is_its_own);
-        let limit_bytes = None;
-        WorkerGroup { unified, memory_v1, limit_bytes }
+        let has_limit_v2 = |path: &PathBuf| {
+            fs::read_to_string(path.join("memory.max")).is_ok_and(|text| text.trim() != "max")
+        };
+        let is_limited = memory_v1.is_some() || unified.as_ref().is_some_and(has_limit_v2);
+        let unheld = self.unheld(id, limit_bytes, is_limited);
+        let limit_bytes = limit_bytes.filter(|_| is_limited);
+        WorkerGroup { unified, memory_v1, limit_bytes, _unheld: unheld }
+    }
+
+    /// What makes the status say that nothing holds a worker, as long as it is kept.
+    fn unheld(&self, id: &WorkerId, limit_bytes: Option<u64>, is_limited: bool) -> Option<Arc<()>> {
+        let is_missing =
+            limit_bytes.is_some() && !is_limited && self.memory != MemoryController::None;
+        is_missing.then(|| {
+            tracing::warn!(worker_id = %id, limit_bytes, "nothing holds this worker to its memory");
+            Arc::clone(&self.unheld)
+        })
     }
 
     /// Kills what a worker of a former hive has left in its group, and removes the group. One that still holds the
@@ -129,7 +167,7 @@ impl Cgroups {
             tracing::warn!(worker_id = %id, pid, "a process that is not proven to be the worker is in its group");
             return;
         }
-        WorkerGroup { unified, memory_v1, limit_bytes: None }.clear(id).await;
+        WorkerGroup { unified, memory_v1, ..WorkerGroup::default() }.clear(id).await;
     }
 }
 
@@ -211,6 +249,18 @@ fn enter(
         fs::remove_dir(&path).ok();
     }
     entered.map(|()| path)
+}
+
+/// Sets what makes a limit better and is not there on every kernel.
+fn set_where_possible(group: &Path, settings: [Option<(&str, u64)>; 2]) {
+    for (file, value) in settings.into_iter().flatten() {
+        let path = group.join(file);
+        if path.exists()
+            && let Err(error) = fs::write(&path, value.to_string())
+        {
+            tracing::warn!(file, %error, "a control group cannot be set up in full");
+        }
+    }
 }
 
 fn logged(id: &WorkerId, entered: io::Result<PathBuf>) -> Option<PathBuf> {

@@ -173,7 +173,7 @@ impl Supervisor {
     }
 
     /// Says what holds workers to the memory they were granted.
-    pub(crate) const fn memory_limit(&self) -> MemoryLimit {
+    pub(crate) fn memory_limit(&self) -> MemoryLimit {
         self.launcher.cgroups.memory_limit()
     }
 

@@ -44,6 +44,35 @@ fn a_worker_of_a_machine_with_version_2_is_limited_and_can_be_killed() {
 }
 
 #[test]
+fn a_limited_group_is_ended_whole_and_does_not_swap_where_the_kernel_can() {
+    let root = tempfile::tempdir().unwrap();
+    let group = root.path().join("group");
+    fake_group(&group, &[("memory.oom.group", "0"), ("memory.swap.max", "max")]);
+    let settings = [Some(("memory.oom.group", 1)), Some(("memory.swap.max", 0))];
+    set_where_possible(&group, settings);
+    assert_eq!(read(&group.join("memory.oom.group")), "1");
+    assert_eq!(read(&group.join("memory.swap.max")), "0");
+    fs::remove_file(group.join("memory.swap.max")).unwrap();
+    set_where_possible(&group, settings);
+    assert!(!group.join("memory.swap.max").exists(), "a kernel without swap has no such file");
+}
+
+#[tokio::test]
+async fn while_a_worker_lives_whose_group_could_not_be_made_the_status_promises_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let cgroups = Cgroups::at(None, Some(root.path().to_owned()), 7);
+    assert_eq!(cgroups.memory_limit(), MemoryLimit::CgroupV1);
+    // What is in the way of the group.
+    fs::write(root.path().join("rbee-w-1"), "").unwrap();
+    let group = cgroups.enclose(&id(), 42, Some(4096));
+    assert_eq!((group.limit_bytes(), cgroups.memory_limit()), (None, MemoryLimit::Unenforced));
+    group.clear(&id()).await;
+    assert_eq!(cgroups.memory_limit(), MemoryLimit::CgroupV1);
+    let unlimited = cgroups.enclose(&id(), 42, None);
+    assert_eq!((unlimited.limit_bytes(), cgroups.memory_limit()), (None, MemoryLimit::CgroupV1));
+}
+
+#[test]
 fn a_hive_alone_in_its_group_moves_out_of_the_way_and_one_with_company_does_not() {
     for (procs, moves) in [("7\n", true), ("7\n8\n", false)] {
         let root = tempfile::tempdir().unwrap();

@@ -66,7 +66,9 @@ impl Supervisor {
     ) -> Option<Life> {
         let (token, callback) = self.secrets_of(&entry.id).ok()?;
         let client = HopClient::new(url, Arc::new(token)).ok()?;
-        let group = self.launcher.cgroups.of_adopted(&entry.id, handle.identity().pid);
+        let limit_bytes = self.launcher.memory_limit.of(entry.memory_bytes);
+        let pid = handle.identity().pid;
+        let group = self.launcher.cgroups.of_adopted(&entry.id, pid, limit_bytes);
         let process = OwnedProcess::adopt(handle, group).ok()?;
         let callback = TokenDigest::of(callback.expose());
         let Entry { id, model_ref, alias, backend, started_at_ms, .. } = entry.clone();
