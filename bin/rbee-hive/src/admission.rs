@@ -17,7 +17,7 @@ const EMBEDDING_SLOTS: u32 = 64;
 /// Least context that an embedding model is halved to when memory is short: a step has room for it anyway.
 const EMBEDDING_CONTEXT_MIN: u32 = STEP_TOKENS;
 
-const MEBIBYTE: u64 = 1 << 20;
+pub(crate) const MEBIBYTE: u64 = 1 << 20;
 
 /// What the decision rests on, all of the same moment.
 #[derive(Debug, Clone, Copy)]

@@ -4,7 +4,9 @@
 mod amd;
 mod nvidia;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use nvidia::Nvidia;
 
@@ -49,9 +51,42 @@ impl GpuProbe {
     }
 }
 
+/// The GPUs that were told of so far.
+#[derive(Debug, Default)]
+pub(crate) struct EverSeen(Mutex<BTreeSet<String>>);
+
+impl EverSeen {
+    /// Adds to the GPUs that are there those that no longer are, with no memory at all: a gauge keeps what it was set to last,
+    /// and would go on showing room on a GPU that fell off the bus.
+    pub(crate) fn with_gone(&self, gpus: Vec<Gpu>) -> Vec<Gpu> {
+        // A set is whole whatever thread has panicked.
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.extend(gpus.iter().map(|gpu| gpu.name.clone()));
+        let is_gone = |name: &&String| !gpus.iter().any(|gpu| gpu.name == **name);
+        let none = |name: &String| Gpu { name: name.clone(), total_bytes: 0, available_bytes: 0 };
+        let gone: Vec<Gpu> = seen.iter().filter(is_gone).map(none).collect();
+        drop(seen);
+        gpus.into_iter().chain(gone).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gpu_that_is_gone_is_told_as_having_nothing() {
+        let seen = EverSeen::default();
+        let gpu = |name: &str, available_bytes| Gpu {
+            name: name.to_owned(),
+            total_bytes: available_bytes,
+            available_bytes,
+        };
+        let both = vec![gpu("amd0", 5), gpu("amd1", 6)];
+        assert_eq!(seen.with_gone(both.clone()), both);
+        assert_eq!(seen.with_gone(vec![gpu("amd1", 6)]), [gpu("amd1", 6), gpu("amd0", 0)]);
+        assert_eq!(seen.with_gone(both.clone()), both);
+    }
 
     #[test]
     fn what_a_driver_does_not_know_is_not_taken_for_a_size() {

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::gpus::EverSeen;
 use crate::machine::Gpu;
 use crate::models::Models;
 use crate::platform;
@@ -33,6 +34,8 @@ pub(crate) struct Hive {
     pub(crate) shutdown: Shutdown,
     pub(crate) metrics: Metrics,
     pub(crate) audit: Auditor,
+    /// Those whose gauges have to be kept true.
+    pub(crate) gpus_seen: EverSeen,
     /// Owns the background tasks and imports.
     pub(crate) tasks: TaskTracker,
     pub(crate) started: Instant,
@@ -145,7 +148,7 @@ impl Hive {
                 set("rbee_hive_disk_inodes_available", available);
             }
         }
-        for gpu in figures.gpus {
+        for gpu in self.gpus_seen.with_gone(figures.gpus) {
             let used = gpu.total_bytes.saturating_sub(gpu.available_bytes);
             for (name, value) in [
                 ("rbee_hive_vram_total_bytes", gpu.total_bytes),

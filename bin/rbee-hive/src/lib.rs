@@ -63,6 +63,7 @@ use admission::CacheRules;
 use cgroup::Cgroups;
 use config::KvLayout;
 use ending::Running;
+use gpus::EverSeen;
 use hive::Hive;
 use ledger::Ledger;
 use listening::is_plain_on_network;
@@ -261,7 +262,7 @@ fn assemble(
         Arc::clone(&registry),
         Box::new(ThisMachine::new(home.models_dir())),
         config.kept_free(),
-        config.worker.needs_vram(),
+        config.worker.gpus_used(),
     ));
     let rules = Rules {
         workers_max: config.workers_max,
@@ -311,6 +312,7 @@ fn assemble(
         supervisor,
         metrics,
         audit: auditor,
+        gpus_seen: EverSeen::default(),
         tasks: TaskTracker::new(),
         started: Instant::now(),
         plain_http_on_network: reached.plain_http_on_network,

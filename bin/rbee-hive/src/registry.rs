@@ -34,7 +34,7 @@ pub(crate) use requests::WorkerEnd;
 use restarts::Lineage;
 pub(crate) use restarts::{Failure, Forgotten, Planned, Turn};
 use worker::Worker;
-pub(crate) use worker::{Grant, Serving, WorkerSignals};
+pub(crate) use worker::{Grant, Granted, Serving, WorkerSignals};
 
 /// Failed workers that are kept to show why: as many as may run at once.
 const FAILED_MAX: usize = 64;
@@ -196,7 +196,7 @@ impl Registry {
                     starting(wanted.id, reference, alias, wanted.backend, wanted.started_at_ms);
                 let allowance = load_allowance(model.size_bytes);
                 let watched = Watched::new(Instant::now(), self.heartbeat_interval, allowance);
-                let mut worker = Worker::new(info, size.memory_bytes, wanted.callback, watched);
+                let mut worker = Worker::new(info, Granted::of(size), wanted.callback, watched);
                 state.succeed(&mut worker);
                 let signals = worker.signals.clone();
                 state.workers.push(worker);
@@ -216,13 +216,13 @@ impl Registry {
     pub(crate) fn adopt(
         &self,
         info: WorkerInfo,
-        memory_bytes: u64,
+        granted: Granted,
         callback: TokenDigest,
         client: HopClient,
         watched: Watched,
         serving: Option<Serving>,
     ) -> WorkerSignals {
-        let mut worker = Worker::new(info, memory_bytes, callback, watched);
+        let mut worker = Worker::new(info, granted, callback, watched);
         worker.client = Some(client);
         worker.watched.has_loaded = serving.is_some();
         worker.served_with = serving;

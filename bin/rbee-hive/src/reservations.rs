@@ -41,8 +41,8 @@ pub(crate) struct Reservations {
     registry: Arc<Registry>,
     machine: Box<dyn Machine>,
     kept_free: KeptFree,
-    /// Whether workers compute all layers on GPUs, so that one that does not fit there must not start.
-    needs_vram: bool,
+    /// How many GPUs a worker may use that has to fit into them altogether; `None` where workers do without.
+    gpus_used: Option<usize>,
     gate: Mutex<()>,
 }
 
@@ -54,9 +54,9 @@ impl Reservations {
         registry: Arc<Registry>,
         machine: Box<dyn Machine>,
         kept_free: KeptFree,
-        needs_vram: bool,
+        gpus_used: Option<usize>,
     ) -> Self {
-        Self { registry, machine, kept_free, needs_vram, gate: Mutex::new(()) }
+        Self { registry, machine, kept_free, gpus_used, gate: Mutex::new(()) }
     }
 
     /// Waits for a turn. Whoever had one before has entered its worker by then.
@@ -69,9 +69,10 @@ impl Reservations {
     /// # Errors
     /// The reason why none may start, with what is needed and what is there.
     pub(crate) fn admit(&self, _turn: &Turn<'_>, wanted: Wanted<'_>) -> Result<Admitted, ApiError> {
+        let grants = self.registry.grants();
         let room = Room {
-            memory_bytes: self.memory_available_bytes(),
-            vram_bytes: self.vram_available_bytes(),
+            memory_bytes: self.memory_available_bytes(&grants),
+            vram_bytes: self.vram_available_bytes(&grants),
             disk: self.disk_room(),
         };
         self.registry.admit(wanted, room)
@@ -82,72 +83,64 @@ impl Reservations {
     /// # Errors
     /// What is missing, with figures.
     pub(crate) fn look_again(&self, id: &WorkerId) -> Result<(), Box<ErrorDetail>> {
-        let grants = self.registry.grants();
-        let own = grants.iter().find(|grant| grant.id == *id).map_or(0, |grant| grant.memory_bytes);
-        let others = grants.into_iter().filter(|grant| grant.id != *id);
-        if let Some((available, to_come)) = self.memory_and_promises(others) {
-            let kept = self.kept_free.memory_bytes;
-            let available = available.saturating_sub(kept).saturating_sub(to_come);
-            if own > available {
-                let message = format!(
-                    "the worker needs {} and only {} are free now: something else took memory meanwhile; try again",
-                    mebibytes(own),
-                    mebibytes(available)
-                );
-                let figures = json!({"required_bytes": own, "available_bytes": available});
-                let detail = ErrorDetail::new(ErrorCode::InsufficientMemory, message);
-                return Err(Box::new(detail.with_details(figures)));
-            }
+        let (own, others): (Vec<_>, Vec<_>) =
+            self.registry.grants().into_iter().partition(|grant| grant.id == *id);
+        let own = own.first().map(|grant| grant.granted).unwrap_or_default();
+        if let Some(available) = self.memory_available_bytes(&others)
+            && own.memory_bytes > available
+        {
+            return Err(taken_meanwhile(Short::Main, own.memory_bytes, available));
+        }
+        if let Some(available) = self.vram_available_bytes(&others)
+            && own.vram_bytes > available
+        {
+            return Err(taken_meanwhile(Short::Vram, own.vram_bytes, available));
         }
         self.disk_room().map_or(Ok(()), DiskRoom::check)
     }
 
     /// Returns what the machine has.
     pub(crate) fn figures(&self) -> Figures {
+        let grants = self.registry.grants();
         Figures {
             memory: self.machine.memory(),
-            memory_for_workers_bytes: self.memory_available_bytes(),
-            memory_reserved_bytes: self.to_come(self.registry.grants().into_iter()),
+            memory_for_workers_bytes: self.memory_available_bytes(&grants),
+            memory_reserved_bytes: self.to_come(&grants),
             disk: self.machine.disk(),
             gpus: self.machine.gpus(),
         }
     }
 
     /// Returns what the kernel has to give, less what is kept free, and less what workers were granted and have not
-    /// yet taken.
-    fn memory_available_bytes(&self) -> Option<u64> {
-        let (available, to_come) = self.memory_and_promises(self.registry.grants().into_iter())?;
-        let kept = self.kept_free.memory_bytes;
-        Some(available.saturating_sub(kept).saturating_sub(to_come))
-    }
-
-    /// Reads what is available before and after what workers have taken: one that takes or gives memory back in between
-    /// would be counted on one side alone, and the lesser of both is right in either case.
-    fn memory_and_promises(&self, grants: impl Iterator<Item = Grant>) -> Option<(u64, u64)> {
+    /// yet taken. Reads what is available before and after what workers have taken: one that takes or gives memory back
+    /// in between would be counted on one side alone, and the lesser of both is right in either case.
+    fn memory_available_bytes(&self, grants: &[Grant]) -> Option<u64> {
         let before = self.machine.memory()?.available_bytes;
         let to_come = self.to_come(grants);
         let after = self.machine.memory()?.available_bytes;
-        Some((before.min(after), to_come))
+        let kept = self.kept_free.memory_bytes;
+        Some(before.min(after).saturating_sub(kept).saturating_sub(to_come))
     }
 
-    fn to_come(&self, grants: impl Iterator<Item = Grant>) -> u64 {
-        let each = grants.map(|grant| {
+    fn to_come(&self, grants: &[Grant]) -> u64 {
+        let each = grants.iter().map(|grant| {
             let taken = grant.pid.and_then(|pid| self.machine.taken_bytes(pid)).unwrap_or(0);
-            grant.memory_bytes.saturating_sub(taken)
+            grant.granted.memory_bytes.saturating_sub(taken)
         });
         each.fold(0, u64::saturating_add)
     }
 
-    /// Returns what all GPUs together have free, less what workers that still load are going to take. `None` where
-    /// workers do without them, or where it is not known.
-    fn vram_available_bytes(&self) -> Option<u64> {
-        if !self.needs_vram {
-            return None;
-        }
+    /// Returns what the GPUs have free that workers may use, less what workers that still load are going to take. Which of
+    /// them llama.cpp's names mean the drivers do not know, so those are taken that have most: what does not fit there fits
+    /// nowhere. `None` where workers do without them, or where it is not known.
+    fn vram_available_bytes(&self, grants: &[Grant]) -> Option<u64> {
+        let used = self.gpus_used?;
         let gpus = self.machine.gpus();
-        let free = gpus.iter().map(|gpu| gpu.available_bytes).fold(0, u64::saturating_add);
-        let loading = self.registry.grants().into_iter().filter(|grant| grant.is_loading);
-        let to_come = loading.map(|grant| grant.memory_bytes).fold(0, u64::saturating_add);
+        let mut free: Vec<u64> = gpus.iter().map(|gpu| gpu.available_bytes).collect();
+        free.sort_unstable_by(|a, b| b.cmp(a));
+        let free = free.into_iter().take(used).fold(0, u64::saturating_add);
+        let loading = grants.iter().filter(|grant| grant.is_loading);
+        let to_come = loading.map(|grant| grant.granted.vram_bytes).fold(0, u64::saturating_add);
         let kept = self.kept_free.vram_bytes;
         (!gpus.is_empty()).then(|| free.saturating_sub(kept).saturating_sub(to_come))
     }
@@ -161,6 +154,29 @@ impl Reservations {
             inodes_required: self.kept_free.inodes,
         })
     }
+}
+
+/// Which memory is short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Short {
+    Main,
+    Vram,
+}
+
+fn taken_meanwhile(short: Short, required: u64, available: u64) -> Box<ErrorDetail> {
+    let (needed, free) = (mebibytes(required), mebibytes(available));
+    let (there, figures) = match short {
+        Short::Main => ("", json!({"required_bytes": required, "available_bytes": available})),
+        Short::Vram => (
+            " of the GPUs",
+            json!({"required_bytes": required, "available_bytes": available, "memory": "vram"}),
+        ),
+    };
+    let message = format!(
+        "the worker needs {needed}{there} and only {free} are free now: something else took memory meanwhile; try again"
+    );
+    let detail = ErrorDetail::new(ErrorCode::InsufficientMemory, message);
+    Box::new(detail.with_details(figures))
 }
 
 #[cfg(test)]

@@ -229,10 +229,11 @@ impl WorkerConfig {
         }
     }
 
-    /// Whether a worker has to fit into GPUs altogether.
-    pub(crate) fn needs_vram(&self) -> bool {
-        let has_gpus = self.device.as_ref().is_none_or(|names| !names.is_empty());
-        has_gpus && matches!(self.gpu_layers, GpuLayers::All) && self.engine == Backend::Llama
+    /// Returns how many GPUs a worker may use that has to fit into them altogether; `None` where it does not have to.
+    pub(crate) fn gpus_used(&self) -> Option<usize> {
+        let used = self.device.as_ref().map_or(usize::MAX, Vec::len);
+        let has_to = matches!(self.gpu_layers, GpuLayers::All) && self.engine == Backend::Llama;
+        (has_to && used > 0).then_some(used)
     }
 
     /// Returns the arguments by which a worker treats its devices and its context memory, besides the sizes that

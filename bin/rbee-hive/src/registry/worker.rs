@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::{MEBIBYTE, WorkerSize};
 use crate::liveness::{Condemned, Watched};
 
 /// What a worker and the task that owns its process tell each other. Each is cancelled once, when it is so.
@@ -34,13 +35,35 @@ pub(crate) struct WorkerSignals {
     pub(crate) cause: watch::Sender<Option<ExitCause>>,
 }
 
+/// Memory that a worker was granted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Granted {
+    /// All of it.
+    pub(crate) memory_bytes: u64,
+    /// What of it lies on GPUs, where it has to fit into those altogether: what is kept of conversations does not.
+    pub(crate) vram_bytes: u64,
+}
+
+impl Granted {
+    pub(crate) const fn of(size: WorkerSize) -> Self {
+        let WorkerSize { memory_bytes, store_mib, .. } = size;
+        let store_bytes = store_mib.saturating_mul(MEBIBYTE);
+        Self { memory_bytes, vram_bytes: memory_bytes.saturating_sub(store_bytes) }
+    }
+
+    /// What is written down of a worker that a former hive has started.
+    pub(crate) const fn before(memory_bytes: u64) -> Self {
+        Self { memory_bytes, vram_bytes: memory_bytes }
+    }
+}
+
 /// What a worker was granted: the row is its reservation, from before its process is started to its end.
 #[derive(Debug, Clone)]
 pub(crate) struct Grant {
     pub(crate) id: WorkerId,
     /// Its process, where there is one yet.
     pub(crate) pid: Option<u32>,
-    pub(crate) memory_bytes: u64,
+    pub(crate) granted: Granted,
     /// Whether it has yet to take what it needs for its model.
     pub(crate) is_loading: bool,
 }
@@ -57,8 +80,7 @@ pub(crate) struct Serving {
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) info: WorkerInfo,
-    /// Memory it was granted.
-    pub(super) memory_bytes: u64,
+    pub(super) granted: Granted,
     pub(super) signals: WorkerSignals,
     /// What the worker shows when it calls; `None` once its process is gone.
     pub(super) callback: Option<TokenDigest>,
@@ -80,13 +102,13 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(
         info: WorkerInfo,
-        memory_bytes: u64,
+        granted: Granted,
         callback: TokenDigest,
         watched: Watched,
     ) -> Self {
         Self {
             info,
-            memory_bytes,
+            granted,
             signals: WorkerSignals::default(),
             callback: Some(callback),
             client: None,
@@ -103,7 +125,7 @@ impl Worker {
     pub(super) fn failed_before(info: WorkerInfo, now: Instant) -> Self {
         Self {
             info,
-            memory_bytes: 0,
+            granted: Granted::default(),
             signals: WorkerSignals::default(),
             callback: None,
             client: None,
@@ -125,7 +147,7 @@ impl Worker {
         Grant {
             id: self.info.id.clone(),
             pid: self.info.pid,
-            memory_bytes: self.memory_bytes,
+            granted: self.granted,
             is_loading: self.info.state == WorkerState::Starting,
         }
     }

@@ -8,6 +8,7 @@ use model_catalog::Model;
 use rbee_http::HopClient;
 
 use super::*;
+use crate::admission::CacheRules;
 use crate::registry::tests::{client, failure, id, model, new_registry, wanted};
 
 const MIB: u64 = 1 << 20;
@@ -68,17 +69,17 @@ impl Machine for Arc<FakeMachine> {
 const KEPT: KeptFree =
     KeptFree { memory_bytes: 100 * MIB, vram_bytes: 0, disk_bytes: 50, inodes: 5 };
 
-fn reservations(needs_vram: bool) -> (Arc<FakeMachine>, Arc<Registry>, Reservations) {
+fn reservations(gpus_used: Option<usize>) -> (Arc<FakeMachine>, Arc<Registry>, Reservations) {
     let (machine, registry) = (Arc::new(FakeMachine::default()), Arc::new(new_registry()));
     let boxed = Box::new(Arc::clone(&machine));
-    let reservations = Reservations::new(Arc::clone(&registry), boxed, KEPT, needs_vram);
+    let reservations = Reservations::new(Arc::clone(&registry), boxed, KEPT, gpus_used);
     (machine, registry, reservations)
 }
 
 /// Reservations of a machine that has room for everything.
 pub(crate) fn reservations_of(registry: &Arc<Registry>) -> Reservations {
     let machine = Box::new(Arc::new(FakeMachine::default()));
-    Reservations::new(Arc::clone(registry), machine, KEPT, false)
+    Reservations::new(Arc::clone(registry), machine, KEPT, None)
 }
 
 /// A model whose worker needs somewhat more than its weights, and can do with one slot.
@@ -97,12 +98,12 @@ fn try_start(reservations: &Reservations, name: &str, model: &Model) -> Result<A
 }
 
 fn granted(registry: &Registry) -> u64 {
-    registry.grants().iter().map(|grant| grant.memory_bytes).sum()
+    registry.grants().iter().map(|grant| grant.granted.memory_bytes).sum()
 }
 
 #[test]
 fn a_thousand_starts_at_once_are_never_promised_more_than_there_is() {
-    let (machine, registry, reservations) = reservations(false);
+    let (machine, registry, reservations) = reservations(None);
     let (threads, each) = (8, 125);
     let admitted = StateMutex::new(0);
     let start = |thread: u32, number: u32, client: &HopClient| {
@@ -144,7 +145,7 @@ fn a_thousand_starts_at_once_are_never_promised_more_than_there_is() {
 
 #[test]
 fn ten_starts_at_once_with_room_for_two_make_two_and_a_place_that_is_free_again_is_used() {
-    let (_, registry, reservations) = reservations(false);
+    let (_, registry, reservations) = reservations(None);
     let reservations = &reservations;
     let start = |name: &str| {
         let model = model_of(name, 300 * MIB);
@@ -168,7 +169,7 @@ fn ten_starts_at_once_with_room_for_two_make_two_and_a_place_that_is_free_again_
 
 #[test]
 fn memory_that_changes_hands_while_it_is_counted_is_not_counted_twice() {
-    let (machine, registry, reservations) = reservations(false);
+    let (machine, registry, reservations) = reservations(None);
     try_start(&reservations, "a", &model_of("a", 300 * MIB)).unwrap();
     registry.spawned(&id("a"), Some(1), client());
     machine.change(|state| {
@@ -182,7 +183,7 @@ fn memory_that_changes_hands_while_it_is_counted_is_not_counted_twice() {
 
 #[test]
 fn what_was_promised_and_is_gone_since_stops_the_start() {
-    let (machine, registry, reservations) = reservations(false);
+    let (machine, registry, reservations) = reservations(None);
     machine.change(|state| {
         let inodes = Some(10);
         state.disk = Some(Disk {
@@ -210,10 +211,47 @@ fn what_was_promised_and_is_gone_since_stops_the_start() {
     assert_eq!(look().unwrap_err().0, ErrorCode::InsufficientDisk);
 }
 
+fn gpu(available_bytes: u64) -> Gpu {
+    Gpu { name: "0".to_owned(), total_bytes: TOTAL, available_bytes }
+}
+
+#[test]
+fn a_worker_that_may_use_one_gpu_is_not_promised_what_is_free_on_two() {
+    for (used, fits) in [(1, false), (2, true), (usize::MAX, true)] {
+        let (machine, _, reservations) = reservations(Some(used));
+        machine.change(|state| state.gpus = vec![gpu(100 * MIB), gpu(200 * MIB)]);
+        let started = try_start(&reservations, "a", &model_of("a", 240 * MIB));
+        assert_eq!(started.map(drop).map_err(|error| error.code()).is_ok(), fits, "{used}");
+    }
+    let (machine, _, reservations) = reservations(Some(1));
+    machine.change(|state| state.gpus = vec![gpu(100 * MIB), gpu(300 * MIB)]);
+    try_start(&reservations, "a", &model_of("a", 240 * MIB)).expect("the larger one has room");
+}
+
+#[test]
+fn what_was_promised_of_a_gpu_and_is_gone_since_stops_the_start() {
+    let (machine, registry, reservations) = reservations(Some(usize::MAX));
+    machine.change(|state| state.gpus = vec![gpu(300 * MIB)]);
+    let model = model_of("a", 200 * MIB);
+    let cache = CacheRules { store_mib: 300, ..wanted("a", &model).cache };
+    let room = Room { vram_bytes: Some(300 * MIB), ..Room::default() };
+    registry.admit(Wanted { cache, ..wanted("a", &model) }, room).unwrap();
+    let own = registry.grants()[0].granted;
+    assert_eq!(own.memory_bytes - own.vram_bytes, 300 * MIB, "conversations are in main memory");
+    let look = || reservations.look_again(&id("a")).map_err(|detail| (detail.code, detail.details));
+    assert_eq!(look(), Ok(()));
+    machine.change(|state| state.gpus = vec![gpu(own.vram_bytes)]);
+    assert_eq!(look(), Ok(()), "all of it is there, to the byte");
+    machine.change(|state| state.gpus = vec![gpu(own.vram_bytes - 1)]);
+    let figures = json!({
+        "required_bytes": own.vram_bytes, "available_bytes": own.vram_bytes - 1, "memory": "vram",
+    });
+    assert_eq!(look(), Err((ErrorCode::InsufficientMemory, Some(figures))));
+}
+
 #[test]
 fn workers_that_have_to_fit_into_gpus_share_what_is_free_there() {
-    let (machine, registry, reservations) = reservations(true);
-    let gpu = |available_bytes| Gpu { name: "0".to_owned(), total_bytes: TOTAL, available_bytes };
+    let (machine, registry, reservations) = reservations(Some(usize::MAX));
     let code = |outcome: Result<Admitted, ApiError>| outcome.map(drop).map_err(|e| e.code());
     let start = |name: &str| code(try_start(&reservations, name, &model_of(name, 200 * MIB)));
     machine.change(|state| state.gpus = vec![gpu(200 * MIB), gpu(100 * MIB)]);

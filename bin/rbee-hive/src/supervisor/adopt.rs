@@ -20,7 +20,7 @@ use super::owned::OwnedProcess;
 use crate::ledger::{Entry, Started};
 use crate::liveness::{Watched, load_allowance};
 use crate::platform::ProcessHandle;
-use crate::registry::{Serving, starting};
+use crate::registry::{Granted, Serving, starting};
 
 /// How long an adopted worker may take to tell about itself; one that loads answers too.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
@@ -79,10 +79,10 @@ impl Supervisor {
         };
         let interval = Duration::from_secs(entry.heartbeat_seconds);
         let watched = Watched::new(Instant::now(), interval, load_allowance);
-        let (memory_bytes, serving) = (entry.memory_bytes, entry.serving.clone());
+        let (granted, serving) = (Granted::before(entry.memory_bytes), entry.serving.clone());
         let has_loaded = serving.is_some();
         let signals =
-            self.registry.adopt(info, memory_bytes, callback, client.clone(), watched, serving);
+            self.registry.adopt(info, granted, callback, client.clone(), watched, serving);
         let load_limit = self.rules.load_timeout + load_allowance;
         let id = entry.id.clone();
         Some(Life { id, process, client, signals, load_limit, has_loaded })
