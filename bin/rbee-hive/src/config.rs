@@ -104,8 +104,8 @@ pub struct Config {
     pub(crate) load_timeout_seconds: u64,
     /// Seconds after which a load is given up that no longer comes on, and 1 more for each 64 MiB. Default: 30. Range: 1 to 86400.
     pub(crate) load_stall_seconds: u64,
-    /// Seconds that one step of a worker's engine may take. Default: 330; a worker itself gives up after 300. Range: 1
-    /// to 86400.
+    /// Seconds that one step of a worker's engine may take before the hive kills the worker, which itself gives up after ten
+    /// elevenths of them. Default: 330, and so 300. Range: 1 to 86400.
     pub(crate) hang_timeout_seconds: u64,
     /// Seconds between two contacts, worker to hive and hive to queen. Default: 30. Range: 1 to 3600.
     pub(crate) heartbeat_interval_seconds: u64,
@@ -303,6 +303,12 @@ impl Config {
             hang: Duration::from_secs(self.hang_timeout_seconds),
             load_stall: Duration::from_secs(self.load_stall_seconds),
         }
+    }
+
+    /// Returns the seconds after which a worker itself gives up on a step: somewhat sooner than it would be killed, so that one
+    /// that still can tells its clients and ends in order. At least 1, the least that a worker takes.
+    pub(crate) fn stall_seconds(&self) -> u64 {
+        (self.hang_timeout_seconds * 10 / 11).max(1)
     }
 
     /// Returns the time between two contacts.

@@ -284,6 +284,7 @@ fn assemble(
         threads: config.worker.threads.unwrap_or_else(platform::physical_cores),
         port_first: config.worker_port_first,
         heartbeat_seconds: config.heartbeat_interval_seconds,
+        stall_seconds: config.stall_seconds(),
         stop_grace_seconds: config.stop_grace_seconds,
         worker_arguments: config.worker.arguments(&home.cache_dir()),
         hive_url: reached.by_workers.to_owned(),

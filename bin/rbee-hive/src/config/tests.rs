@@ -148,3 +148,13 @@ fn only_a_loopback_hive_imports_from_everywhere_by_default() {
         resolve(&["--bind", "0.0.0.0:9200"], "import_roots = ['/srv']").unwrap().import_roots();
     assert_eq!(roots, [PathBuf::from("/srv")]);
 }
+
+#[test]
+fn a_worker_gives_up_on_a_step_somewhat_sooner_than_it_is_killed() {
+    for (hang_timeout_seconds, stall_seconds) in
+        [(330, 300), (1, 1), (2, 1), (3600, 3272), (86_400, 78_545)]
+    {
+        let config = Config { hang_timeout_seconds, ..Config::default() };
+        assert_eq!(config.stall_seconds(), stall_seconds, "{hang_timeout_seconds}");
+    }
+}

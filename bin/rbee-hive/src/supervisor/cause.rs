@@ -15,8 +15,8 @@ const EXIT_USAGE: i32 = 2;
 pub(super) const EXIT_BAD_MODEL: i32 = 65;
 /// Exit code of a worker that cannot read its model file (`EX_NOINPUT`).
 pub(super) const EXIT_NO_INPUT: i32 = 66;
-/// Exit code of a worker whose engine failed (`EX_SOFTWARE`).
-const EXIT_SOFTWARE: i32 = 70;
+/// Exit code of a worker whose engine failed, or did not end a step (`EX_SOFTWARE`).
+pub(super) const EXIT_SOFTWARE: i32 = 70;
 /// Exit code of a worker to which the system refused memory or threads (`EX_OSERR`).
 pub(super) const EXIT_SYSTEM: i32 = 71;
 /// Exit code of a worker that has not heard from its hive for too long (`EX_TEMPFAIL`).

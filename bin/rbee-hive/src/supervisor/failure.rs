@@ -5,9 +5,10 @@ use std::process::ExitStatus;
 
 use input_validation::WorkerId;
 use rbee_api::error::{ErrorCode, ErrorDetail};
+use rustix::process::Signal;
 use serde_json::json;
 
-use super::cause::{EXIT_BAD_MODEL, EXIT_CONFIG, EXIT_NO_INPUT, EXIT_SYSTEM};
+use super::cause::{EXIT_BAD_MODEL, EXIT_CONFIG, EXIT_NO_INPUT, EXIT_SOFTWARE, EXIT_SYSTEM};
 use crate::liveness::Condemned;
 
 /// How far a worker had come.
@@ -31,7 +32,14 @@ pub(super) fn of_exit(id: &WorkerId, phase: Phase, status: ExitStatus) -> ErrorD
     };
     let logs = format!("`rbee logs {id}` shows its log");
     if let Some(signal) = status.signal() {
-        let message = format!("the worker was ended by signal {signal} {during}; {logs}");
+        let message = if signal == Signal::ABORT.as_raw() {
+            format!(
+                "the worker gave itself up (signal {signal}) {during}: its engine failed, or one step of it did not end; \
+                 raise hang_timeout_seconds where a step may take that long; {logs}"
+            )
+        } else {
+            format!("the worker was ended by signal {signal} {during}; {logs}")
+        };
         return ErrorDetail::new(code, message).with_details(json!({"signal": signal}));
     }
     let exit_code = status.code().unwrap_or(-1);
@@ -51,6 +59,10 @@ pub(super) fn of_exit(id: &WorkerId, phase: Phase, status: ExitStatus) -> ErrorD
         (Phase::Loading, EXIT_CONFIG) => ErrorDetail::new(
             code,
             format!("the worker cannot run as it is configured, such as on a GPU in worker.device that is not there; {logs}"),
+        ),
+        (Phase::Serving, EXIT_SOFTWARE) => ErrorDetail::new(
+            code,
+            format!("the worker's engine failed {during}, or one step of it did not end; raise hang_timeout_seconds where a step may take that long; {logs}"),
         ),
         _ => ErrorDetail::new(code, format!("the worker ended with exit code {exit_code} {during}; {logs}")),
     }

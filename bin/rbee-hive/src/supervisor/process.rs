@@ -46,6 +46,8 @@ pub(crate) struct Launcher {
     pub(crate) threads: u32,
     pub(crate) port_first: u16,
     pub(crate) heartbeat_seconds: u64,
+    /// Seconds that one step of a worker's engine may take before the worker gives itself up.
+    pub(crate) stall_seconds: u64,
     pub(crate) stop_grace_seconds: u64,
     /// How workers treat devices and memory, as arguments.
     pub(crate) worker_arguments: Vec<OsString>,
@@ -235,6 +237,7 @@ impl Launcher {
         add("--threads", self.threads.to_string().into());
         add("--lease-seconds", LEASE_SECONDS.to_string().into());
         add("--heartbeat-seconds", self.heartbeat_seconds.to_string().into());
+        add("--stall-seconds", self.stall_seconds.to_string().into());
         add("--drain-seconds", self.stop_grace_seconds.to_string().into());
         if self.audit.key.is_some() {
             let settings = self.audit.settings;

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::fake_worker;
 use crate::processes::{eventually, is_alive, signal};
-use crate::program::{Hive, LIMIT, Place};
+use crate::program::{Hive, LIMIT, Place, worker_program};
 use crate::stream::{Chat, text_of};
 
 /// The shortest interval there is, and a restart that is not waited for.
@@ -113,7 +113,25 @@ async fn an_adopted_worker_that_was_halted_before_is_found_as_soon_as_any() {
 
 #[tokio::test]
 async fn a_worker_whose_engine_hangs_is_killed_and_its_client_is_told() {
+    let place = Place::new();
+    // One that does not notice it by itself.
+    let script = format!(
+        "set -- $(echo \"$*\" | sed 's/--stall-seconds [0-9]*/--stall-seconds 1000/'); exec {} \"$@\"",
+        worker_program().display()
+    );
+    let flags = fake_worker::flags(&place, &script);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let hive = place.start_with(CONFIG, &flags).await;
+    ends_by_a_hang(&hive, ExitCause::Hung).await;
+}
+
+#[tokio::test]
+async fn a_worker_gives_itself_up_within_the_time_that_is_set_for_a_step() {
     let hive = Place::new().start_with(CONFIG, &[]).await;
+    ends_by_a_hang(&hive, ExitCause::Aborted).await;
+}
+
+async fn ends_by_a_hang(hive: &Hive, cause: ExitCause) {
     let worker = hive.ready_worker("tiny").await;
     let chat = Chat::begin(&hive.client, worker.id.as_str(), "[[tokens=20 hang_at=5]] a b c d e")
         .await
@@ -125,7 +143,7 @@ async fn a_worker_whose_engine_hangs_is_killed_and_its_client_is_told() {
         workers.into_iter().find(|other| other.state == WorkerState::Ready && other.id != worker.id)
     })
     .await;
-    assert_eq!(next.last_exit.unwrap().cause, ExitCause::Hung);
+    assert_eq!(next.last_exit.unwrap().cause, cause);
 }
 
 #[tokio::test]
