@@ -70,6 +70,12 @@ impl Cgroups {
         opened
     }
 
+    /// No groups, whatever the machine has.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Self::at(None, None, 0)
+    }
+
     fn at(unified: Option<PathBuf>, memory_v1: Option<PathBuf>, own_pid: u32) -> Self {
         let unified = unified.filter(|base| can_make_groups(base));
         let has_v2 = unified.as_deref().is_some_and(|base| hands_memory_down(base, own_pid));

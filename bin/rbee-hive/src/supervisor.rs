@@ -206,3 +206,6 @@ fn lost_worker() -> ApiError {
     ErrorDetail::new(ErrorCode::WorkerStartFailed, "the worker ended while it was being started")
         .into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,7 +39,7 @@ pub(super) struct Life {
 }
 
 /// How a process ended.
-enum End {
+pub(super) enum End {
     /// By itself.
     Unasked(io::Result<Option<ExitStatus>>),
     /// Because it was asked to.
@@ -224,8 +224,9 @@ impl Supervisor {
     }
 
     /// Waits for whatever ends the process first, and carries the end out.
-    async fn watch(&self, life: &mut Life) -> End {
+    pub(super) async fn watch(&self, life: &mut Life) -> End {
         let Life { id, process, client, signals, load_limit, has_loaded } = life;
+        let pid = process.pid();
         let too_slow = async {
             if *has_loaded {
                 pending::<()>().await;
@@ -238,10 +239,13 @@ impl Supervisor {
         tokio::select! {
             // A process that is gone is waited for, and not signalled, even if it was asked to end meanwhile.
             biased;
-            status = process.wait() => return match signals.stop.is_cancelled() {
-                true => End::Stopped,
-                false => End::Unasked(status),
-            },
+            status = process.wait() => {
+                if !signals.stop.is_cancelled() {
+                    return End::Unasked(status);
+                }
+                self.note_ended_meanwhile(id, pid).await;
+                return End::Stopped;
+            }
             () = signals.stop.cancelled() => {}
             () = signals.condemned.cancelled() => {
                 // The verdict is set before it is told.

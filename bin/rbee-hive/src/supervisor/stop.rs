@@ -78,11 +78,19 @@ impl Supervisor {
                 Ending::Forced
             }
         };
-        let reason = match self.registry.is_draining() {
+        self.count_ending(id, pid, ending, begun, self.why_stopped()).await;
+    }
+
+    /// Takes note of a worker that was told to end and was gone before anybody asked it.
+    pub(super) async fn note_ended_meanwhile(&self, id: &WorkerId, pid: Option<u32>) {
+        self.count_ending(id, pid, Ending::Graceful, Instant::now(), self.why_stopped()).await;
+    }
+
+    fn why_stopped(&self) -> &'static str {
+        match self.registry.is_draining() {
             true => "the hive ends",
             false => "told to stop",
-        };
-        self.count_ending(id, pid, ending, begun, reason).await;
+        }
     }
 
     /// Kills a worker that is not worth asking, and returns when its process is gone.
