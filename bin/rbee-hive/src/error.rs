@@ -70,6 +70,9 @@ pub enum HiveError {
     /// The asynchronous runtime or the signal handlers could not be set up.
     #[error("cannot set up the process")]
     Setup(#[source] io::Error),
+    /// A task that a hive cannot do without has panicked. Its workers run on.
+    #[error("a task of the hive has panicked")]
+    Defect,
 }
 
 impl HiveError {
@@ -90,9 +93,11 @@ impl HiveError {
                 _ => ExitStatus::OsError,
             },
             Self::Ledger(DatabaseError::Newer) => ExitStatus::Config,
-            Self::Catalog(_) | Self::Ledger(_) | Self::Store(_) | Self::Metrics(_) => {
-                ExitStatus::Failure
-            }
+            Self::Catalog(_)
+            | Self::Ledger(_)
+            | Self::Store(_)
+            | Self::Metrics(_)
+            | Self::Defect => ExitStatus::Failure,
             Self::Audit(_) | Self::OwnPath(_) | Self::Setup(_) => ExitStatus::OsError,
         }
     }
@@ -127,6 +132,10 @@ impl HiveError {
             ),
             Self::Pairing(error) => pairing_hint(error),
             Self::Tls(_) => Some("check the files under [tls] in rbee-hive.toml".to_owned()),
+            Self::Defect => Some(
+                "start the hive again: it goes on with its workers; please report what stands above, which is a defect of rbee"
+                    .to_owned(),
+            ),
             Self::Secret(_) | Self::BindPolicy(_) | Self::Metrics(_) => None,
             Self::Catalog(_) | Self::Store(_) | Self::OwnPath(_) | Self::Setup(_) => None,
         }

@@ -29,6 +29,7 @@ mod shutdown;
 mod supervisor;
 mod tasks;
 mod tls;
+mod vital;
 mod waiting;
 mod watchdog;
 mod worker_logs;
@@ -156,7 +157,7 @@ pub fn load_token(config: &Config, held: &HeldHome) -> Result<Credential, HiveEr
 /// Runs a hive until it is told to end, by signal or by request, and all its workers are gone.
 ///
 /// # Errors
-/// [`HiveError`], before it has begun to serve.
+/// [`HiveError`], before it has begun to serve; later [`HiveError::Defect`] alone, which leaves the workers running.
 pub async fn run(
     config: Config,
     held: HeldHome,
@@ -207,16 +208,25 @@ pub async fn run(
         routes.build(Arc::clone(&hive), authenticator(&hive, token.clone()), hive.metrics.clone());
     let stop_serving = CancellationToken::new();
     let Tls { served, for_workers } = tls;
-    let server =
-        tokio::spawn(serve(listener, for_workers, router, served.clone(), stop_serving.clone()));
+    let serving = serve(listener, for_workers, router, served.clone(), stop_serving.clone());
+    let vital = hive.supervisor.vital();
+    let server = tokio::spawn(vital.clone().keep("server", serving));
     let stop_tasks = CancellationToken::new();
     let own = served.map(|served| served.own);
     tasks::start(&hive, Renewed { token, length_min, own }, signals, &stop_tasks);
     tracing::info!(url, name = %hive.config.name, managed = hive.config.managed, "hive serves");
 
-    hive.shutdown.stop.cancelled().await;
+    let stopped = Event::of_daemon(Kind::Stop, env!("CARGO_PKG_VERSION"));
+    tokio::select! {
+        biased;
+        () = hive.shutdown.stop.cancelled() => {}
+        () = vital.is_broken() => {
+            hive.audit.close(stopped.with("reason", "a defect")).await;
+            return Err(HiveError::Defect);
+        }
+    }
     ending::end(&hive, Running { server, stop_serving, stop_tasks }).await;
-    hive.audit.close(Event::of_daemon(Kind::Stop, env!("CARGO_PKG_VERSION"))).await;
+    hive.audit.close(stopped).await;
     drop(run_file);
     Ok(())
 }

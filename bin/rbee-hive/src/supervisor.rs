@@ -39,6 +39,7 @@ use crate::models::Models;
 use crate::platform;
 use crate::registry::{Admitted, Registry, Wanted, WorkerSignals};
 use crate::reservations::Reservations;
+use crate::vital::Vital;
 
 use restarts::wait_for_turn;
 use stop::EndingCounts;
@@ -85,6 +86,7 @@ pub(crate) struct Supervisor {
     /// The secrets of all workers are made of it, so that the next hive has them too.
     key: Secret,
     lives: TaskTracker,
+    vital: Vital,
     endings: EndingCounts,
     reservations: Arc<Reservations>,
     oom_kills: Mutex<OomKills>,
@@ -111,6 +113,7 @@ impl Supervisor {
             ledger,
             key,
             lives,
+            vital: Vital::default(),
             endings,
             reservations,
             oom_kills,
@@ -155,7 +158,8 @@ impl Supervisor {
         };
         let (started, outcome) = oneshot::channel();
         let order = Order { id: id.clone(), model, size, started_at_ms, signals, token, callback };
-        self.lives.spawn(Arc::clone(self).live(order, started));
+        let life = Arc::clone(self).live(order, started);
+        self.lives.spawn(self.vital().keep("worker", life));
         drop(turn);
         outcome.await.map_err(|_| lost_worker())??;
         self.registry.get(&id).ok_or_else(lost_worker)
@@ -170,6 +174,11 @@ impl Supervisor {
             })
         };
         Ok((derive("worker")?, derive("worker callback")?))
+    }
+
+    /// Returns what all work goes through that this hive cannot do without.
+    pub(crate) fn vital(&self) -> Vital {
+        self.vital.clone()
     }
 
     /// Says what holds workers to the memory they were granted.

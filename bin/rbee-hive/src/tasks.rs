@@ -1,5 +1,5 @@
 //! The closed list of what runs in the background besides the workers' own tasks. Each ends when `stop` is cancelled,
-//! and whoever started them waits for that.
+//! and whoever started them waits for that. A panic in one ends the hive (`vital.rs`).
 
 use std::sync::Arc;
 
@@ -28,22 +28,30 @@ pub(crate) fn start(
     signals: EndSignals,
     stop: &CancellationToken,
 ) {
-    let tasks = &hive.tasks;
-    tasks.spawn(obey_signals(Arc::clone(hive), renewed.clone(), signals, stop.clone()));
+    let (supervisor, registry) = (&hive.supervisor, &hive.registry);
+    let ends = obey_signals(Arc::clone(hive), renewed.clone(), signals, stop.clone());
+    spawn(hive, "signals", ends);
     if let Some(own) = renewed.own {
         let stop = stop.clone();
-        tasks.spawn(async move {
+        spawn(hive, "certificate", async move {
             stop.run_until_cancelled(keep_fresh(own)).await;
         });
     }
-    tasks.spawn(queen_contact::keep(Arc::clone(hive), renewed.token, stop.clone()));
+    let told = queen_contact::keep(Arc::clone(hive), renewed.token, stop.clone());
+    spawn(hive, "queen contact", told);
     if let Some(idle) = hive.config.idle_stop() {
-        tasks.spawn(idle::keep(Arc::clone(&hive.registry), idle, stop.clone()));
+        spawn(hive, "idle workers", idle::keep(Arc::clone(registry), idle, stop.clone()));
     }
-    tasks.spawn(watchdog::keep(Arc::clone(hive), hive.config.liveness(), stop.clone()));
-    tasks.spawn(Arc::clone(&hive.supervisor).keep_restarting(stop.clone()));
-    tasks.spawn(Arc::clone(&hive.supervisor).keep_past(stop.clone()));
-    tasks.spawn(rebuild_catalog(Arc::clone(hive), stop.clone()));
+    let watched = watchdog::keep(Arc::clone(hive), hive.config.liveness(), stop.clone());
+    spawn(hive, "watchdog", watched);
+    spawn(hive, "restarts", Arc::clone(supervisor).keep_restarting(stop.clone()));
+    spawn(hive, "past", Arc::clone(supervisor).keep_past(stop.clone()));
+    spawn(hive, "catalog", rebuild_catalog(Arc::clone(hive), stop.clone()));
+}
+
+/// Starts one that ends the hive with it if it panics.
+fn spawn(hive: &Hive, task: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+    hive.tasks.spawn(hive.supervisor.vital().keep(task, work));
 }
 
 /// Takes a step towards the end at each signal, or reads token and certificate again.

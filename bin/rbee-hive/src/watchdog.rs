@@ -36,7 +36,8 @@ pub(crate) async fn keep(hive: Arc<Hive>, limits: LivenessLimits, stop: Cancella
         }
         let (silent, next) = hive.registry.look_after(limits, ears.deaf_until, Instant::now());
         for worker in silent {
-            hive.tasks.spawn(ask(Arc::clone(&hive), worker, stop.clone()));
+            let asked = ask(Arc::clone(&hive), worker, stop.clone());
+            hive.tasks.spawn(hive.supervisor.vital().keep("question to a worker", asked));
         }
         let planned = next.map_or(memory_due, |next| next.min(memory_due));
         if !ears.listen(&stop, &mut changes, planned).await {

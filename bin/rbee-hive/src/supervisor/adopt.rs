@@ -46,7 +46,8 @@ impl Supervisor {
                     tracing::info!(worker_id = %entry.id, pid = life.process.pid(), "worker adopted");
                     self.note_adoption(&entry.id, life.process.pid());
                     metrics::counter!("rbee_hive_workers_adopted_total").increment(1);
-                    self.lives.spawn(Arc::clone(self).go_on(life, entry.is_stopping));
+                    let life = Arc::clone(self).go_on(life, entry.is_stopping);
+                    self.lives.spawn(self.vital().keep("worker", life));
                 }
                 None => {
                     tracing::warn!(worker_id = %entry.id, "a worker of the former hive is gone, or not proven to be it");

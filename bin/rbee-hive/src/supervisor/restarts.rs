@@ -28,7 +28,8 @@ impl Supervisor {
             let (due, next) = self.registry.due_restarts(Instant::now());
             for model in due {
                 // It ends once a process runs or cannot be made to.
-                self.lives.spawn(Arc::clone(&self).restart(model));
+                let start = Arc::clone(&self).restart(model);
+                self.lives.spawn(self.vital().keep("restart", start));
             }
             match woken(&stop, &mut changes, next).await {
                 Woken::Stopped => return,
