@@ -7,7 +7,7 @@ use model_catalog::{CacheType, GgufHeader, MemoryParams, Purpose, Scores, estima
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use serde_json::json;
 
-pub(crate) use room::{DiskRoom, Room};
+pub(crate) use room::{DiskRoom, Room, Unanswered};
 
 /// Tokens of a step, as llama.cpp computes them at most together (`n_ubatch`).
 const STEP_TOKENS: u32 = 512;
@@ -107,6 +107,9 @@ pub(crate) fn decide(facts: Facts<'_>) -> Admission {
         );
         let figures = json!({"workers": workers, "workers_max": most});
         return refuse(ErrorCode::WorkerLimitReached, message, Some(figures));
+    }
+    if let Err(detail) = facts.room.unanswered.check() {
+        return Admission::Refuse(*detail);
     }
     if let Some(Err(detail)) = facts.room.disk.map(DiskRoom::check) {
         return Admission::Refuse(*detail);

@@ -51,7 +51,7 @@ impl Hive {
             sequence,
             draining: self.registry.is_draining(),
             plain_http_on_network: self.plain_http_on_network,
-            resources: self.resources(),
+            resources: self.resources().await,
             models: self.models.list().await.unwrap_or_default(),
             workers: self.registry.snapshot(),
         }
@@ -68,14 +68,14 @@ impl Hive {
             plain_http_on_network: self.plain_http_on_network,
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             audit: self.audit.status(),
-            resources: self.resources(),
+            resources: self.resources().await,
             models: u32::try_from(models).unwrap_or(u32::MAX),
             workers: self.registry.snapshot(),
         })
     }
 
-    fn resources(&self) -> Resources {
-        let figures = self.reservations.figures();
+    async fn resources(&self) -> Resources {
+        let figures = self.reservations.figures().await;
         let vram = |of: fn(&Gpu) -> u64| {
             let sum = figures.gpus.iter().map(of).fold(0, u64::saturating_add);
             (!figures.gpus.is_empty()).then_some(sum)
@@ -117,7 +117,7 @@ impl Hive {
         if let Ok(models) = self.models.list().await {
             gauge!("rbee_hive_models").set(models.len() as f64);
         }
-        self.gauge_resources();
+        self.gauge_resources().await;
         self.metrics.render()
     }
 
@@ -126,8 +126,8 @@ impl Hive {
         clippy::cast_precision_loss,
         reason = "a gauge is a float, and 53 bits of bytes are enough"
     )]
-    fn gauge_resources(&self) {
-        let figures = self.reservations.figures();
+    async fn gauge_resources(&self) {
+        let figures = self.reservations.figures().await;
         let set = |name: &'static str, value: u64| gauge!(name).set(value as f64);
         set("rbee_hive_workers_max", self.config.workers_max.into());
         set("rbee_hive_memory_reserved_bytes", figures.memory_reserved_bytes);

@@ -270,7 +270,7 @@ fn assemble(
     let registry = Arc::new(Registry::new(config.restart.rules(), config.heartbeat_interval()));
     let reservations = Arc::new(Reservations::new(
         Arc::clone(&registry),
-        Box::new(ThisMachine::new(home.models_dir())),
+        Box::new(ThisMachine::new(home.models_dir()).map_err(HiveError::Setup)?),
         config.kept_free(),
         config.worker.gpus_used(),
     ));

@@ -10,7 +10,7 @@ use rbee_http::ApiError;
 use serde_json::json;
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::admission::{DiskRoom, Room, mebibytes};
+use crate::admission::{DiskRoom, Room, Unanswered, mebibytes};
 use crate::machine::{Disk, Gpu, Machine, Memory};
 use crate::registry::{Admitted, Grant, Registry, Wanted};
 
@@ -64,6 +64,13 @@ impl Reservations {
         self.gate.lock().await
     }
 
+    /// Waits for a turn, and reads with it what the machine has.
+    pub(crate) async fn measured_turn(&self) -> Turn<'_> {
+        let turn = self.turn().await;
+        self.machine.refresh().await;
+        turn
+    }
+
     /// Decides about a worker and reserves what it needs, or returns the one that is there.
     ///
     /// # Errors
@@ -74,6 +81,7 @@ impl Reservations {
             memory_bytes: self.memory_available_bytes(&grants),
             vram_bytes: self.vram_available_bytes(&grants),
             disk: self.disk_room(),
+            unanswered: self.unanswered(),
         };
         self.registry.admit(wanted, room)
     }
@@ -82,7 +90,9 @@ impl Reservations {
     ///
     /// # Errors
     /// What is missing, with figures.
-    pub(crate) fn look_again(&self, id: &WorkerId) -> Result<(), Box<ErrorDetail>> {
+    pub(crate) async fn look_again(&self, id: &WorkerId) -> Result<(), Box<ErrorDetail>> {
+        self.machine.refresh().await;
+        self.unanswered().check()?;
         let (own, others): (Vec<_>, Vec<_>) =
             self.registry.grants().into_iter().partition(|grant| grant.id == *id);
         let own = own.first().map(|grant| grant.granted).unwrap_or_default();
@@ -99,8 +109,15 @@ impl Reservations {
         self.disk_room().map_or(Ok(()), DiskRoom::check)
     }
 
-    /// Returns what the machine has.
-    pub(crate) fn figures(&self) -> Figures {
+    /// Returns what does not answer of what a start hangs on.
+    fn unanswered(&self) -> Unanswered {
+        let Unanswered { disk, gpus } = self.machine.unanswered();
+        Unanswered { disk, gpus: gpus.filter(|_| self.gpus_used.is_some()) }
+    }
+
+    /// Returns what the machine has. Of a disk or a driver that does not answer it is what was read last.
+    pub(crate) async fn figures(&self) -> Figures {
+        self.machine.refresh().await;
         let grants = self.registry.grants();
         Figures {
             memory: self.machine.memory(),

@@ -137,7 +137,7 @@ impl Supervisor {
             Some(model) => {
                 wait_for_turn(&self.registry, &self.reservations, &model.reference).await?
             }
-            None => self.reservations.turn().await,
+            None => self.reservations.measured_turn().await,
         };
         let wanted = Wanted {
             id: id.clone(),

@@ -1,5 +1,7 @@
 //! What a new worker could take of the machine, and what a disk has to have left for one to start.
 
+use std::time::Duration;
+
 use rbee_api::error::{ErrorCode, ErrorDetail};
 use serde_json::json;
 
@@ -14,6 +16,35 @@ pub(crate) struct Room {
     pub(crate) vram_bytes: Option<u64>,
     /// Where the models lie.
     pub(crate) disk: Option<DiskRoom>,
+    /// What of this is out of date.
+    pub(crate) unanswered: Unanswered,
+}
+
+/// Parts of a machine that do not answer, and for how long they have not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Unanswered {
+    pub(crate) disk: Option<Duration>,
+    pub(crate) gpus: Option<Duration>,
+}
+
+impl Unanswered {
+    /// Checks that everything answers: a start would rest on figures that are out of date, and hang.
+    ///
+    /// # Errors
+    /// What does not.
+    pub(crate) fn check(self) -> Result<(), Box<ErrorDetail>> {
+        let disk = self
+            .disk
+            .map(|silence| (ErrorCode::InsufficientDisk, "the file system of the models", silence));
+        let gpus =
+            self.gpus.map(|silence| (ErrorCode::InsufficientMemory, "the GPUs' driver", silence));
+        let Some((code, what, silence)) = disk.or(gpus) else { return Ok(()) };
+        let seconds = silence.as_secs();
+        let message = format!(
+            "{what} has not answered for {seconds} s, so it is not known whether a worker has room; see to it, and try again"
+        );
+        Err(Box::new(ErrorDetail::new(code, message)))
+    }
 }
 
 /// A disk, and what has to be left on it.

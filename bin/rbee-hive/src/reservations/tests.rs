@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Mutex as StateMutex;
 use std::thread;
+use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, ready};
 use model_catalog::Model;
 use rbee_http::HopClient;
 
@@ -31,6 +34,7 @@ struct State {
     next_take_bytes: u64,
     disk: Option<Disk>,
     gpus: Vec<Gpu>,
+    unanswered: Unanswered,
 }
 
 impl FakeMachine {
@@ -40,6 +44,14 @@ impl FakeMachine {
 }
 
 impl Machine for Arc<FakeMachine> {
+    fn refresh(&self) -> BoxFuture<'_, ()> {
+        Box::pin(ready(()))
+    }
+
+    fn unanswered(&self) -> Unanswered {
+        self.0.lock().unwrap().unanswered
+    }
+
     fn memory(&self) -> Option<Memory> {
         let state = self.0.lock().unwrap();
         let used = state.taken.values().sum::<u64>() + state.foreign_bytes;
@@ -95,6 +107,19 @@ fn try_start(reservations: &Reservations, name: &str, model: &Model) -> Result<A
         let turn = reservations.turn().await;
         reservations.admit(&turn, Wanted { workers_max: 1000, ..wanted(name, model) })
     })
+}
+
+type Seen = Result<(), (ErrorCode, Option<serde_json::Value>)>;
+
+fn look_again(reservations: &Reservations, name: &str) -> Seen {
+    let id = id(name);
+    let seen = reservations.look_again(&id).now_or_never().expect("this machine answers at once");
+    seen.map_err(|detail| (detail.code, detail.details))
+}
+
+fn for_workers(reservations: &Reservations) -> Option<u64> {
+    let figures = reservations.figures().now_or_never().expect("this machine answers at once");
+    figures.memory_for_workers_bytes
 }
 
 fn granted(registry: &Registry) -> u64 {
@@ -175,10 +200,10 @@ fn memory_that_changes_hands_while_it_is_counted_is_not_counted_twice() {
     machine.change(|state| {
         state.taken.insert(1, 0);
     });
-    let before = reservations.figures().memory_for_workers_bytes;
+    let before = for_workers(&reservations);
     machine.change(|state| state.next_take_bytes = 200 * MIB);
-    let meanwhile = reservations.figures().memory_for_workers_bytes;
-    assert_eq!((before, before), (meanwhile, reservations.figures().memory_for_workers_bytes));
+    let meanwhile = for_workers(&reservations);
+    assert_eq!((before, before), (meanwhile, for_workers(&reservations)));
 }
 
 #[test]
@@ -196,7 +221,7 @@ fn what_was_promised_and_is_gone_since_stops_the_start() {
     });
     try_start(&reservations, "a", &model_of("a", 300 * MIB)).unwrap();
     let own = granted(&registry);
-    let look = || reservations.look_again(&id("a")).map_err(|detail| (detail.code, detail.details));
+    let look = || look_again(&reservations, "a");
     assert_eq!(look(), Ok(()));
     let left = TOTAL - KEPT.memory_bytes - own;
     machine.change(|state| state.foreign_bytes = left);
@@ -238,7 +263,7 @@ fn what_was_promised_of_a_gpu_and_is_gone_since_stops_the_start() {
     registry.admit(Wanted { cache, ..wanted("a", &model) }, room).unwrap();
     let own = registry.grants()[0].granted;
     assert_eq!(own.memory_bytes - own.vram_bytes, 300 * MIB, "conversations are in main memory");
-    let look = || reservations.look_again(&id("a")).map_err(|detail| (detail.code, detail.details));
+    let look = || look_again(&reservations, "a");
     assert_eq!(look(), Ok(()));
     machine.change(|state| state.gpus = vec![gpu(own.vram_bytes)]);
     assert_eq!(look(), Ok(()), "all of it is there, to the byte");
@@ -247,6 +272,30 @@ fn what_was_promised_of_a_gpu_and_is_gone_since_stops_the_start() {
         "required_bytes": own.vram_bytes, "available_bytes": own.vram_bytes - 1, "memory": "vram",
     });
     assert_eq!(look(), Err((ErrorCode::InsufficientMemory, Some(figures))));
+}
+
+#[test]
+fn while_a_disk_or_a_driver_does_not_answer_nothing_is_started_that_hangs_on_it() {
+    let silent = Some(Duration::from_secs(3));
+    let disk = Unanswered { disk: silent, gpus: None };
+    let gpus = Unanswered { disk: None, gpus: silent };
+    for (unanswered, gpus_used, refused) in [
+        (disk, None, Some(ErrorCode::InsufficientDisk)),
+        (gpus, Some(1), Some(ErrorCode::InsufficientMemory)),
+        (gpus, None, None),
+    ] {
+        let (machine, _, reservations) = reservations(gpus_used);
+        machine.change(|state| state.unanswered = unanswered);
+        let started = try_start(&reservations, "a", &model_of("a", MIB));
+        assert_eq!(started.map(drop).err().map(|error| error.code()), refused, "{unanswered:?}");
+        machine.change(|state| state.unanswered = Unanswered::default());
+        try_start(&reservations, "a", &model_of("a", MIB)).unwrap();
+        assert_eq!(look_again(&reservations, "a"), Ok(()));
+        machine.change(|state| state.unanswered = unanswered);
+        let again = try_start(&reservations, "b", &model_of("a", MIB));
+        assert!(matches!(again, Ok(Admitted::Existing(_))), "the worker that is there goes on");
+        assert_eq!(look_again(&reservations, "a").err().map(|(code, _)| code), refused);
+    }
 }
 
 #[test]

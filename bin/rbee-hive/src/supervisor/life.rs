@@ -98,7 +98,7 @@ impl Supervisor {
         &self,
         order: &Order,
     ) -> Result<(OwnedProcess, HopClient), SpawnError> {
-        self.reservations.look_again(&order.id).map_err(SpawnError::NoRoom)?;
+        self.reservations.look_again(&order.id).await.map_err(SpawnError::NoRoom)?;
         self.record_spawn(order).await?;
         self.launcher.spawn(order, &self.ledger).await
     }

@@ -59,7 +59,7 @@ pub(super) async fn wait_for_turn<'r>(
     let patience = Instant::now() + PATIENCE;
     let mut changes = registry.changes();
     loop {
-        let turn = reservations.turn().await;
+        let turn = reservations.measured_turn().await;
         changes.mark_unchanged();
         let until = match registry.turn(model, Instant::now(), patience) {
             Turn::Now => return Ok(turn),
