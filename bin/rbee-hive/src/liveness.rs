@@ -14,6 +14,8 @@ use tokio::time::Instant;
 const SILENT_INTERVALS: u32 = 2;
 /// A disk that is slower than this many bytes a second is not waited for.
 const LOAD_BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
+/// What comes so much later than it was planned shows that this process was halted or starved itself.
+pub(crate) const LATE: Duration = Duration::from_secs(1);
 /// How long it may take to look at a worker again when nothing is known to be due.
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 

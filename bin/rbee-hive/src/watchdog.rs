@@ -11,14 +11,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::hive::Hive;
-use crate::liveness::LivenessLimits;
+use crate::liveness::{LATE, LivenessLimits};
 use crate::registry::{Answer, Silent};
 use crate::waiting::{Woken, woken};
 
 /// How long a silent worker has to answer: one that is halted never does, one that is short of processor time does.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
-/// A look that comes so much later than it was planned shows that this process was halted or starved itself.
-const LATE: Duration = Duration::from_secs(1);
 /// Time between two looks at what the kernel has killed. A worker is buried within it, and what was killed before the last
 /// two has nothing to do with one that dies now.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(10);

@@ -14,7 +14,8 @@ use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::worker_exit::{Breaker, ExitCause, WorkerExit};
 use rbee_http::{ApiError, HopClient};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::cause::{MemoryWas, exit_by, exit_of};
 use super::failure::{self, Phase};
@@ -22,7 +23,7 @@ use super::owned::OwnedProcess;
 use super::process::SpawnError;
 use super::{Order, Supervisor};
 use crate::ledger::Entry;
-use crate::liveness::{Condemned, load_allowance};
+use crate::liveness::{Condemned, LATE, load_allowance};
 use crate::registry::{Failure, Serving, WorkerSignals};
 use crate::restart::Jitter;
 
@@ -231,7 +232,7 @@ impl Supervisor {
             if *has_loaded {
                 pending::<()>().await;
             }
-            if timeout(*load_limit, signals.ready.cancelled()).await.is_ok() {
+            if loads_within(*load_limit, &signals.ready).await {
                 self.note_ready(id).await;
                 pending::<()>().await;
             }
@@ -260,6 +261,20 @@ impl Supervisor {
         }
         self.force_kill_worker(id, process, signals, client).await;
         End::Stopped
+    }
+}
+
+/// Says whether a worker loads in time. Where this hive was halted meanwhile, the worker could not tell that it has, and gets
+/// its time once more.
+async fn loads_within(limit: Duration, ready: &CancellationToken) -> bool {
+    loop {
+        let due = Instant::now() + limit;
+        if timeout_at(due, ready.cancelled()).await.is_ok() {
+            return true;
+        }
+        if Instant::now() <= due + LATE {
+            return false;
+        }
     }
 }
 
@@ -295,4 +310,27 @@ fn describe(order: &Order, error: &SpawnError) -> ErrorDetail {
         | SpawnError::Client(_) => "the worker cannot be set up; the hive's log says why",
     };
     ErrorDetail::new(ErrorCode::WorkerStartFailed, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn time_in_which_this_hive_stood_still_does_not_count_against_a_load() {
+        let limit = Duration::from_secs(300);
+        let ready = CancellationToken::new();
+        let begun = Instant::now();
+        assert!(!loads_within(limit, &ready).await);
+        assert!(begun.elapsed() <= limit + LATE);
+        let halted = async {
+            tokio::task::yield_now().await;
+            advance(limit * 2).await;
+            ready.cancel();
+        };
+        let (loads, ()) = tokio::join!(loads_within(limit, &ready), halted);
+        assert!(loads, "it could not tell this hive");
+    }
 }
