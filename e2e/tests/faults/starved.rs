@@ -1,5 +1,5 @@
-//! Daemons that lack something else: descriptors, a reader of what they say, the
-//! processor, sense in what they are sent.
+//! Daemons that lack something else: descriptors, a reader of what they say,
+//! sense in what they are sent; and daemons that stand still.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
