@@ -123,14 +123,12 @@ def partings(ours, theirs, offset, our_text, their_text):
     say the same again, the other tells what it chose between after `offset` bytes."""
     if ours is None or theirs is None:
         return [ours and parting_at(ours, offset, their_text), theirs and parting_at(theirs, offset, our_text)]
-    # llama-server tells only the tokens that end characters.
-    ends = [group[-1] for _, group in characters(theirs)]
+    # llama-server tells a whole character at a time, and of its last token what that was chosen from.
     for number, (begin, group) in enumerate(characters(ours)):
-        end = ends[number] if number < len(ends) else None
-        if end is None or end[0] != group[-1][0]:
-            # The character's first token is told if it is the only one.
-            told = end is not None and their_text.startswith(end[0], begin)
-            return [parting_within(group, begin, their_text), parting(*end, our_text, begin) if told else None]
+        end = theirs[number] if number < len(theirs) else None
+        if end is None or end[0] != b"".join(name for name, _ in group):
+            # Of a character of several tokens, it does not tell the first.
+            return [parting_within(group, begin, their_text), end and parting(*end, our_text, begin)]
     # The worker ended where llama-server went on.
     return [None, None]
 
