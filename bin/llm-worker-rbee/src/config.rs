@@ -5,6 +5,7 @@
 pub(crate) mod audit;
 mod disk;
 pub(crate) mod handover;
+mod log;
 pub(crate) mod placement;
 
 use std::path::PathBuf;
@@ -14,10 +15,10 @@ use clap::Parser;
 use input_validation::{ModelRef, Sha256Hex, WorkerId};
 use rbee_api::model::ModelKind;
 use rbee_api::worker::Backend;
-use rbee_http::LogFormat;
 
 use crate::config::audit::AuditArguments;
 use crate::config::disk::DiskArguments;
+use crate::config::log::LogArguments;
 use crate::engine::SLOTS_MAX;
 use crate::engine::backend::Speculation;
 use crate::engine::disk::DiskConfig;
@@ -103,12 +104,8 @@ pub struct Arguments {
     /// Seconds that one engine step may take before the engine counts as hung
     #[arg(long, default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     stall_seconds: u64,
-    /// Form of the log on standard error
-    #[arg(long, value_enum, default_value = "human", env = "RBEE_LOG_FORMAT")]
-    log_format: LogForm,
-    /// Level of the log, or directives such as info,llm_worker_rbee=debug
-    #[arg(long, default_value = "info", env = "RBEE_LOG")]
-    log_level: String,
+    #[command(flatten)]
+    pub(crate) log: LogArguments,
     /// Print the routes and exit
     #[arg(long)]
     pub(crate) print_routes: bool,
@@ -150,12 +147,6 @@ impl From<EchoKind> for ModelKind {
 enum KvLayout {
     Split,
     Unified,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum LogForm {
-    Human,
-    Json,
 }
 
 /// Everything the worker runs by, checked.
@@ -267,19 +258,6 @@ impl Arguments {
             disk: self.cache_disk.check(self.cache_shared)?,
             speculation: self.speculation,
         })
-    }
-
-    /// The form of the log.
-    pub(crate) fn log_format(&self) -> LogFormat {
-        match self.log_format {
-            LogForm::Human => LogFormat::Human,
-            LogForm::Json => LogFormat::Json,
-        }
-    }
-
-    /// The level of the log.
-    pub(crate) fn log_level(&self) -> &str {
-        &self.log_level
     }
 }
 

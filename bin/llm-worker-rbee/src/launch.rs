@@ -6,7 +6,7 @@ use std::io::Write;
 use rbee_api::error::ErrorCode;
 use rbee_api::openapi;
 use rbee_home::raise_descriptor_limit;
-use rbee_http::{Metrics, Readiness, init_logs};
+use rbee_http::{Metrics, Readiness};
 use secrets_management::forbid_core_dumps;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
@@ -40,7 +40,9 @@ pub fn launch(arguments: Arguments) -> Result<(), WorkerError> {
         let written = std::io::stdout().write_all(text.as_bytes());
         return written.map_err(|error| setup("the listing of routes", error.into()));
     }
-    init_logs(arguments.log_format(), arguments.log_level())
+    arguments
+        .log
+        .start()
         .map_err(|error| WorkerError::Usage { reason: format!("--log-level: {error}") })?;
     load_backends()?;
     if arguments.estimate {

@@ -15,7 +15,7 @@ use clap::Parser;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use deadline_propagation::{DEADLINE_CAP, DEADLINE_DEFAULT};
 use rbee_home::{ConfigError, ConfigSearch, Daemon, Home, Loaded, load_toml};
-use rbee_http::{AllowedHosts, LogFormat, check_log_filter};
+use rbee_http::{AllowedHosts, LogFormat, LogSettings, check_log_filter};
 use rbee_tls::TlsSettings;
 use serde::Deserialize;
 
@@ -87,7 +87,7 @@ pub struct Settings {
     pub jwt: Option<JwtSettings>,
     /// Who did what, written down.
     pub audit: AuditSettings,
-    /// Logging.
+    /// What is logged; also `--log-format` and `RBEE_LOG_FORMAT`, `--log-level` and `RBEE_LOG`.
     pub log: LogSettings,
 }
 
@@ -101,16 +101,6 @@ pub struct QueueSettings {
     pub bytes_max_mib: u64,
     /// Longest wait in seconds, by measured pace, that a request is let into, 1 to 86400; its own time bounds it, too. Default 600.
     pub wait_max_seconds: u64,
-}
-
-/// The keys under `[log]`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LogSettings {
-    /// `human` or `json`; also `--log-format` and `RBEE_LOG_FORMAT`. Default `human`.
-    pub format: LogFormat,
-    /// A level or `tracing` directives; also `--log-level` and `RBEE_LOG`. Default `info`.
-    pub level: String,
 }
 
 impl Default for Settings {
@@ -152,12 +142,6 @@ impl QueueSettings {
             bytes_max: self.bytes_max_mib.saturating_mul(1024 * 1024),
             wait_max: Duration::from_secs(self.wait_max_seconds),
         }
-    }
-}
-
-impl Default for LogSettings {
-    fn default() -> Self {
-        Self { format: LogFormat::Human, level: "info".to_owned() }
     }
 }
 
@@ -310,6 +294,12 @@ impl Settings {
             ),
             ("queue.bytes_max_mib", self.queue.bytes_max_mib, 4, 65_536),
             ("queue.wait_max_seconds", self.queue.wait_max_seconds, 1, 86_400),
+            (
+                "log.max_mib",
+                self.log.max_mib,
+                *LogSettings::MAX_MIB.start(),
+                *LogSettings::MAX_MIB.end(),
+            ),
         ];
         for (key, value, min, max) in ranges {
             if value < min || value > max {
@@ -421,6 +411,7 @@ mod tests {
             ),
             ("allowed_hosts = ['http://rbee.lan']", "allowed_hosts"),
             ("[auth]\ntoken_overlap_seconds = 86401", "auth.token_overlap_seconds"),
+            ("[log]\nmax_mib = 0", "log.max_mib"),
             ("[auth]\nclient_token_file = 'relative'", "auth.client_token_file"),
             ("[auth]\nhive_token_credential = '../x'", "auth.hive_token_credential"),
             (

@@ -183,6 +183,7 @@ fn database_status(error: &DatabaseError) -> ExitStatus {
             Some(Sqlite::DatabaseBusy | Sqlite::DatabaseLocked) => ExitStatus::TryAgain,
             _ => ExitStatus::OsError,
         },
+        DatabaseError::ReadOnly => ExitStatus::NoPermission,
         DatabaseError::Damaged { .. } | DatabaseError::Stuck(_) => ExitStatus::OsError,
         DatabaseError::Migration(_) => ExitStatus::Failure,
     }

@@ -46,7 +46,8 @@ use rbee_api::openapi;
 use rbee_api::queen::{AuthMode, RunFile};
 use rbee_home::{Daemon, Home, raise_descriptor_limit};
 use rbee_http::{
-    HopClient, Metrics, Principal, Readiness, Server, init_logs, keep_fresh, reached_from_here,
+    HopClient, Metrics, Principal, Readiness, Server, bound_log, init_logs, keep_fresh,
+    reached_from_here,
 };
 use rbee_tls::Trust;
 use secrets_management::forbid_core_dumps;
@@ -73,9 +74,7 @@ use tasks::{HiveKeeper, Tasks};
 use tls::Tls;
 use turns::Turns;
 
-pub use config::{
-    AuthSettings, Command, Config, JwtSettings, LogSettings, QueueSettings, Settings,
-};
+pub use config::{AuthSettings, Command, Config, JwtSettings, QueueSettings, Settings};
 pub use error::QueenError;
 pub use jwt::JwtError;
 pub use marked_frames::client_events;
@@ -101,8 +100,7 @@ pub fn openapi_document() -> String {
 /// # Errors
 /// Tells why the queen could not start.
 pub fn serve(config: Config) -> Result<(), QueenError> {
-    let log = &config.settings.log;
-    init_logs(log.format, &log.level).map_err(QueenError::setup("logs"))?;
+    init_logs(&config.settings.log).map_err(QueenError::setup("logs"))?;
     forbid_core_dumps().map_err(QueenError::setup("the limit on core dumps"))?;
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -115,6 +113,7 @@ pub fn serve(config: Config) -> Result<(), QueenError> {
         let shutdown = Shutdown::on_signals().map_err(QueenError::setup("signals"))?;
         let reloads = Reloads::on_signals().map_err(QueenError::setup("signals"))?;
         let seat = Seat::take(&config)?;
+        bound_log(&seat.home.daemon_log(Daemon::Queen), config.settings.log.max_mib);
         let kept = read_home(&config, &seat.home).await?;
         let listener = listen(&config.settings, &kept.0).await?;
         run(config, seat, kept, listener, (shutdown, reloads)).await

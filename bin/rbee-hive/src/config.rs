@@ -19,7 +19,7 @@ use auth_min::Transport;
 use clap::Parser;
 use input_validation::NodeName;
 use rbee_home::{ConfigError, ConfigSearch, Daemon, Home, load_toml};
-use rbee_http::{AllowedHosts, LogFormat};
+use rbee_http::{AllowedHosts, LogFormat, LogSettings};
 use rbee_tls::TlsSettings;
 use serde::Deserialize;
 
@@ -137,17 +137,7 @@ pub struct Config {
     /// Who did what, written down by hive and workers alike.
     pub(crate) audit: AuditSettings,
     /// What is logged, by hive and workers alike.
-    pub(crate) log: LogConfig,
-}
-
-/// What is logged.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct LogConfig {
-    /// `human` or `json`. Default: `human`.
-    pub(crate) format: LogFormat,
-    /// A level, or directives such as `info,rbee_hive=debug`. Default: `info`.
-    pub(crate) level: String,
+    pub(crate) log: LogSettings,
 }
 
 impl Default for Config {
@@ -182,7 +172,7 @@ impl Default for Config {
             worker: WorkerConfig::default(),
             restart: RestartConfig::default(),
             audit: AuditSettings::default(),
-            log: LogConfig::default(),
+            log: LogSettings::default(),
         }
     }
 }
@@ -190,12 +180,6 @@ impl Default for Config {
 #[expect(clippy::expect_used, reason = "a constant that is a name, held by a test")]
 fn local_name() -> NodeName {
     "local".parse().expect("`local` is a machine name")
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self { format: LogFormat::Human, level: "info".to_owned() }
-    }
 }
 
 impl Config {

@@ -45,7 +45,7 @@ use rbee_api::pairing::PairingCode;
 use rbee_api::queen::RunFile;
 use rbee_home::{Daemon, Home, LockGuard};
 use rbee_http::{
-    Authenticator, Credential, Metrics, Principal, Readiness, Server, reached_from_here,
+    Authenticator, Credential, Metrics, Principal, Readiness, Server, bound_log, reached_from_here,
 };
 use rbee_tls::{Peer, Served};
 use secrets_management::load_or_generate;
@@ -87,13 +87,14 @@ pub struct HeldHome {
 }
 
 impl HeldHome {
-    /// Opens the home directory of `config` and takes the hive's lock on it.
+    /// Opens the home directory of `config` and takes the hive's lock on it. Its log is bounded from now on.
     ///
     /// # Errors
     /// [`HiveError::Home`].
     pub fn take(config: &Config) -> Result<Self, HiveError> {
         let home = Home::open(&config.home)?;
         let lock = home.lock(Daemon::Hive)?;
+        bound_log(&home.daemon_log(Daemon::Hive), config.log.max_mib);
         Ok(Self { home, lock })
     }
 }
@@ -103,7 +104,7 @@ impl HeldHome {
 /// # Errors
 /// [`HiveError::Logs`].
 pub fn init_logs(config: &Config) -> Result<(), HiveError> {
-    Ok(rbee_http::init_logs(config.log.format, &config.log.level)?)
+    Ok(rbee_http::init_logs(&config.log)?)
 }
 
 /// Returns the route table as text, one route a line.
@@ -183,12 +184,7 @@ pub async fn run(
     ending::show_tally(tally);
     hive.registry.restore(failing, Moment::now());
     hive.supervisor.adopt(left).await;
-    let living =
-        hive.registry.snapshot().into_iter().map(|worker| hive.home.worker_log(&worker.id));
-    if let Err(error) = worker_logs::remove_old(&hive.home.logs_dir(), &living.collect::<Vec<_>>())
-    {
-        tracing::warn!(error = %error, "cannot remove old worker logs");
-    }
+    hive.supervisor.remove_old_logs().await;
     audit::remove_old(&hive);
     let run_file = RunFile {
         url: url.clone(),
@@ -296,6 +292,7 @@ fn assemble(
         heartbeat_seconds: config.heartbeat_interval_seconds,
         stall_seconds: config.stall_seconds(),
         stop_grace_seconds: config.stop_grace_seconds,
+        log_max_mib: config.log.max_mib,
         worker_arguments: config.worker.arguments(&home.cache_dir()),
         hive_url: reached.by_workers.to_owned(),
         environment: config.environment_of_workers(),

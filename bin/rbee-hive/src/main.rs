@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, IsTerminal as _, Read as _, Write as _};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use rbee_hive::{Config, EndSignals, HeldHome, HiveError, Invocation};
 use rbee_home::{ExitStatus, raise_descriptor_limit, report_error};
@@ -10,6 +11,9 @@ use zeroize::Zeroizing;
 
 /// Longer than any pairing code.
 const CODE_BYTES_MAX: usize = 1024;
+/// How long threads for calls that block are kept without work: for good. Where the machine refuses a new one, tokio
+/// panics unless there is another; after its own ten seconds a hive that rests has none.
+const THREADS_KEPT: Duration = Duration::MAX;
 
 fn main() -> ExitCode {
     let ended = match Config::from_process() {
@@ -34,12 +38,16 @@ fn serve(config: Config) -> Result<(), HiveError> {
     rbee_hive::init_logs(&config)?;
     forbid_core_dumps().map_err(HiveError::Setup)?;
     raise_descriptor_limit();
-    let held = HeldHome::take(&config)?;
-    let config = rbee_hive::paired(config, &held)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(HiveError::Setup)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(THREADS_KEPT)
+        .build()
+        .map_err(HiveError::Setup)?;
     let outcome = runtime.block_on(async {
+        // Before the home is touched, since an unheard signal kills.
         let signals = EndSignals::install().map_err(HiveError::Setup)?;
+        let held = HeldHome::take(&config)?;
+        let config = rbee_hive::paired(config, &held)?;
         let token = rbee_hive::load_token(&config, &held)?;
         let listener = rbee_hive::listen(&config, &token).await?;
         rbee_hive::run(config, held, token, listener, signals).await

@@ -40,6 +40,7 @@ use crate::platform;
 use crate::registry::{Admitted, Registry, Wanted, WorkerSignals};
 use crate::reservations::Reservations;
 use crate::vital::Vital;
+use crate::worker_logs;
 
 use restarts::wait_for_turn;
 use stop::EndingCounts;
@@ -192,6 +193,18 @@ impl Supervisor {
         drop(self.reservations.turn().await);
         self.lives.close();
         self.lives.wait().await;
+    }
+
+    /// Removes old logs of workers. A directory that cannot be read, or is read for long, holds up nobody but the caller.
+    pub(crate) async fn remove_old_logs(&self) {
+        let home = self.launcher.home.clone();
+        let living = self.registry.snapshot();
+        let living: Vec<_> = living.iter().map(|worker| home.worker_log(&worker.id)).collect();
+        let removed =
+            tokio::task::spawn_blocking(move || worker_logs::remove_old(&home.logs_dir(), &living));
+        if let Ok(Err(error)) = removed.await {
+            tracing::warn!(%error, "cannot remove old worker logs");
+        }
     }
 
     /// Takes note of what the kernel has killed for want of memory so far. To be called at regular intervals.

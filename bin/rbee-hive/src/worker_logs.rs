@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::fs;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,10 +52,12 @@ pub(crate) async fn open(
     extent: Extent,
 ) -> io::Result<Response> {
     let mut file = tokio::fs::File::open(&path).await?;
-    let found = tokio::task::spawn_blocking(move || start_of_last_lines(&path, extent.lines)).await;
-    let start = found.map_err(io::Error::other)??;
-    file.seek(SeekFrom::Start(start)).await?;
-    let reader = Reader { file, registry, worker, extent, rest: Vec::new() };
+    let start = {
+        let path = path.clone();
+        tokio::task::spawn_blocking(move || start_of_last_lines(&path, extent.lines)).await
+    };
+    file.seek(SeekFrom::Start(start.map_err(io::Error::other)??)).await?;
+    let reader = Reader { file, path, registry, worker, extent, rest: Vec::new() };
     let mut response = Body::from_stream(text_of(reader)).into_response();
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);
@@ -63,6 +66,7 @@ pub(crate) async fn open(
 
 struct Reader {
     file: tokio::fs::File,
+    path: PathBuf,
     registry: Arc<Registry>,
     worker: WorkerId,
     extent: Extent,
@@ -84,6 +88,8 @@ impl Reader {
             // Asked before reading: what a worker wrote before it ended is read after it has.
             let may_grow =
                 self.extent.follow && self.is_alive() && !self.extent.deadline.is_expired();
+            // Looked at before reading: nothing is added to the file any more once another one has its name.
+            let next = tokio::fs::metadata(&self.path).await.map(|next| next.ino());
             let mut piece = vec![0; PIECE_BYTES];
             let count = match self.file.read(&mut piece).await {
                 Ok(count) => count,
@@ -100,8 +106,26 @@ impl Reader {
                 if !may_grow {
                     return None;
                 }
+                if self.goes_on_in(next).await {
+                    continue;
+                }
                 tokio::time::sleep(FOLLOW_INTERVAL).await;
             }
+        }
+    }
+
+    /// Whether the log goes on in another file, as which it was begun anew; that one is read from now on.
+    async fn goes_on_in(&mut self, next: io::Result<u64>) -> bool {
+        let (Ok(next), Ok(now)) = (next, self.file.metadata().await) else { return false };
+        if next == now.ino() {
+            return false;
+        }
+        match tokio::fs::File::open(&self.path).await {
+            Ok(file) => {
+                self.file = file;
+                true
+            }
+            Err(_) => false,
         }
     }
 
@@ -148,7 +172,7 @@ fn start_of_last_lines(path: &Path, lines: usize) -> io::Result<u64> {
     Ok(first + start as u64)
 }
 
-/// Removes all but the newest logs of workers, and those of workers that live. Their names are ordered by time.
+/// Removes all but the newest logs of workers, and those of workers that live, with what was moved aside of each. Their names are ordered by time.
 pub(crate) fn remove_old(directory: &Path, living: &[PathBuf]) -> io::Result<()> {
     let mut logs: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -159,8 +183,14 @@ pub(crate) fn remove_old(directory: &Path, living: &[PathBuf]) -> io::Result<()>
         }
     }
     logs.sort_unstable_by(|left, right| right.cmp(left));
-    let old = logs.iter().skip(LOGS_KEPT);
-    old.filter(|log| !living.contains(log)).try_for_each(fs::remove_file)
+    for log in logs.iter().skip(LOGS_KEPT).filter(|log| !living.contains(log)) {
+        fs::remove_file(log)?;
+        match fs::remove_file(log.with_extension("log.1")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -200,11 +230,13 @@ mod tests {
         fs::write(dir.path().join("rbee-hive.log"), b"").unwrap();
         for index in 0..LOGS_KEPT + 3 {
             fs::write(dir.path().join(format!("w-{index:04}.log")), b"").unwrap();
+            fs::write(dir.path().join(format!("w-{index:04}.log.1")), b"").unwrap();
         }
         remove_old(dir.path(), &[dir.path().join("w-0001.log")]).unwrap();
         let left = |name: &str| dir.path().join(name).exists();
         assert!(left("rbee-hive.log") && left("w-0003.log") && left("w-0022.log"));
-        assert!(!left("w-0000.log") && !left("w-0002.log"));
+        assert!(left("w-0003.log.1"));
+        assert!(!left("w-0000.log") && !left("w-0002.log") && !left("w-0002.log.1"));
         assert!(left("w-0001.log"), "its worker lives");
     }
 }

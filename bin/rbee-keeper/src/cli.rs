@@ -338,7 +338,7 @@ pub(crate) struct LogsArgs {
     /// Go on showing new lines until Ctrl-C
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// How many of the last lines to show; a worker's log that is followed is shown whole
+    /// How many of the last lines to show, of a worker's log 10000 at most
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100, value_parser = lines)]
     pub(crate) lines: usize,
 }

@@ -219,10 +219,11 @@ impl QueenClient {
     pub(crate) async fn worker_log(
         &self,
         id: &WorkerId,
+        lines: usize,
         follow: bool,
     ) -> Result<impl Stream<Item = Result<Bytes, KeeperError>> + use<>, KeeperError> {
         let budget = Budget::new(DEADLINE_CAP);
-        let path = format!("/api/v1/workers/{id}/logs?follow={follow}");
+        let path = format!("/api/v1/workers/{id}/logs?lines={lines}&follow={follow}");
         let response =
             self.http.get_stream(&path, budget.deadline).await.map_err(self.failed(budget))?;
         Ok(response.bytes_stream().map(|piece| piece.map_err(|_error| KeeperError::BrokenOff)))

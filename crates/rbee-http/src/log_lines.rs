@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use input_validation::{sanitize_for_log, sanitize_for_terminal, sanitize_json_line};
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::log_file;
 use crate::telemetry::LogFormat;
 
 /// Standard error, for whole lines of log.
@@ -81,6 +82,7 @@ impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let clean = self.lines.clean(&String::from_utf8_lossy(line));
         self.stderr.write_all(clean.as_bytes())?;
+        log_file::wrote(clean.len());
         Ok(line.len())
     }
 

@@ -1,6 +1,8 @@
 //! Logs of a daemon: to standard error, which whoever starts the daemon points
 //! at a file, in a form for people or for machines.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -18,20 +20,43 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging. `filter` is a level, or `tracing`'s directives such as `info,rbee_hive=debug`.
+/// What is logged: the keys under `[log]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSettings {
+    /// `human` or `json`. Default `human`.
+    pub format: LogFormat,
+    /// A level, or `tracing`'s directives such as `info,rbee_hive=debug`. Default `info`.
+    pub level: String,
+    /// MiB after which a log in the home directory is begun anew, 1 to 10240; the one before is kept. Default 64.
+    pub max_mib: u64,
+}
+
+impl LogSettings {
+    /// What `max_mib` may be.
+    pub const MAX_MIB: RangeInclusive<u64> = 1..=10_240;
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { format: LogFormat::Human, level: "info".to_owned(), max_mib: 64 }
+    }
+}
+
+/// Starts logging.
 ///
 /// # Errors
-/// Fails if the filter cannot be parsed or logging runs already.
-pub fn init_logs(format: LogFormat, filter: &str) -> Result<(), LogError> {
-    let filter = parse(filter)?;
-    let lines = LogLines::new(format);
+/// Fails if the level cannot be parsed or logging runs already.
+pub fn init_logs(settings: &LogSettings) -> Result<(), LogError> {
+    let filter = parse(&settings.level)?;
+    let lines = LogLines::new(settings.format);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(lines)
         // It would tell of a line that cannot be written where that line cannot be written, and panic over it.
         .log_internal_errors(false)
         .with_ansi(lines.is_terminal());
-    match format {
+    match settings.format {
         LogFormat::Human => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(true).try_init(),
     }

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, MAIN_DB};
 use rusqlite_migration::{MigrationDefinitionError, Migrations};
 
 /// How long a call waits for another process's transaction: many times what ours take.
@@ -25,6 +25,9 @@ pub enum DatabaseError {
         /// What SQLite found.
         detail: String,
     },
+    /// It could be opened for reading alone.
+    #[error("the database cannot be opened for writing")]
+    ReadOnly,
     /// The damaged file cannot be moved away.
     #[error("cannot move the damaged database aside")]
     Stuck(#[source] io::Error),
@@ -64,6 +67,11 @@ pub fn open(path: &Path, schema: &Migrations<'_>) -> Result<Opened, DatabaseErro
 
 fn connect(path: &Path, schema: &Migrations<'_>) -> Result<Connection, DatabaseError> {
     let mut connection = Connection::open(path)?;
+    // What SQLite cannot open for writing, such as for want of descriptors at that moment, it opens for reading alone
+    // and says nothing.
+    if connection.is_readonly(MAIN_DB)? {
+        return Err(DatabaseError::ReadOnly);
+    }
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -89,7 +97,10 @@ fn is_damage(error: &DatabaseError) -> bool {
             error.sqlite_error_code(),
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
         ),
-        DatabaseError::Newer | DatabaseError::Stuck(_) | DatabaseError::Migration(_) => false,
+        DatabaseError::Newer
+        | DatabaseError::ReadOnly
+        | DatabaseError::Stuck(_)
+        | DatabaseError::Migration(_) => false,
     }
 }
 
@@ -177,6 +188,13 @@ mod tests {
             .query_row("PRAGMA user_version", [], |row| row.get(0))
             .unwrap();
         assert_eq!(version, 9);
+    }
+
+    #[test]
+    fn a_database_that_can_be_read_alone_is_an_error() {
+        let (_directory, path) = database();
+        let only_to_read = format!("file:{}?mode=ro", path.display());
+        assert!(matches!(open(Path::new(&only_to_read), &SCHEMA), Err(DatabaseError::ReadOnly)));
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod kept;
 mod keys;
 mod limits;
 mod listening;
+mod logs;
 mod observe;
 mod openapi;
 mod overload;

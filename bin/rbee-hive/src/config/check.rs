@@ -2,7 +2,7 @@
 
 use input_validation::in_range;
 use rbee_home::ConfigError;
-use rbee_http::check_log_filter;
+use rbee_http::{LogSettings, check_log_filter};
 
 use super::Config;
 
@@ -32,6 +32,8 @@ impl Config {
         if let Some(url) = &self.queen_url {
             check_url(url)?;
         }
+        let (log_min, log_max) = LogSettings::MAX_MIB.into_inner();
+        check_range("log.max_mib", self.log.max_mib, log_min, log_max)?;
         check_log_filter(&self.log.level)
             .map_err(|error| ConfigError::Value { key: "log.level", reason: error.to_string() })?;
         for root in self.import_roots.iter().flatten() {

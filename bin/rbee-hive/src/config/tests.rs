@@ -110,6 +110,8 @@ fn every_value_out_of_range_is_refused_by_name() {
         ("[restart]\nprobe_delays_ms = [0]", "restart.probe_delays_ms"),
         ("heartbeat_interval_seconds = 0", "heartbeat_interval_seconds"),
         ("stop_grace_seconds = 14", "stop_grace_seconds"),
+        ("[log]\nmax_mib = 0", "log.max_mib"),
+        ("[log]\nmax_mib = 10241", "log.max_mib"),
         ("import_roots = ['models']", "import_roots"),
         ("queen_url = 'ftp://queen'", "queen_url"),
         ("queen_url = 'http://queen/path'", "queen_url"),

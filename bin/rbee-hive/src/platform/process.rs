@@ -57,7 +57,7 @@ impl ProcessHandle {
         let gone = || io::Error::from(io::ErrorKind::NotFound);
         let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(gone)?;
         let descriptor = pidfd_open(number, PidfdFlags::empty())?;
-        let start_ticks = start_ticks(pid).ok_or_else(gone)?;
+        let start_ticks = start_ticks(pid)?.ok_or_else(gone)?;
         let identity =
             ProcessIdentity { boot_id: boot_id()?, pid, start_ticks, inode: inode(&descriptor)? };
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -154,8 +154,14 @@ fn inode(descriptor: impl AsFd) -> io::Result<Option<u64>> {
     Ok(if is_pidfs { Some(rustix::fs::fstat(&descriptor)?.st_ino) } else { None })
 }
 
-fn start_ticks(pid: u32) -> Option<u64> {
-    field(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?, START_TIME_FIELD)
+/// Returns when a process started; `None` when there is none.
+fn start_ticks(pid: u32) -> io::Result<Option<u64>> {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => Ok(field(&stat, START_TIME_FIELD)),
+        // It ended while it was read.
+        Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn session(pid: u32) -> Option<u32> {

@@ -190,6 +190,7 @@ impl Supervisor {
         }
         self.strike_out(&id).await;
         self.end(&id, exit, failure);
+        self.remove_old_logs().await;
     }
 
     /// Tells the registry that a worker could not be started for a reason that is not its own, and the log what comes of it.
@@ -305,6 +306,7 @@ fn describe(order: &Order, error: &SpawnError) -> ErrorDetail {
             "the worker's log file cannot be written; the hive's log says why"
         }
         SpawnError::Listener(_)
+        | SpawnError::Identity(_)
         | SpawnError::Secrets(_)
         | SpawnError::AuditKey(_)
         | SpawnError::Client(_) => "the worker cannot be set up; the hive's log says why",

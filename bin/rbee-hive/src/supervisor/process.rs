@@ -49,6 +49,8 @@ pub(crate) struct Launcher {
     /// Seconds that one step of a worker's engine may take before the worker gives itself up.
     pub(crate) stall_seconds: u64,
     pub(crate) stop_grace_seconds: u64,
+    /// MiB after which a worker begins its log anew.
+    pub(crate) log_max_mib: u64,
     /// How workers treat devices and memory, as arguments.
     pub(crate) worker_arguments: Vec<OsString>,
     /// Where workers reach this hive.
@@ -80,6 +82,8 @@ pub(super) enum SpawnError {
     Listener(#[from] FdMappingCollision),
     #[error("cannot run {}", program.display())]
     Run { program: PathBuf, source: io::Error },
+    #[error("cannot tell the worker's process from others")]
+    Identity(#[source] io::Error),
     #[error("cannot write down the worker's secrets")]
     Secrets(#[from] serde_json::Error),
     #[error("cannot make the key of the worker's audit log")]
@@ -103,6 +107,7 @@ impl SpawnError {
             | Self::LogHandle(_)
             | Self::Listener(_)
             | Self::Run { .. }
+            | Self::Identity(_)
             | Self::Secrets(_)
             | Self::AuditKey(_)
             | Self::Client(_) => ExitCause::NotStarted,
@@ -158,7 +163,7 @@ impl Launcher {
         if let Err(error) = write_down(&process, order, client.base_url(), ledger).await {
             process.kill().await;
             process.clear(&order.id).await;
-            return Err(error.into());
+            return Err(error);
         }
         if let Some(mut input) = input
             && let Err(error) = input.write_all(&secrets).await
@@ -239,6 +244,8 @@ impl Launcher {
         add("--heartbeat-seconds", self.heartbeat_seconds.to_string().into());
         add("--stall-seconds", self.stall_seconds.to_string().into());
         add("--drain-seconds", self.stop_grace_seconds.to_string().into());
+        add("--log-file", self.home.worker_log(&order.id).into());
+        add("--log-max-mib", self.log_max_mib.to_string().into());
         if self.audit.key.is_some() {
             let settings = self.audit.settings;
             add("--audit-dir", self.audit.directory.join(order.id.as_str()).into());
@@ -257,25 +264,35 @@ impl Launcher {
     }
 }
 
-/// Enters the process in the ledger. One that cannot be opened has ended, or cannot be told from others later; it is
-/// not entered, and so not adopted.
+/// Enters the process in the ledger. One that has ended, or that this machine tells from no other, is not entered, and so
+/// not adopted. One that cannot be looked at for want of something is not kept: the next hive would not know it.
 async fn write_down(
     process: &OwnedProcess,
     order: &Order,
     url: &str,
     ledger: &Ledger,
-) -> Result<(), DatabaseError> {
+) -> Result<(), SpawnError> {
     match process.pid().map(ProcessHandle::open) {
         Some(Ok(handle)) => {
             let started = Started { identity: handle.identity().clone(), url: url.to_owned() };
-            ledger.started(&order.id, started).await
+            Ok(ledger.started(&order.id, started).await?)
         }
+        Some(Err(error)) if is_for_want_of_something(&error) => Err(SpawnError::Identity(error)),
         Some(Err(error)) => {
             tracing::debug!(worker_id = %order.id, %error, "a worker's process cannot be identified");
             Ok(())
         }
         None => Ok(()),
     }
+}
+
+/// Whether the machine lacked something for looking at a process that is there, or could not read what it says of it.
+fn is_for_want_of_something(error: &io::Error) -> bool {
+    const WANTS: [Errno; 6] =
+        [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::IO, Errno::AGAIN, Errno::INTR];
+    error
+        .raw_os_error()
+        .is_some_and(|number| WANTS.iter().any(|want| want.raw_os_error() == number))
 }
 
 #[cfg(test)]
@@ -301,8 +318,26 @@ mod tests {
             (port(Errno::ACCESS), ExitCause::PortTaken),
             (port(Errno::MFILE), ExitCause::NotStarted),
             (SpawnError::LogHandle(errno(Errno::MFILE)), ExitCause::NotStarted),
+            (SpawnError::Identity(errno(Errno::MFILE)), ExitCause::NotStarted),
         ] {
             assert_eq!(error.cause(), cause, "{error:?}");
         }
+    }
+
+    #[test]
+    fn a_process_is_given_up_for_want_of_something_and_not_where_it_can_never_be_told() {
+        for (number, is_given_up) in [
+            (Errno::MFILE, true),
+            (Errno::NFILE, true),
+            (Errno::NOMEM, true),
+            (Errno::IO, true),
+            (Errno::NOENT, false),
+            (Errno::SRCH, false),
+            (Errno::NOSYS, false),
+            (Errno::PERM, false),
+        ] {
+            assert_eq!(is_for_want_of_something(&errno(number)), is_given_up, "{number}");
+        }
+        assert!(!is_for_want_of_something(&io::Error::from(io::ErrorKind::NotFound)));
     }
 }

@@ -36,6 +36,7 @@ fn supervisor(directory: &TempDir) -> Supervisor {
         heartbeat_seconds: 1,
         stall_seconds: 1,
         stop_grace_seconds: 1,
+        log_max_mib: 1,
         worker_arguments: Vec::new(),
         hive_url: "http://127.0.0.1:1".to_owned(),
         environment: Vec::new(),

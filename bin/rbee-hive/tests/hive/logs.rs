@@ -4,7 +4,8 @@ use rbee_api::error::ErrorCode;
 use rbee_http::collect;
 
 use crate::fake_worker;
-use crate::program::{Hive, Place, code, refused, soon};
+use crate::processes::eventually;
+use crate::program::{Hive, LIMIT, Place, code, refused, soon};
 
 async fn log(hive: &Hive, id: &str, query: &str) -> String {
     let path = format!("/api/v1/workers/{id}/logs{query}");
@@ -51,4 +52,21 @@ async fn only_logs_of_workers_can_be_read() {
         let refusal = refused(hive.client.get_stream(&path, soon()).await.map(drop));
         assert_eq!(code(refusal), expected, "{id}");
     }
+}
+
+#[tokio::test]
+async fn only_the_newest_logs_of_workers_are_kept_however_long_a_hive_runs() {
+    let hive = Place::new().start().await;
+    let logs = hive.home().join("logs");
+    for number in 0..30 {
+        std::fs::write(logs.join(format!("w-{number:04}.log")), b"of long ago\n").unwrap();
+    }
+    let worker = hive.ready_worker("tiny").await;
+    hive.stop_worker(worker.id.as_str()).await.unwrap();
+    let kept = || {
+        let names = std::fs::read_dir(&logs).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with("w-")).count()
+    };
+    eventually("old logs are removed", LIMIT, async || (kept() == 20).then_some(())).await;
+    assert!(logs.join(format!("{}.log", worker.id)).exists());
 }

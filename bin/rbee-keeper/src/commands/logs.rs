@@ -1,9 +1,9 @@
 //! `rbee logs`: the last lines of a log, and with `-f` the ones to come. The logs of queen and hive are files of this
 //! computer; a worker's comes through the queen.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -56,25 +56,16 @@ async fn file(keeper: &Keeper, daemon: Daemon, args: &LogsArgs) -> Result<(), Ke
 }
 
 async fn from_queen(keeper: &Keeper, id: &WorkerId, args: &LogsArgs) -> Result<(), KeeperError> {
-    let pieces = keeper.running_queen().await?.worker_log(id, args.follow).await?;
+    let queen = keeper.running_queen().await?;
+    let pieces = queen.worker_log(id, args.lines, args.follow).await?;
     pin_mut!(pieces);
     let mut lines = Lines::default();
-    let mut last = VecDeque::new();
     while let Some(piece) = pieces.next().await {
         for line in lines.take(&piece?) {
-            if args.follow {
-                keeper.output.line(&line)?;
-            } else {
-                last.push_back(line);
-                if last.len() > args.lines {
-                    last.pop_front();
-                }
-            }
+            keeper.output.line(&line)?;
         }
     }
-    last.extend(lines.rest());
-    let surplus = last.len().saturating_sub(args.lines);
-    last.iter().skip(surplus).try_for_each(|line| keeper.output.line(line))
+    lines.rest().map_or(Ok(()), |line| keeper.output.line(&line))
 }
 
 fn failed(path: &Path) -> impl Fn(io::Error) -> KeeperError {
@@ -82,7 +73,7 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> KeeperError {
     move |source| KeeperError::Log { path: path.clone(), source }
 }
 
-/// The end of a file that may grow, or begin anew.
+/// The end of a file that may grow, be cut, or be moved aside and begun anew.
 struct Tail {
     path: PathBuf,
     file: File,
@@ -99,15 +90,26 @@ impl Tail {
 
     /// Reads the next block of what has not been read yet, and more blocks as long as there are any.
     fn read_new(&mut self) -> io::Result<Vec<u8>> {
-        if self.file.metadata()?.len() < self.position {
+        let mut bytes = Vec::new();
+        // Looked at before reading: nothing is added to the file any more once another one has its name.
+        let next = self.path.metadata().ok();
+        self.read_on(&mut bytes)?;
+        let (next, now) = (next.map(|file| file.ino()), self.file.metadata()?.ino());
+        if next.is_some_and(|next| next != now) {
             self.file = File::open(&self.path)?;
+            self.position = 0;
+            self.read_on(&mut bytes)?;
+        }
+        Ok(bytes)
+    }
+
+    fn read_on(&mut self, bytes: &mut Vec<u8>) -> io::Result<()> {
+        if self.file.metadata()?.len() < self.position {
             self.position = 0;
         }
         self.file.seek(SeekFrom::Start(self.position))?;
-        let mut bytes = Vec::new();
-        self.file.read_to_end(&mut bytes)?;
-        self.position += bytes.len() as u64;
-        Ok(bytes)
+        self.position += self.file.read_to_end(bytes)? as u64;
+        Ok(())
     }
 }
 
@@ -208,6 +210,12 @@ mod tests {
         assert_eq!(tail.read_new().unwrap(), b"new\n");
         std::fs::write(&path, "again\n").unwrap();
         assert_eq!(tail.read_new().unwrap(), b"again\n");
+        let mut aside = File::options().append(true).open(&path).unwrap();
+        std::fs::rename(&path, dir.path().join("log.1")).unwrap();
+        aside.write_all(b"last\n").unwrap();
+        assert_eq!(tail.read_new().unwrap(), b"last\n");
+        std::fs::write(&path, "first\n").unwrap();
+        assert_eq!(tail.read_new().unwrap(), b"first\n");
     }
 
     #[test]

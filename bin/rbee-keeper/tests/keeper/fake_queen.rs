@@ -176,11 +176,14 @@ async fn shutdown(State(script): State<Arc<Script>>) -> Json<Value> {
 
 #[derive(Deserialize)]
 struct LogsQuery {
+    lines: usize,
     follow: bool,
 }
 
-async fn logs(Query(query): Query<LogsQuery>) -> String {
-    if query.follow { "followed\n".to_owned() } else { "first\nsecond\nthird\n".to_owned() }
+async fn logs(Query(LogsQuery { lines, follow }): Query<LogsQuery>) -> String {
+    let all = ["first\n", "second\n", "third\n"];
+    let followed = if follow { "followed\n" } else { "" };
+    all[all.len().saturating_sub(lines)..].concat() + followed
 }
 
 async fn pull(State(script): State<Arc<Script>>, RawJson(body): RawJson) -> Response {

@@ -32,6 +32,6 @@ async fn a_workers_log_comes_from_the_queen() {
     let queen = FakeQueen::start().await;
     let last = queen.program().run(&["logs", "w-1", "-n", "2"]).await;
     assert_eq!((last.code, last.stdout.as_str()), (Some(0), "second\nthird\n"));
-    let followed = queen.program().run(&["logs", "w-1", "-f"]).await;
-    assert_eq!((followed.code, followed.stdout.as_str()), (Some(0), "followed\n"));
+    let followed = queen.program().run(&["logs", "w-1", "-f", "-n1"]).await;
+    assert_eq!((followed.code, followed.stdout.as_str()), (Some(0), "third\nfollowed\n"));
 }
