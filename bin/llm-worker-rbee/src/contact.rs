@@ -78,7 +78,11 @@ impl Contact {
         self.told = Some((load_progress, now));
         let sent = self.send("loading", &WorkerLoading { load_progress }).await;
         match outcome_of(&sent) {
-            Outcome::Answered | Outcome::Failed => Ok(()),
+            Outcome::Answered => Ok(()),
+            Outcome::Failed => {
+                self.look_for_hive();
+                Ok(())
+            }
             Outcome::Unknown => Err(Orphaned::Disowned),
         }
     }
@@ -230,6 +234,16 @@ mod tests {
         {
             assert_eq!(contact.is_news(share, at), is_news, "{share}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_load_is_told_to_the_hive_that_took_the_place_of_a_silent_one() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("hive.json");
+        std::fs::write(&file, r#"{"url": "http://127.0.0.1:2", "pid": 1}"#).unwrap();
+        let mut contact = Contact { hive_run_file: Some(file), ..contact() };
+        contact.tell_loading(0.1).await.unwrap();
+        assert_eq!(contact.hive.base_url(), "http://127.0.0.1:2");
     }
 
     #[test]

@@ -23,7 +23,8 @@ use crate::waiting::{Woken, woken};
 
 /// A queen on the same machine answers within milliseconds, one elsewhere within a round trip.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
-/// Pause before a queen that did not answer is tried again.
+/// Pause before a queen that did not answer is tried again, give or take a quarter: machines that have lost her at the
+/// same moment do not come back at the same moment.
 const RETRY: Duration = Duration::from_secs(1);
 /// That pause when something has changed: it may have been a queen just started that asked for it, and whoever asked
 /// her looks for it there next.
@@ -68,13 +69,13 @@ pub(crate) async fn keep(hive: Arc<Hive>, token: Credential, stop: CancellationT
                 }
                 due(&reply, hive.config.heartbeat_interval())
             }
-            Ok(None) => RETRY,
+            Ok(None) => retry_pause(),
             Err(error) => {
                 if contact != Contact::Lost {
                     tell_of(&error);
                 }
                 contact = Contact::Lost;
-                RETRY
+                retry_pause()
             }
         };
         match woken(&stop, &mut changes, Some(Instant::now() + wait)).await {
@@ -86,6 +87,10 @@ pub(crate) async fn keep(hive: Arc<Hive>, token: Credential, stop: CancellationT
             }
         }
     }
+}
+
+fn retry_pause() -> Duration {
+    RETRY.mul_f64(0.75 + 0.5 * fastrand::f64())
 }
 
 /// Says why the queen was not told. Her own words are for clients.

@@ -1,8 +1,10 @@
-//! How a hive is told to end: once to end in peace within its time, twice to end at once. Owns the signals, that to read
-//! the token again among them, and the time that is left; never ends anything itself.
+//! How a hive is told to end: by requests, each with the time that it has, or by signals, of which the second ends it at
+//! once. Owns the signals, that to read the token again among them, and the time that is left; never ends anything
+//! itself.
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,6 +26,8 @@ pub(crate) struct Shutdown {
     pub(crate) stop: CancellationToken,
     /// Cancelled when it is to end without waiting any longer.
     hasten: CancellationToken,
+    /// Whether a signal has asked for the end before.
+    is_signalled: Arc<AtomicBool>,
     /// When workers that are left are to be killed; `None` until the hive is told to end.
     kill_at: Arc<watch::Sender<Option<Instant>>>,
     /// The longest time that an end may take.
@@ -33,12 +37,14 @@ pub(crate) struct Shutdown {
 impl Shutdown {
     pub(crate) fn new(timeout: Duration) -> Self {
         let (stop, hasten) = <(CancellationToken, CancellationToken)>::default();
-        Self { stop, hasten, kill_at: Arc::new(watch::Sender::new(None)), timeout }
+        let kill_at = Arc::new(watch::Sender::new(None));
+        Self { stop, hasten, is_signalled: Arc::default(), kill_at, timeout }
     }
 
-    /// Takes the first further step.
+    /// Takes a signal: the first one asks for the end, the second hastens it. One that comes beside a request is no
+    /// second one: a queen whose request was not answered in time sends both.
     pub(crate) fn advance(&self) {
-        if self.stop.is_cancelled() {
+        if self.is_signalled.swap(true, Ordering::Relaxed) {
             tracing::info!("told to end at once");
             self.hasten.cancel();
         } else {
@@ -191,7 +197,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_waits_already_hears_that_the_time_is_shorter_or_over() {
         let shutdown = Shutdown::new(30 * SECOND);
+        shutdown.ask(12 * SECOND);
         shutdown.advance();
+        assert!(!shutdown.is_hastened(), "a request and a signal are not two signals");
         let start = Instant::now();
         let later = async {
             sleep(SECOND).await;
@@ -202,6 +210,8 @@ mod tests {
         assert_eq!(start.elapsed().as_secs(), 4);
         let shutdown = Shutdown::new(30 * SECOND);
         shutdown.advance();
+        shutdown.ask(12 * SECOND);
+        assert!(!shutdown.is_hastened(), "a signal and a request are not two signals");
         let later = async {
             sleep(SECOND).await;
             shutdown.advance();
