@@ -38,6 +38,8 @@ pub(crate) struct HiveView {
     pub(crate) snapshot: Option<Arc<HiveSnapshot>>,
     /// Workers it named in an answer and not yet in a report.
     pub(crate) noted: Vec<WorkerInfo>,
+    /// Whether it was heard of too long ago for that to be relied on, whatever is known of it since.
+    pub(crate) is_stale: bool,
 }
 
 /// Whether a machine can be given work.
@@ -145,9 +147,9 @@ impl HiveView {
         }
     }
 
-    /// Says whether its models and workers are listed: those of a stale machine may be long gone.
+    /// Says whether its models and workers are listed: what it told too long ago may be long gone.
     pub(crate) const fn is_listed(&self) -> bool {
-        !matches!(self.reach, Reach::Stale(_))
+        !self.is_stale
     }
 
     /// Returns its workers, the failed ones too.

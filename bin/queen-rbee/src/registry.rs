@@ -18,7 +18,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::cluster::{Cluster, HiveView, is_live};
-use standing::{Contact, Facts, judge, stale_at};
+use standing::{Contact, Facts, is_stale, judge, stale_at};
 
 /// How long a machine that answers may take for its first report, and a machine
 /// of which nothing is known for its first sign of life.
@@ -320,6 +320,7 @@ impl Registry {
             reach: judge(&facts, self.interval, now),
             snapshot: entry.snapshot.clone(),
             noted: entry.noted_workers(now),
+            is_stale: is_stale(entry.heard_at, self.interval, now),
         }
     }
 

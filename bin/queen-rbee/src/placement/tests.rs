@@ -63,7 +63,8 @@ fn hive(name: &str, reach: Reach, memory: u64, workers: &[(&str, WorkerState)]) 
         workers: workers.iter().map(|(id, state)| worker(id, *state)).collect(),
     };
     let snapshot = Some(Arc::new(snapshot));
-    HiveView { name: name.parse().unwrap(), reach, snapshot, noted: Vec::new() }
+    let is_stale = matches!(reach, Reach::Stale(_));
+    HiveView { name: name.parse().unwrap(), reach, snapshot, noted: Vec::new(), is_stale }
 }
 
 fn cluster(hives: Vec<HiveView>) -> Cluster {

@@ -42,10 +42,15 @@ pub(super) fn stale_at(heard_at: Instant, interval: Duration) -> Instant {
     heard_at + interval * STALE_INTERVALS
 }
 
+/// Says whether what a machine told at `heard_at` is not to be relied on any more.
+pub(super) fn is_stale(heard_at: Option<Instant>, interval: Duration, now: Instant) -> bool {
+    heard_at.is_some_and(|at| now > stale_at(at, interval))
+}
+
 /// Judges a machine that reports every `interval`.
 pub(super) fn judge(facts: &Facts<'_>, interval: Duration, now: Instant) -> Reach {
     let silence = facts.heard_at.map(|at| now.saturating_duration_since(at));
-    let is_stale = facts.heard_at.is_some_and(|at| now > stale_at(at, interval));
+    let is_stale = is_stale(facts.heard_at, interval, now);
     let is_suspect = silence.is_none_or(|silence| silence > interval * SUSPECT_INTERVALS);
     match facts.contact {
         Contact::Awaited { until } if *until > now => Reach::Awaited { until: *until },
@@ -87,7 +92,7 @@ mod tests {
         let facts = Facts { contact, heard_at, is_draining };
         let name = "attic".parse().unwrap();
         let reach = judge(&facts, INTERVAL, now);
-        HiveView { name, reach, snapshot: None, noted: Vec::new() }.state()
+        HiveView { name, reach, snapshot: None, noted: Vec::new(), is_stale: false }.state()
     }
 
     #[test]

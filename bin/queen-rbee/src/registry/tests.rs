@@ -1,6 +1,6 @@
 //! What the registry makes of reports, answers and failures.
 
-use rbee_api::error::ErrorCode;
+use rbee_api::error::{ErrorCode, ErrorDetail};
 use rbee_api::hive::{HiveState, Resources};
 use rbee_api::worker::{Backend, WorkerState};
 use secrets_management::Secret;
@@ -137,6 +137,8 @@ async fn a_stale_machine_is_listed_without_its_workers_until_it_reports_again() 
     assert_eq!(listed(), (HiveState::Suspect, 1));
     tokio::time::advance(INTERVAL * 2).await;
     assert_eq!(listed(), (HiveState::Stale, 0));
+    registry.lost(&local(), ErrorDetail::new(ErrorCode::HiveUnreachable, "it does not answer"));
+    assert_eq!(listed(), (HiveState::Unreachable, 0));
     registry.heartbeat(&local(), report(1, 2, vec![ready()])).unwrap();
     assert_eq!(listed(), (HiveState::Online, 1));
 }
