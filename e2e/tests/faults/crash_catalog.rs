@@ -53,7 +53,7 @@ impl Stage {
         let over = self.site.listed().is_none();
         drop(tracer);
         if (over && holds_within(LIMIT, || self.hive.is_over())) || self.hive.was_killed() {
-            Attempt::Killed
+            Attempt::Hit
         } else {
             Attempt::Missed
         }

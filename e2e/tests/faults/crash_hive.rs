@@ -5,170 +5,55 @@ use std::time::Duration;
 
 use e2e::{holds_within, wait_until};
 use rustix::process::Signal;
-use serde_json::json;
 
-use crate::agreement::{assert_agreement, assert_nothing_left};
+use crate::agreement::assert_agreement;
 use crate::crash_points::{Attempt, Quota, kill_at_points};
+use crate::hive_stage::{Operation, Stage, is_done};
 use crate::ledger;
-use crate::site::{Daemon, LIMIT, Site, is_ready, pid_of, signal_to};
+use crate::site::{LIMIT, Site, pid_of, signal_to};
 use crate::tracing::Trace;
 use crate::volume;
 
-/// What a hive does when it is killed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Operation {
-    /// Starts on a home that is not there yet.
-    FirstStart,
-    Start,
-    Adopt,
-    Spawn,
-    Stop,
-    Shutdown,
-    LoseWorker,
+/// Performs the operation traced, until it is done or the hive is gone.
+fn perform(stage: &mut Stage, operation: Operation, trace: &Trace) -> Attempt {
+    let Some(begun) = stage.begin(operation, trace) else { return Attempt::Refused };
+    if let Some(reply) = begun.reply.filter(|_| operation == Operation::Spawn) {
+        assert_eq!(reply.status, 200, "{}", reply.body);
+    }
+    let Stage { site, hive } = stage;
+    let hive = hive.as_mut().expect("a hive");
+    let over =
+        holds_within(LIMIT, || hive.is_over() || is_done(site, operation, hive, begun.worker));
+    assert!(over, "{operation:?} does not end: {}", site.log("rbee-hive"));
+    drop(begun.tracer);
+    if hive.was_killed() { Attempt::Hit } else { Attempt::Missed }
 }
 
-/// A site and the hive that runs there between two attempts.
-struct Stage {
-    site: Site,
-    hive: Option<Daemon>,
-}
-
-impl Stage {
-    fn new() -> Self {
-        let site = Site::new();
-        let hive = site.hive();
-        site.import("tiny", 1);
-        Self { site, hive: Some(hive) }
+/// Takes over from the hive that was killed, and looks at what is left.
+fn recover(stage: &mut Stage, context: &str) {
+    // One that lives still is killed here: the rest has to hold in any case.
+    if let Some(mut hive) = stage.hive.take() {
+        hive.kill();
     }
-
-    fn running(&mut self) -> &mut Daemon {
-        self.hive.get_or_insert_with(|| self.site.hive())
-    }
-
-    /// Brings about what the operation begins with.
-    fn prepare(&mut self, operation: Operation) {
-        match operation {
-            Operation::FirstStart => {
-                self.end();
-                std::fs::remove_dir_all(self.site.cluster.home()).expect("a home to remove");
-            }
-            Operation::Start => self.end(),
-            Operation::Adopt => {
-                self.running();
-                self.site.ready_worker("tiny");
-                self.hive.take().expect("a hive").kill();
-            }
-            Operation::Spawn => {
-                self.running();
-                for worker in self.site.listed().expect("a list") {
-                    let path = format!("/api/v1/workers/{}", worker["id"].as_str().expect("an id"));
-                    assert_eq!(self.site.to_hive().call("DELETE", &path, None).status, 200);
-                }
-            }
-            Operation::Stop | Operation::Shutdown | Operation::LoseWorker => {
-                self.running();
-                self.site.ready_worker("tiny");
-            }
-        }
-    }
-
-    /// Ends the hive as a user does, and looks that nothing is left.
-    fn end(&mut self) {
-        if let Some(mut hive) = self.hive.take() {
-            hive.signal(Signal::TERM);
-            let status = hive.wait("the hive ends", LIMIT);
-            assert!(status.success(), "{status}: {}", self.site.log("rbee-hive"));
-        }
-        assert_nothing_left(&self.site, "after an orderly end");
-    }
-
-    /// Performs the operation traced, until it is done or the hive is gone.
-    fn perform(&mut self, operation: Operation, trace: &Trace) -> Attempt {
-        let mut tracer = None;
-        match operation {
-            Operation::FirstStart | Operation::Start | Operation::Adopt => {
-                self.hive = Some(self.site.launch("rbee-hive", &trace.wrapper()));
-            }
-            _ => {
-                let Some(attached) = trace.attach(self.running().pid()) else {
-                    return Attempt::Refused;
-                };
-                tracer = Some(attached);
-            }
-        }
-        let worker = self.site.living("llm-worker-rbee").first().map(|worker| worker.pid);
-        match operation {
-            Operation::FirstStart | Operation::Start | Operation::Adopt => {}
-            Operation::Spawn => drop(self.site.ask_for_worker("tiny")),
-            Operation::Stop => {
-                if let Some(worker) = self.site.listed().unwrap_or_default().first() {
-                    let path = format!("/api/v1/workers/{}", worker["id"].as_str().expect("an id"));
-                    drop(self.site.to_hive().try_call("DELETE", &path, None));
-                }
-            }
-            Operation::Shutdown => self.running().signal(Signal::TERM),
-            Operation::LoseWorker => signal_to(worker.expect("a worker"), Signal::KILL),
-        }
-        let Self { site, hive } = self;
-        let hive = hive.as_mut().expect("a hive");
-        let over = holds_within(LIMIT, || hive.is_over() || is_done(site, operation, hive, worker));
-        assert!(over, "{operation:?} does not end: {}", site.log("rbee-hive"));
-        drop(tracer);
-        if hive.was_killed() { Attempt::Killed } else { Attempt::Missed }
-    }
-
-    /// Takes over from the hive that was killed, and looks at what is left.
-    fn recover(&mut self, context: &str) {
-        // One that lives still is killed here: the rest has to hold in any case.
-        if let Some(mut hive) = self.hive.take() {
-            hive.kill();
-        }
-        let stopping: Vec<u32> = ledger::rows(&self.site.cluster.home())
-            .into_iter()
-            .filter_map(|row| row.pid.filter(|_| row.is_stopping))
-            .collect();
-        self.running();
-        if self.site.to_hive().get("/api/v1/models").json()["models"] == json!([]) {
-            self.site.import("tiny", 1);
-        }
-        assert_agreement(&self.site, context);
-        let living = self.site.living("llm-worker-rbee");
-        let revived = living.iter().find(|worker| stopping.contains(&worker.pid));
-        assert!(revived.is_none(), "{context}: {revived:?} was being stopped and goes on");
-        let worker = self.site.ready_worker("tiny");
-        let id = worker["id"].as_str().expect("an id");
-        let path = format!("/api/v1/workers/{id}/v1/chat/completions");
-        let body = json!({
-            "model": "tiny", "messages": [{"role": "user", "content": "still here"}],
-        });
-        let reply = self.site.to_hive().post(&path, &body);
-        assert_eq!(reply.status, 200, "{context}: {}", reply.body);
-    }
-}
-
-/// Says whether there is nothing more to wait for.
-fn is_done(site: &Site, operation: Operation, hive: &Daemon, worker: Option<u32>) -> bool {
-    let has_row = || ledger::rows(&site.cluster.home()).iter().any(|row| row.pid == worker);
-    match operation {
-        Operation::FirstStart | Operation::Start => site.serves("hive", hive.pid()),
-        Operation::Adopt => site.serves("hive", hive.pid()) && all_are_ready(site),
-        Operation::Spawn => all_are_ready(site),
-        Operation::Stop | Operation::LoseWorker => !has_row(),
-        Operation::Shutdown => false,
-    }
-}
-
-fn all_are_ready(site: &Site) -> bool {
-    let listed = site.listed().unwrap_or_default();
-    !listed.is_empty() && listed.iter().all(is_ready)
+    let stopping: Vec<u32> = ledger::rows(&stage.site.cluster.home())
+        .into_iter()
+        .filter_map(|row| row.pid.filter(|_| row.is_stopping))
+        .collect();
+    stage.running();
+    stage.import_where_missing();
+    assert_agreement(&stage.site, context);
+    let living = stage.site.living("llm-worker-rbee");
+    let revived = living.iter().find(|worker| stopping.contains(&worker.pid));
+    assert!(revived.is_none(), "{context}: {revived:?} was being stopped and goes on");
+    stage.assert_serves(context);
 }
 
 fn run(operation: Operation, quota: Quota) {
     let mut stage = Stage::new();
     kill_at_points(&format!("hive: {operation:?}"), quota, |trace, context| {
         stage.prepare(operation);
-        let attempt = stage.perform(operation, trace);
-        stage.recover(context);
+        let attempt = perform(&mut stage, operation, trace);
+        recover(&mut stage, context);
         attempt
     });
     stage.end();
@@ -227,7 +112,7 @@ fn a_hive_killed_between_fork_and_exec_leaves_no_orphan() {
             signal_to(pid, Signal::KILL);
         });
         drop(tracer);
-        stage.recover(&format!("between fork and exec, attempt {attempt}"));
+        recover(&mut stage, &format!("between fork and exec, attempt {attempt}"));
     }
     stage.end();
 }

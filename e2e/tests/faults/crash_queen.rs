@@ -1,18 +1,19 @@
 //! A queen or a keeper killed at any point: the hive and its workers go on, the next
 //! queen finds them, and there is never a second one of anything.
 
-use e2e::holds_within;
+use e2e::{Reply, holds_within};
 use rustix::process::Signal;
 use serde_json::json;
 
 use crate::agreement::assert_agreement;
 use crate::crash_points::{Attempt, Quota, kill_at_points};
+use crate::requests::CHAT;
 use crate::site::{Daemon, LIMIT, Site};
-use crate::tracing::Trace;
+use crate::tracing::{Trace, Tracer};
 
-/// What a queen does when she is killed.
+/// What a queen does meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Operation {
+pub(crate) enum Operation {
     /// Starts on a machine where nothing runs.
     Start,
     /// Starts where a hive and a worker run.
@@ -23,13 +24,13 @@ enum Operation {
     Shutdown,
 }
 
-struct Stage {
-    site: Site,
-    queen: Option<Daemon>,
+pub(crate) struct Stage {
+    pub(crate) site: Site,
+    pub(crate) queen: Option<Daemon>,
 }
 
 impl Stage {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let site = Site::new();
         let queen = site.queen();
         // A command waits until the queen is ready.
@@ -37,11 +38,11 @@ impl Stage {
         Self { site, queen: Some(queen) }
     }
 
-    fn running(&mut self) -> &mut Daemon {
+    pub(crate) fn running(&mut self) -> &mut Daemon {
         self.queen.get_or_insert_with(|| self.site.queen())
     }
 
-    fn prepare(&mut self, operation: Operation) {
+    pub(crate) fn prepare(&mut self, operation: Operation) {
         match operation {
             Operation::Start => self.end(),
             Operation::FindHive => {
@@ -56,29 +57,37 @@ impl Stage {
         }
     }
 
-    fn perform(&mut self, operation: Operation, trace: &Trace) -> Attempt {
-        let mut tracer = None;
-        match operation {
+    /// Begins the operation traced; `None` where this user may not trace. Returns what she answered with it.
+    pub(crate) fn begin(
+        &mut self,
+        operation: Operation,
+        trace: &Trace,
+    ) -> Option<(Option<Tracer>, Option<Reply>)> {
+        let tracer = match operation {
             Operation::Start | Operation::FindHive => {
                 self.queen = Some(self.site.launch("queen-rbee", &trace.wrapper()));
+                None
             }
-            Operation::Serve | Operation::Shutdown => {
-                let Some(attached) = trace.attach(self.running().pid()) else {
-                    return Attempt::Refused;
-                };
-                tracer = Some(attached);
-            }
-        }
-        match operation {
-            Operation::Start | Operation::FindHive => {}
+            Operation::Serve | Operation::Shutdown => Some(trace.attach(self.running().pid())?),
+        };
+        let reply = match operation {
+            Operation::Start | Operation::FindHive => None,
             Operation::Serve => {
                 let body = json!({
                     "model": "tiny", "messages": [{"role": "user", "content": "hello"}],
                 });
-                drop(self.site.to_queen().try_call("POST", "/v1/chat/completions", Some(&body)));
+                self.site.to_queen().try_call("POST", CHAT, Some(&body))
             }
-            Operation::Shutdown => self.running().signal(Signal::TERM),
-        }
+            Operation::Shutdown => {
+                self.running().signal(Signal::TERM);
+                None
+            }
+        };
+        Some((tracer, reply))
+    }
+
+    fn perform(&mut self, operation: Operation, trace: &Trace) -> Attempt {
+        let Some((tracer, _)) = self.begin(operation, trace) else { return Attempt::Refused };
         let Self { site, queen } = self;
         let queen = queen.as_mut().expect("a queen");
         let pid = queen.pid();
@@ -92,7 +101,7 @@ impl Stage {
         });
         assert!(over, "{operation:?} does not end: {}", site.log("queen-rbee"));
         drop(tracer);
-        if queen.was_killed() { Attempt::Killed } else { Attempt::Missed }
+        if queen.was_killed() { Attempt::Hit } else { Attempt::Missed }
     }
 
     /// Starts the next queen, and looks that there is one of each program, and the same
@@ -115,17 +124,18 @@ impl Stage {
         assert_agreement(&self.site, context);
     }
 
-    fn assert_serves(&mut self, context: &str) {
+    pub(crate) fn assert_serves(&mut self, context: &str) {
         self.running();
         let said = self.site.cluster.rbee(&["infer", "-m", "tiny", "-p", "still here"]);
-        assert_eq!(said.stdout.trim(), "still here", "{context}: {said:?}");
+        let log = || self.site.log("queen-rbee");
+        assert_eq!(said.stdout.trim(), "still here", "{context}: {said:?}\n{}", log());
         for program in ["queen-rbee", "rbee-hive", "llm-worker-rbee"] {
             let living = self.site.living(program);
             assert_eq!(living.len(), 1, "{context}: {living:?}");
         }
     }
 
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         if let Some(mut queen) = self.queen.take() {
             queen.signal(Signal::TERM);
             queen.wait("the queen ends", LIMIT);
@@ -134,7 +144,7 @@ impl Stage {
     }
 }
 
-fn is_ready(site: &Site, pid: u32) -> bool {
+pub(crate) fn is_ready(site: &Site, pid: u32) -> bool {
     site.serves("queen", pid)
         && site.to_queen().try_call("GET", "/readyz", None).is_some_and(|reply| reply.status == 200)
 }
@@ -181,7 +191,7 @@ fn a_keeper_killed_while_she_starts_a_queen_leaves_nothing_half_done() {
         let mut keeper = site.launch_with("rbee", &["queen", "start"], &trace.wrapper());
         let ended = holds_within(LIMIT, || keeper.is_over());
         assert!(ended, "{context}: the keeper does not end");
-        let attempt = if keeper.was_killed() { Attempt::Killed } else { Attempt::Missed };
+        let attempt = if keeper.was_killed() { Attempt::Hit } else { Attempt::Missed };
         let said = site.cluster.rbee(&["infer", "-m", "tiny", "-p", "once"]);
         assert_eq!(said.stdout.trim(), "once", "{context}: {said:?}");
         for program in ["queen-rbee", "rbee-hive", "llm-worker-rbee"] {

@@ -2,7 +2,6 @@
 //! again, as a service manager does. Keeps count of its deeds.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -111,19 +110,6 @@ impl<'a> Nemesis<'a> {
 
     pub(crate) fn name_of(&self, pid: u32) -> &'static str {
         if pid == self.queen.pid() { "queen-rbee" } else { "rbee-hive" }
-    }
-
-    /// Looks through all logs.
-    pub(crate) fn assert_no_panic(&self) {
-        let home = self.site.cluster.home();
-        let folders = [home.join("logs"), home.parent().expect("a parent").to_owned()];
-        let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten();
-        let logs = entries.flatten().map(|entry| entry.path());
-        for log in logs.filter(|path| path.extension().is_some_and(|e| e == "log")) {
-            let text = fs::read_to_string(&log).unwrap_or_default();
-            let panic = text.lines().find(|line| line.contains("panicked at"));
-            assert_eq!(panic, None, "{}", log.display());
-        }
     }
 }
 

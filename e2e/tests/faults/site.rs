@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use e2e::{Cluster, Http, Process, TinyKind, holds_within, tiny_gguf, wait_for};
+use e2e::{Cluster, Http, Process, Reply, TinyKind, holds_within, tiny_gguf, wait_for};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -198,10 +198,14 @@ impl Site {
 
     /// Asks the hive for a worker; `None` when it dies over it.
     pub(crate) fn ask_for_worker(&self, model: &str) -> Option<Value> {
-        let reply =
-            self.to_hive().try_call("POST", "/api/v1/workers", Some(&json!({"model": model})))?;
+        let reply = self.try_for_worker(model)?;
         assert_eq!(reply.status, 200, "{}", reply.body);
         Some(reply.json())
+    }
+
+    /// As `ask_for_worker`, whatever the hive answers.
+    pub(crate) fn try_for_worker(&self, model: &str) -> Option<Reply> {
+        self.to_hive().try_call("POST", "/api/v1/workers", Some(&json!({"model": model})))
     }
 
     /// Has the hive start a worker and waits until it is ready.
@@ -217,6 +221,19 @@ impl Site {
     pub(crate) fn listed(&self) -> Option<Vec<Value>> {
         let reply = self.to_hive().try_call("GET", "/api/v1/workers", None)?;
         Some(reply.json()["workers"].as_array().expect("a list").clone())
+    }
+
+    /// Looks through all logs: nobody has panicked.
+    pub(crate) fn assert_no_panic(&self, context: &str) {
+        let home = self.cluster.home();
+        let folders = [home.join("logs"), home.parent().expect("a parent").to_owned()];
+        let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
+        let logs = entries.flatten().map(|entry| entry.path());
+        for log in logs.filter(|path| path.extension().is_some_and(|e| e == "log")) {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            let panic = text.lines().find(|line| line.contains("panicked at"));
+            assert_eq!(panic, None, "{context}: {}", log.display());
+        }
     }
 
     /// Returns the living processes of one program in this home.

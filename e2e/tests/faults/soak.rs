@@ -149,7 +149,7 @@ fn under_random_faults_every_request_ends_once_and_nothing_grows() {
         let before = nemesis.daemons();
         phase(&mut nemesis, Reach::Workers, round * 2 / 3, &tally);
         assert_no_growth(&nemesis, &before);
-        nemesis.assert_no_panic();
+        site.assert_no_panic("soak");
     }
     volume::figure("soak, what was done", format!("{:?}", nemesis.deeds));
     volume::figure("soak, streams that went on at another worker", nemesis.continued());

@@ -1,15 +1,17 @@
 //! `strace` as the injector: counts the system calls of a daemon, and kills it on
-//! entering the n-th of one kind. Follows threads, not the programs that the daemon
-//! starts. Calls are counted in each thread for itself.
+//! entering the n-th of one kind, or has calls fail. Follows threads, not the programs
+//! that the daemon starts. Calls are counted in each thread for itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use e2e::holds_within;
+use e2e::{holds_within, wait_until};
 use rustix::process::Signal;
 
+use crate::failing_calls::Failing;
 use crate::site::signal_to;
 
 /// The calls that leave something behind or tell somebody something: what lies between
@@ -25,8 +27,8 @@ const LET_GO: Duration = Duration::from_millis(200);
 /// One moment of an operation: a thread is about to make its n-th call of a kind.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Point {
-    syscall: String,
-    nth: u32,
+    pub(crate) syscall: String,
+    pub(crate) nth: u32,
 }
 
 impl std::fmt::Display for Point {
@@ -42,24 +44,36 @@ pub(crate) enum Trace {
     Count { log: String },
     /// Kills the daemon at a point.
     Kill(Point),
+    /// Has calls fail, and writes each of their kind into a file.
+    Fail { failing: Failing, log: String },
     /// Holds back the program that the daemon starts for so long, before it is that program.
     DelayExec(Duration),
 }
 
 impl Trace {
     fn options(&self) -> Vec<String> {
-        let mut words = vec!["strace", "-f", "-qq"];
-        let (output, trace, inject);
+        // With less, a tracer that has started its program itself lets go of it at no signal.
+        let mut words = vec!["strace", "-I", "2", "-f", "-qq"];
+        let (output, trace, inject, path);
         match self {
             Self::Count { log } => {
                 trace = format!("trace={DURABLE},execve");
                 output = log.clone();
-                words.extend(["-b", "execve", "-o", &output, "-e", &trace]);
+                words.extend(["-y", "-b", "execve", "-o", &output, "-e", &trace]);
             }
             Self::Kill(Point { syscall, nth }) => {
                 trace = format!("trace={syscall}");
                 inject = format!("inject={syscall}:signal=SIGKILL:when={nth}");
                 words.extend(["-b", "execve", "-o", "/dev/null", "-e", &trace, "-e", &inject]);
+            }
+            Self::Fail { failing, log } => {
+                (trace, inject) = (format!("trace={}", failing.calls), failing.injection());
+                output = log.clone();
+                words.extend(["-b", "execve", "-o", &output, "-e", &trace, "-e", &inject]);
+                if let Some(only) = &failing.path {
+                    path = only.clone();
+                    words.extend(["-P", &path]);
+                }
             }
             Self::DelayExec(delay) => {
                 inject = format!("inject=execve:delay_enter={}:when=1", delay.as_micros());
@@ -136,6 +150,19 @@ pub(crate) fn is_dead(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
+/// Has whoever traces a process let go of it.
+pub(crate) fn release(pid: u32) {
+    if is_dead(pid) {
+        // One that waits for a thread of the dead before another would let go of neither.
+        return end_tracers_of(pid);
+    }
+    let tracers: BTreeSet<u32> = tracers(pid).into_iter().flatten().collect();
+    tracers.iter().for_each(|tracer| signal_to(*tracer, Signal::TERM));
+    let is_gone =
+        |tracer: &u32| is_dead(*tracer) || !Path::new(&format!("/proc/{tracer}")).exists();
+    wait_until("the tracer lets go", ATTACH_LIMIT, || tracers.iter().all(is_gone));
+}
+
 /// Ends whoever traces a process.
 pub(crate) fn end_tracers_of(pid: u32) {
     for tracer in tracers(pid).into_iter().flatten() {
@@ -143,14 +170,18 @@ pub(crate) fn end_tracers_of(pid: u32) {
     }
 }
 
+/// Reads thread, name and arguments of a call out of a line that begins one.
+pub(crate) fn call(line: &str) -> Option<(&str, &str, &str)> {
+    let (thread, rest) = line.split_once(' ')?;
+    let (name, arguments) = rest.trim_start().split_once('(')?;
+    let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    is_name.then_some((thread, name, arguments))
+}
+
 /// Reads the points out of a log of calls.
 pub(crate) fn points(log: &str) -> Vec<Point> {
-    let calls = log.lines().filter_map(|line| {
-        let (thread, rest) = line.split_once(' ')?;
-        let (name, _) = rest.trim_start().split_once('(')?;
-        name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_').then_some((thread, name))
-    });
-    let calls: Vec<(&str, &str)> = calls.collect();
+    let calls: Vec<(&str, &str)> =
+        log.lines().filter_map(call).map(|(thread, name, _)| (thread, name)).collect();
     // Who runs another program is about to be that one; the daemon's own run comes first.
     let daemon = calls.first().map(|(thread, _)| *thread);
     let others: BTreeSet<&str> = calls
