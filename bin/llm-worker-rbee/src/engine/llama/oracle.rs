@@ -2,10 +2,11 @@
 //! loop over one llama.cpp context, token for token, on a real model.
 
 mod alone;
+mod history;
 mod resumed;
 mod shared;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -22,6 +23,7 @@ use rbee_llama::vocab::Token;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use self::history::History;
 use super::attention::Attention;
 use super::{LlamaLoader, STEP_TOKENS, Sizes, context_params};
 use crate::config::placement::Placement;
@@ -45,9 +47,9 @@ const NAME: &str = "oracle";
 /// Where the two best logits are nearer than this, the order in which a batch
 /// is summed may decide which one wins.
 const GAP_THAT_DECIDES: f32 = 0.05;
-/// By how much a logit changes when a prompt is cut into other batches: up to
-/// 0.57 was seen between pieces of 512 and of 33 tokens.
-const BATCH_NOISE: f32 = 0.6;
+/// The same where the tokens of all slots lie in one memory, as on a GPU: a slot's own are summed in the order in which
+/// they lie among those of others, and up to 0.22 was seen.
+const GAP_THAT_DECIDES_UNIFIED: f32 = 0.6;
 const SIZES: Sizes = Sizes { slots: 8, context_tokens: 4096 };
 
 const QUESTIONS: [&str; 9] = [
@@ -152,29 +154,6 @@ fn compute(context: &mut Context, batch: &mut Batch, tokens: &[u32], mut positio
     row
 }
 
-/// Computes the prompt and then the reply in the plain loop. Each token of the
-/// reply must be as good as the best one there, or nearly: llama.cpp's own
-/// logits change with the sizes of its batches.
-fn assert_plausible(question: &str, turns: &[&[u32]], reply: &[u32]) {
-    let params = alone(Sizes { slots: 1, ..SIZES });
-    let mut context = Context::new(model(), &params).unwrap();
-    let mut batch = Batch::with_capacity(STEP_TOKENS as usize);
-    let mut position = 0;
-    let mut row = 0;
-    for turn in turns {
-        row = compute(&mut context, &mut batch, turn, position);
-        position += u32::try_from(turn.len()).unwrap();
-    }
-    for (index, token) in reply.iter().enumerate() {
-        let logits = context.logits(row).unwrap();
-        let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let lag = best - logits[*token as usize];
-        assert!(lag < BATCH_NOISE, "{question}: token {index} of {reply:?} lags by {lag}");
-        row = compute(&mut context, &mut batch, &[*token], position);
-        position += 1;
-    }
-}
-
 /// The most likely token and its lead over the second.
 fn best(logits: &[f32]) -> (u32, f32) {
     let mut ranked: Vec<(f32, u32)> = logits.iter().copied().zip(0..).collect();
@@ -186,20 +165,25 @@ fn best(logits: &[f32]) -> (u32, f32) {
 type Chosen = Arc<Mutex<HashMap<Vec<u32>, Vec<u32>>>>;
 /// In which pieces the engine has computed prompts and replies, by prompt.
 type Pieces = Arc<Mutex<HashMap<Vec<u32>, Vec<usize>>>>;
+/// What was in the slots of a prompt when a token was last chosen for it in each, by prompt.
+type Histories = Arc<Mutex<HashMap<Vec<u32>, Vec<History>>>>;
 
 /// Loads the real engine and writes down what it chooses.
 struct Spy {
     loader: LlamaLoader,
     chosen: Chosen,
     pieces: Pieces,
+    histories: Histories,
 }
 
 struct SpyBackend {
     backend: Box<dyn Backend>,
     prompts: HashMap<u32, Arc<Prompt>>,
     slots_of_runs: Vec<u32>,
+    slots: HashMap<u32, History>,
     chosen: Chosen,
     pieces: Pieces,
+    histories: Histories,
 }
 
 impl Loader for Spy {
@@ -207,15 +191,17 @@ impl Loader for Spy {
         self: Box<Self>,
         progress: &mut dyn FnMut(f32) -> bool,
     ) -> Result<(Core, Loaded), LoadFailure> {
-        let Self { loader, chosen, pieces } = *self;
+        let Self { loader, chosen, pieces, histories } = *self;
         let (engine, loaded) = Box::new(loader).load(progress)?;
         let Core::Generator(mut generator) = engine else { panic!("a text model") };
         generator.backend = Box::new(SpyBackend {
             backend: generator.backend,
             prompts: HashMap::new(),
             slots_of_runs: Vec::new(),
+            slots: HashMap::new(),
             chosen,
             pieces,
+            histories,
         });
         Ok((Core::Generator(generator), loaded))
     }
@@ -224,6 +210,8 @@ impl Loader for Spy {
 impl Backend for SpyBackend {
     fn begin(&mut self, slot: u32, prompt: &Arc<Prompt>, reply_tokens: u32) {
         self.prompts.insert(slot, Arc::clone(prompt));
+        let mut histories = self.histories.lock().unwrap();
+        histories.entry(prompt.tokens.clone()).or_default().push(History::default());
         self.backend.begin(slot, prompt, reply_tokens);
     }
 
@@ -233,6 +221,7 @@ impl Backend for SpyBackend {
             let prompt = &self.prompts[&run.slot].tokens;
             let mut pieces = self.pieces.lock().unwrap();
             pieces.entry(prompt.clone()).or_default().push(run.tokens.len());
+            self.slots.entry(run.slot).or_default().push(run);
         }
         self.backend.step(runs)
     }
@@ -242,6 +231,9 @@ impl Backend for SpyBackend {
         let slot = self.slots_of_runs[run];
         if !self.backend.is_end(slot, token) {
             let prompt = self.prompts[&slot].tokens.clone();
+            let history = self.slots[&slot].clone();
+            let mut histories = self.histories.lock().unwrap();
+            *histories.get_mut(&prompt).unwrap().last_mut().unwrap() = history;
             self.chosen.lock().unwrap().entry(prompt).or_default().push(token);
         }
         Some(token)
@@ -256,18 +248,23 @@ impl Backend for SpyBackend {
     }
 
     fn cut(&mut self, slot: u32, len: u32) -> Result<(), Unusable> {
+        self.slots.entry(slot).or_default().cut(len);
         self.backend.cut(slot, len)
     }
 
     fn copy(&mut self, from: u32, to: u32, len: u32) -> Result<(), Unusable> {
+        self.slots.insert(to, self.slots[&from].first(len));
         self.backend.copy(from, to, len)
     }
 
     fn save(&mut self, slot: u32) -> Result<Vec<u8>, Unusable> {
-        self.backend.save(slot)
+        let state = self.backend.save(slot)?;
+        self.slots[&slot].clone().keep(&state);
+        Ok(state)
     }
 
     fn restore(&mut self, slot: u32, state: &[u8], len: u32) -> Result<(), Unusable> {
+        self.slots.insert(slot, History::kept(state, len));
         self.backend.restore(slot, state, len)
     }
 }
@@ -282,6 +279,8 @@ struct Engine {
     ended: Option<oneshot::Receiver<EngineEnd>>,
     chosen: Chosen,
     pieces: Pieces,
+    histories: Histories,
+    gap_that_decides: f32,
 }
 
 impl Drop for Engine {
@@ -299,6 +298,7 @@ impl Engine {
     async fn start_with(change: impl FnOnce(&mut LlamaLoader)) -> Self {
         let alone = ONE_AT_A_TIME.lock().await;
         let (chosen, pieces) = (Chosen::default(), Pieces::default());
+        let histories = Histories::default();
         let mut loader = LlamaLoader {
             path: model_path(),
             slots: Some(SIZES.slots),
@@ -311,9 +311,26 @@ impl Engine {
             speculation: Speculation::Off,
         };
         change(&mut loader);
-        let spy = Spy { loader, chosen: Arc::clone(&chosen), pieces: Arc::clone(&pieces) };
+        let gap_that_decides = match loader.layout {
+            Some(Layout::Unified) => GAP_THAT_DECIDES_UNIFIED,
+            Some(Layout::Split) | None => GAP_THAT_DECIDES,
+        };
+        let spy = Spy {
+            loader,
+            chosen: Arc::clone(&chosen),
+            pieces: Arc::clone(&pieces),
+            histories: Arc::clone(&histories),
+        };
         let (handle, ended) = start(Box::new(spy), 64).unwrap();
-        let engine = Self { _alone: alone, handle, ended: Some(ended), chosen, pieces };
+        let engine = Self {
+            _alone: alone,
+            handle,
+            ended: Some(ended),
+            chosen,
+            pieces,
+            histories,
+            gap_that_decides,
+        };
         engine.until("the model is loaded", |engine| engine.handle.loaded().is_some()).await;
         engine
     }
@@ -403,6 +420,19 @@ impl Engine {
     fn alone_in_the_same_pieces(&self, prompt: &[u32]) -> Reply {
         let pieces = self.pieces_of(prompt, prompt.len());
         plain_loop_in_pieces(prompt, &pieces, REPLY_TOKENS)
+    }
+
+    /// A reply must be that of a plain loop which takes the steps alone in which prompt and reply were computed, shared with
+    /// others or not, but for ties.
+    fn assert_is_of_its_steps(&self, question: &str, prompt: &[u32], reply: &[u32]) {
+        let histories = self.histories.lock().unwrap().remove(prompt).unwrap();
+        let compared: BTreeSet<usize> = histories
+            .iter()
+            .flat_map(|history| {
+                history.assert_says(question, (prompt, reply), self.gap_that_decides)
+            })
+            .collect();
+        assert_eq!(compared.len(), reply.len(), "{question}: not all tokens were compared");
     }
 
     /// In which pieces the first `len` tokens of a prompt and its reply were computed.

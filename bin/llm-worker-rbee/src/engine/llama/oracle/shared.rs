@@ -31,7 +31,7 @@ async fn eight_about_one_story(engine: &Engine) {
     let mut computed_whole = 0;
     for (index, (question, (reply, cached))) in questions.iter().zip(replies).enumerate() {
         if index % 3 == 0 {
-            assert_plausible(question, &[&ask(question).tokens], &reply);
+            engine.assert_is_of_its_steps(question, &ask(question).tokens, &reply);
         }
         computed_whole += usize::from((cached as usize) < prompt_tokens - 60);
     }
@@ -71,7 +71,7 @@ async fn a_second_turn_is_computed_from_where_the_first_ended() {
         turns.extend(second);
         let all = turns.clone();
         let (reply, cached) = engine.reply_in(SCOPE, prompt_of(turns)).await;
-        assert_plausible("the second turn", &[&all], &reply);
+        engine.assert_is_of_its_steps("the second turn", &all, &reply);
         let stored = if store_bytes_max == 0 { 0 } else { held };
         assert_eq!(cached as usize, stored, "{store_bytes_max}");
     }
@@ -118,7 +118,7 @@ async fn a_second_turn_after_a_restart_is_computed_from_where_the_first_ended() 
         let (reply, cached) = engine.reply_in(SCOPE, prompt_of(tokens.clone())).await;
         // A whole tile is left to compute.
         assert!(held - (cached as usize) < 64, "{layout:?}: {cached} of {held}");
-        assert_plausible("the turn after a restart", &[&tokens], &reply);
+        engine.assert_is_of_its_steps("the turn after a restart", &tokens, &reply);
     }
 }
 
@@ -151,7 +151,7 @@ async fn jobs_that_had_to_give_way_say_what_they_say_with_room() {
     let replies = questions.iter().map(|question| engine.reply(engine.prompt(question)));
     let replies = futures_util::future::join_all(replies).await;
     for (question, reply) in questions.iter().zip(replies) {
-        assert_plausible(question, &[&engine.prompt(question).tokens], &reply);
+        engine.assert_is_of_its_steps(question, &engine.prompt(question).tokens, &reply);
     }
 }
 
@@ -166,7 +166,7 @@ async fn a_reply_that_is_guessed_ahead_is_the_same_in_fewer_steps() {
         QUESTIONS[8],
     ] {
         let got = engine.reply(engine.prompt(question)).await;
-        assert_plausible(question, &[&engine.prompt(question).tokens], &got);
+        engine.assert_is_of_its_steps(question, &engine.prompt(question).tokens, &got);
         tokens += got.len() as u64;
     }
     let steps = engine.handle.snapshot().engine_steps;
