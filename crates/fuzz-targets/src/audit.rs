@@ -75,6 +75,11 @@ impl Log {
         let segment = path.join(format!("{:020}.jsonl", 1));
         let content = fs::read(&segment).expect("the log");
         let file = File::options().write(true).open(&segment).expect("the log");
+        // The last checkpoint covers all; to look at the others too takes as long each time.
+        let checkpoints = path.join("checkpoints.jsonl");
+        let all = fs::read_to_string(&checkpoints).expect("the checkpoints");
+        let last = all.lines().last().map(|line| format!("{line}\n")).unwrap_or_default();
+        fs::write(&checkpoints, last).expect("the checkpoints");
         Self { _directory: directory, path, file, content, key }
     }
 
