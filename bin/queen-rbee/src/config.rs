@@ -189,8 +189,8 @@ pub enum Command {
     PrintRoutes,
     /// Print the OpenAPI document.
     PrintOpenapi,
-    /// Say that the configuration is valid.
-    ValidateConfig,
+    /// Say whether the configuration is valid.
+    ValidateConfig(Box<Config>),
 }
 
 impl Command {
@@ -210,7 +210,8 @@ impl Command {
         let validate_only = arguments.validate_config;
         let program = std::env::current_exe().ok();
         let config = assemble(arguments, std::env::home_dir().as_deref(), program.as_deref())?;
-        Ok(if validate_only { Self::ValidateConfig } else { Self::Serve(Box::new(config)) })
+        let config = Box::new(config);
+        Ok(if validate_only { Self::ValidateConfig(config) } else { Self::Serve(config) })
     }
 }
 

@@ -95,6 +95,16 @@ pub fn openapi_document() -> String {
     openapi::to_text(&openapi::queen())
 }
 
+/// Checks what can only be told with the machine at hand: the configured address, and the files that are named. Touches no
+/// others.
+///
+/// # Errors
+/// What would keep the queen from starting.
+pub fn check(config: &Config) -> Result<(), QueenError> {
+    listening::check_openness(&config.settings, config.settings.bind)?;
+    Ok(config.settings.tls.check_files()?)
+}
+
 /// Serves for the life of the process: until SIGTERM, SIGINT or a request to stop.
 ///
 /// # Errors

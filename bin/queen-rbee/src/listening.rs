@@ -24,16 +24,12 @@ pub(crate) async fn listen(
         None => configured,
     };
     check_bind(address, credentials.shortest())?;
-    match settings.auth.mode {
-        AuthMode::Token => {}
-        AuthMode::None => {
-            check_open_bind(address)?;
-            tracing::warn!(
-                "auth.mode is \"none\": every program and every user of this machine is a client"
-            );
-        }
+    check_openness(settings, address)?;
+    if settings.auth.mode == AuthMode::None {
+        tracing::warn!(
+            "auth.mode is \"none\": every program and every user of this machine is a client"
+        );
     }
-    check_transport(address, settings.tls.transport())?;
     if is_plain_on_network(settings, address) {
         tracing::warn!(%address, "listening on the network: plain HTTP can be read on its way");
     }
@@ -41,6 +37,17 @@ pub(crate) async fn listen(
         Some(listener) => Ok(listener),
         None => bind(address).await.map_err(QueenError::listen(address)),
     }
+}
+
+/// Says whether she may listen on `address` as she is configured, but for the tokens.
+///
+/// # Errors
+/// [`QueenError`] for the policy.
+pub(crate) fn check_openness(settings: &Settings, address: SocketAddr) -> Result<(), QueenError> {
+    if settings.auth.mode == AuthMode::None {
+        check_open_bind(address)?;
+    }
+    Ok(check_transport(address, settings.tls.transport())?)
 }
 
 /// Says whether others can read what is said to a queen who listens on `address`.

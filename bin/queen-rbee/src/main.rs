@@ -24,7 +24,10 @@ fn obey(command: Command) -> Result<(), QueenError> {
         Command::Serve(config) => return queen_rbee::serve(*config),
         Command::PrintRoutes => queen_rbee::route_listing(),
         Command::PrintOpenapi => queen_rbee::openapi_document(),
-        Command::ValidateConfig => "the configuration is valid\n".to_owned(),
+        Command::ValidateConfig(config) => {
+            queen_rbee::check(&config)?;
+            "the configuration is valid\n".to_owned()
+        }
     };
     // A reader that goes away early has what it wanted.
     std::io::stdout().write_all(text.as_bytes()).ok();

@@ -199,6 +199,7 @@ impl Config {
         let (validate_only, pair) = (args.validate_config, args.pair);
         let mut config = Self::resolve(args, std::env::home_dir().as_deref())?;
         if validate_only {
+            config.check_files()?;
             return Ok(Invocation::ConfigIsValid);
         }
         if pair {

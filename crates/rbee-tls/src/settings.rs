@@ -99,6 +99,29 @@ impl TlsSettings {
         }
     }
 
+    /// Says whether the files that are named can be used. Touches no others, and makes none. Blocks.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn check_files(&self) -> Result<(), TlsError> {
+        if let (TlsMode::Files, Some(certificate), Some(key)) =
+            (self.mode, &self.cert_file, &self.key_file)
+        {
+            OwnCertificate::in_files(certificate, key)?;
+        }
+        self.check_ca_file()?;
+        Trust::in_files(&self.ca_file).map(drop)
+    }
+
+    fn check_ca_file(&self) -> Result<(), TlsError> {
+        match self.ca_file.as_ref().map(|file| (file, std::fs::metadata(file))) {
+            Some((file, Err(source))) => {
+                Err(TlsError::Io { action: "read", path: file.clone(), source })
+            }
+            Some((_, Ok(_))) | None => Ok(()),
+        }
+    }
+
     /// Puts what command line and environment say in the place of what the file says.
     pub fn replace(
         &mut self,
@@ -169,11 +192,7 @@ impl TlsSettings {
     /// # Errors
     /// [`TlsError`], also where `tls.ca_file` is not there.
     pub fn trust(&self, directory: &Path) -> Result<Trust, TlsError> {
-        if let Some(file) = &self.ca_file
-            && let Err(source) = std::fs::metadata(file)
-        {
-            return Err(TlsError::Io { action: "read", path: file.clone(), source });
-        }
+        self.check_ca_file()?;
         let own = Authority::certificate_file(directory);
         Trust::in_files([Some(own), self.ca_file.clone()].into_iter().flatten())
     }

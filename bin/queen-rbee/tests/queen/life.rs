@@ -84,6 +84,20 @@ async fn configuration_is_checked_before_anything_happens() {
         ("threads = 0", 78, "threads"),
         ("[log]\nformat = 'xml'", 78, "xml"),
         ("[log]\nlevel = 'inof'", 78, "log.level (or RBEE_LOG"),
+        ("bind = '0.0.0.0:1'", 78, "tls"),
+        ("bind = '0.0.0.0:1'\n[tls]\nallow_plain_http = true", 0, ""),
+        ("bind = '0.0.0.0:1'\n[tls]\nmode = 'local'", 0, ""),
+        (
+            "bind = '0.0.0.0:1'\n[auth]\nmode = 'none'\n[tls]\nallow_plain_http = true",
+            78,
+            "auth.mode",
+        ),
+        (
+            "[tls]\nmode = 'files'\ncert_file = '/nowhere/c.pem'\nkey_file = '/nowhere/k.pem'",
+            78,
+            "/nowhere/",
+        ),
+        ("[tls]\nca_file = '/nowhere/ca.pem'", 78, "/nowhere/ca.pem"),
     ] {
         let output = home.run(settings, &["--validate-config"]);
         assert_eq!(output.status.code(), Some(code), "{settings}");

@@ -5,6 +5,7 @@ use rbee_home::ConfigError;
 use rbee_http::{LogSettings, check_log_filter};
 
 use super::Config;
+use crate::error::HiveError;
 
 /// Largest size in mebibytes that can be asked for: 16 TiB.
 const MIB_MAX: u64 = 1 << 24;
@@ -43,6 +44,18 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Says whether the files that are named can be used. Touches no others.
+    pub(super) fn check_files(&self) -> Result<(), HiveError> {
+        self.tls.check_files()?;
+        match &self.worker_path {
+            Some(program) if !program.is_file() => {
+                let reason = format!("names {}, which is no file", program.display());
+                Err(ConfigError::Value { key: "worker_path", reason }.into())
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 }
 

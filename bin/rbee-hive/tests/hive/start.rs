@@ -47,6 +47,10 @@ fn a_wrong_configuration_is_refused_before_anything_is_touched() {
         failed(&place.output(config, &[]), 78, &parts);
         failed(&place.output(config, &["--validate-config"]), 78, &parts);
     }
+    let no_ca = "[tls]\nca_file = '/nowhere/ca.pem'";
+    failed(&place.output(no_ca, &["--validate-config"]), 78, &["/nowhere/ca.pem"]);
+    let no_worker = ["--validate-config", "--worker-path", "/nowhere/worker"];
+    failed(&place.output("", &no_worker), 78, &["worker_path names /nowhere/worker"]);
     assert!(!place.home().exists());
     let valid = place.output("workers_max = 3", &["--validate-config"]);
     assert_eq!((valid.status.code(), valid.stderr.as_slice()), (Some(0), &b""[..]));
