@@ -158,17 +158,16 @@ async fn jobs_that_had_to_give_way_say_what_they_say_with_room() {
 #[tokio::test]
 async fn a_reply_that_is_guessed_ahead_is_the_same_in_fewer_steps() {
     let engine = Engine::start_with(|loader| loader.speculation = Speculation::Always).await;
-    let mut tokens = 0;
-    for question in [
-        "Repeat this exactly, twice: one two three four five six seven eight nine ten",
-        QUESTIONS[0],
-        QUESTIONS[1],
-        QUESTIONS[8],
-    ] {
+    for question in [QUESTIONS[0], QUESTIONS[1], QUESTIONS[8]] {
         let got = engine.reply(engine.prompt(question)).await;
         engine.assert_is_of_its_steps(question, &engine.prompt(question).tokens, &got);
-        tokens += got.len() as u64;
     }
-    let steps = engine.handle.snapshot().engine_steps;
-    assert!(steps * 10 < tokens * 8, "{steps} steps for {tokens} tokens");
+    // Whatever the last digits of its logits are, a model goes on with this as it began.
+    let story = || engine.tokenizer().text(&story()).unwrap();
+    let steps_before = engine.handle.snapshot().engine_steps;
+    let got = engine.reply(story()).await;
+    let steps = engine.handle.snapshot().engine_steps - steps_before;
+    engine.assert_is_of_its_steps("the story", &story().tokens, &got);
+    let tokens = got.len() as u64;
+    assert!(steps * 2 < tokens, "{steps} steps for {tokens} tokens");
 }
