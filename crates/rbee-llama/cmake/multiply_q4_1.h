@@ -155,8 +155,8 @@ RBEE_FORCED void rbee_multiply_few(const int columns, const struct rbee_product 
 
 static void rbee_multiply_many(const struct rbee_product * p, int64_t column, int64_t columns, int64_t row) {
     struct rbee_weights weights[RBEE_SLICE];
+    // Used between slices alone, of which most matrices of small models are one.
     struct rbee_sums all[RBEE_COLUMNS];
-    memset(all, 0, columns * sizeof(*all));
     for (int64_t first = 0; first < p->blocks; first += RBEE_SLICE) {
         const int64_t blocks = MIN(RBEE_SLICE, p->blocks - first);
         const block_q4_1 * from = p->weights + row * p->weights_stride + first;
@@ -166,15 +166,21 @@ static void rbee_multiply_many(const struct rbee_product * p, int64_t column, in
         }
         for (int64_t c = 0; c < columns; c++) {
             const block_q8_1 * of = p->columns + (column + c) * p->columns_stride + first;
-            struct rbee_sums sums = all[c];
+            struct rbee_sums sums;
+            if (first == 0) {
+                memset(&sums, 0, sizeof(sums));
+            } else {
+                sums = all[c];
+            }
             for (int64_t b = 0; b < blocks; b++) {
                 rbee_add_block(weights + b, of + b, &sums);
             }
-            all[c] = sums;
+            if (first + blocks < p->blocks) {
+                all[c] = sums;
+            } else {
+                _mm256_storeu_ps(p->to + (column + c) * p->to_stride + row, rbee_total(&sums));
+            }
         }
-    }
-    for (int64_t c = 0; c < columns; c++) {
-        _mm256_storeu_ps(p->to + (column + c) * p->to_stride + row, rbee_total(all + c));
     }
 }
 
