@@ -45,8 +45,22 @@ pub(crate) struct Contact {
     pub(crate) worker_id: WorkerId,
     pub(crate) interval: Duration,
     pub(crate) lease: Duration,
+    pub(crate) heard: Heard,
+}
+
+/// What was said last.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heard {
     /// What the hive was last told of the load, and when.
-    pub(crate) told: Option<(f32, Instant)>,
+    told: Option<(f32, Instant)>,
+    /// When the hive last answered; the lease runs from then on.
+    answered_at: Instant,
+}
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self { told: None, answered_at: Instant::now() }
+    }
 }
 
 /// What one attempt came to.
@@ -69,27 +83,29 @@ impl Contact {
     /// is still its hive's; one that does not answer may do so later.
     ///
     /// # Errors
-    /// The hive does not know this worker.
+    /// The hive does not know this worker, or has been silent for too long.
     pub(crate) async fn tell_loading(&mut self, load_progress: f32) -> Result<(), Orphaned> {
         let now = Instant::now();
         if !self.is_news(load_progress, now) {
             return Ok(());
         }
-        self.told = Some((load_progress, now));
+        self.heard.told = Some((load_progress, now));
         let sent = self.send("loading", &WorkerLoading { load_progress }).await;
-        match outcome_of(&sent) {
-            Outcome::Answered => Ok(()),
-            Outcome::Failed => {
-                self.look_for_hive();
-                Ok(())
-            }
-            Outcome::Unknown => Err(Orphaned::Disowned),
+        let outcome = outcome_of(&sent);
+        match outcome {
+            Outcome::Answered => self.heard.answered_at = Instant::now(),
+            Outcome::Failed => self.look_for_hive(),
+            Outcome::Unknown => {}
+        }
+        match self.next(outcome, self.heard.answered_at.elapsed()) {
+            Next::Wait(_) => Ok(()),
+            Next::End(orphaned) => Err(orphaned),
         }
     }
 
     fn is_news(&self, load_progress: f32, now: Instant) -> bool {
-        let (last, at) = self.told.unwrap_or((0.0, now));
-        let is_due = self.told.is_none() || now >= at + LOADING_INTERVAL;
+        let (last, at) = self.heard.told.unwrap_or((0.0, now));
+        let is_due = self.heard.told.is_none() || now >= at + LOADING_INTERVAL;
         is_due && load_progress > last
     }
 
@@ -99,7 +115,6 @@ impl Contact {
         ready: &WorkerReady,
         heartbeat: impl Fn(u64) -> WorkerHeartbeat,
     ) -> Orphaned {
-        let mut last_answer = Instant::now();
         let mut sequence = 0;
         let mut reached = true;
         loop {
@@ -113,14 +128,14 @@ impl Contact {
             reached = outcome != Outcome::Failed;
             match outcome {
                 Outcome::Answered => {
-                    last_answer = Instant::now();
+                    self.heard.answered_at = Instant::now();
                     sequence += 1;
                     self.obey(&sent);
                 }
                 Outcome::Failed => self.look_for_hive(),
                 Outcome::Unknown => {}
             }
-            match self.next(outcome, last_answer.elapsed()) {
+            match self.next(outcome, self.heard.answered_at.elapsed()) {
                 Next::Wait(pause) => tokio::time::sleep(pause).await,
                 Next::End(orphaned) => return orphaned,
             }
@@ -218,7 +233,7 @@ mod tests {
             worker_id: "w-1".parse().unwrap(),
             interval: Duration::from_secs(30),
             lease: Duration::from_secs(900),
-            told: None,
+            heard: Heard::default(),
         }
     }
 
@@ -227,7 +242,7 @@ mod tests {
         let mut contact = contact();
         let now = Instant::now();
         assert!(!contact.is_news(0.0, now) && contact.is_news(0.001, now));
-        contact.told = Some((0.5, now));
+        contact.heard.told = Some((0.5, now));
         let later = now + LOADING_INTERVAL;
         for (share, at, is_news) in
             [(0.9, now, false), (0.5, later, false), (0.501, later, true), (0.1, later, false)]
@@ -244,6 +259,13 @@ mod tests {
         let mut contact = Contact { hive_run_file: Some(file), ..contact() };
         contact.tell_loading(0.1).await.unwrap();
         assert_eq!(contact.hive.base_url(), "http://127.0.0.1:2");
+    }
+
+    #[tokio::test]
+    async fn a_load_whose_hive_is_silent_for_the_time_of_the_lease_is_nobodys() {
+        let mut contact = Contact { lease: Duration::from_millis(1), ..contact() };
+        contact.heard.answered_at -= contact.lease;
+        assert_eq!(contact.tell_loading(0.1).await, Err(Orphaned::LeaseOver));
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub use crate::launch::launch;
 use crate::config::audit::AuditArguments;
 use crate::config::handover::Secrets;
 use crate::config::{Config, EngineConfig};
-use crate::contact::{Contact, Orphaned};
+use crate::contact::{Contact, Heard, Orphaned};
 use crate::engine::EngineEnd;
 use crate::engine::backend::Loader;
 use crate::engine::echo::EchoLoader;
@@ -90,7 +90,7 @@ async fn run(
         worker_id: config.worker_id.clone(),
         interval: config.heartbeat_interval,
         lease: config.lease,
-        told: None,
+        heard: Heard::default(),
     };
     let app = App::new(
         config.worker_id,
