@@ -3,6 +3,7 @@
 
 mod probe;
 
+use std::cell::OnceCell;
 use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -61,10 +62,11 @@ impl ThisMachine {
     /// # Errors
     /// The operating system's, when there are no threads.
     pub(crate) fn new(models_dir: PathBuf) -> io::Result<Self> {
-        let gpus = GpuProbe::open();
+        // To look for a driver may take as long as to ask it.
+        let gpus = OnceCell::new();
         Ok(Self {
             disk: Probe::start("disk", move || disk_of(&models_dir))?,
-            gpus: Probe::start("gpus", move || gpus.read())?,
+            gpus: Probe::start("gpus", move || gpus.get_or_init(GpuProbe::open).read())?,
         })
     }
 }
