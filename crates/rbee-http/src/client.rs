@@ -24,8 +24,10 @@ use crate::vanished::notice_in;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an idle connection is kept for the next call.
 const POOL_IDLE: Duration = Duration::from_secs(60);
-/// Largest reply that is read into memory: the embeddings of a full request, written as JSON.
+/// Largest reply that is passed on in one piece: the embeddings of a full request, written as JSON.
 const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Largest reply that one of our programs reads for itself: a listing of thousands, or an error.
+const OWN_REPLY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Why a call to the next hop failed.
 #[derive(Debug, thiserror::Error)]
@@ -288,7 +290,7 @@ impl HopClient {
     ) -> Result<T, CallError> {
         let response = self.open(request, deadline).await?;
         let status = response.status();
-        let body = collect(response, deadline).await?;
+        let body = read(response, deadline, OWN_REPLY_BYTES_MAX).await?;
         serde_json::from_slice(&body).map_err(|error| {
             tracing::warn!(error = %error, "a reply could not be parsed");
             CallError::Foreign { status }
@@ -304,7 +306,7 @@ async fn send(request: RequestBuilder, deadline: Deadline) -> Result<Response, C
         return Ok(response);
     }
     let status = response.status();
-    let body = collect(response, deadline).await?;
+    let body = read(response, deadline, OWN_REPLY_BYTES_MAX).await?;
     Err(match serde_json::from_slice::<ErrorBody>(&body) {
         Ok(body) => CallError::Refused(Box::new(body.error)),
         Err(_) => CallError::Foreign { status },
@@ -325,18 +327,26 @@ pub(crate) fn connections(trust: &Trust) -> Result<reqwest::Client, CallError> {
         .map_err(CallError::Setup)
 }
 
-/// Reads a reply's body, within the deadline and the limit on its size.
+/// Reads the body of a reply that is passed on, within the deadline and the limit on its size.
 ///
 /// # Errors
 /// See [`CallError`].
-pub async fn collect(mut response: Response, deadline: Deadline) -> Result<Bytes, CallError> {
+pub async fn collect(response: Response, deadline: Deadline) -> Result<Bytes, CallError> {
+    read(response, deadline, REPLY_BYTES_MAX).await
+}
+
+async fn read(
+    mut response: Response,
+    deadline: Deadline,
+    bytes_max: usize,
+) -> Result<Bytes, CallError> {
     let status = response.status();
     let mut body = Vec::new();
     loop {
         let next = tokio::time::timeout_at(deadline.instant(), response.chunk()).await;
         match next.map_err(|_| CallError::TimedOut)?.map_err(CallError::Unreachable)? {
             None => return Ok(body.into()),
-            Some(chunk) if body.len() + chunk.len() > REPLY_BYTES_MAX => {
+            Some(chunk) if body.len() + chunk.len() > bytes_max => {
                 return Err(CallError::Foreign { status });
             }
             Some(chunk) => body.extend_from_slice(&chunk),

@@ -45,8 +45,8 @@ const MANNERS: [&[Manner]; 3] = [
 ];
 /// A hive asks again a second after it has given up; in a second it gives up at most once and again.
 const TRIES_A_SECOND: u64 = 2;
-/// What a hive may take more while it is answered so. The largest answer that it takes in is this long.
-const MEMORY_MORE_KIB: u64 = 96 * 1024;
+/// What a hive may take more while it is answered so: a few times the largest answer that it reads.
+const MEMORY_MORE_KIB: u64 = 32 * 1024;
 /// How often the byte comes.
 const DRIP: Duration = Duration::from_millis(50);
 
