@@ -12,9 +12,10 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use rbee_api::continuation::Delivered;
-use rbee_api::error::{CAUSE, ErrorCode, ErrorDetail, TAKEN};
+use rbee_api::error::{CAUSE, ErrorCode, ErrorDetail, LIVES, TAKEN};
 use rbee_api::worker_exit::ExitCause;
 use rbee_http::{CallError, HopClient, collect};
+use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use crate::app::App;
@@ -40,6 +41,8 @@ pub(crate) struct Failure {
 pub(crate) enum Fault {
     /// The worker's, as far as is known.
     Worker,
+    /// The connection's between the worker, which lives, and its machine.
+    Connection,
     /// Its machine's: it was sent the request and did not answer, or it broke off.
     Machine,
     /// Its machine's, to which the request never came: that cost nobody anything.
@@ -58,18 +61,31 @@ pub(crate) enum Reached {
     Computing,
 }
 
+impl Fault {
+    /// Whose fault it is that a machine tells of.
+    pub(crate) fn told_by(detail: &ErrorDetail) -> Self {
+        match figure(detail, LIVES) {
+            Some(&Value::Bool(true)) if detail.code == ErrorCode::WorkerFailed => Self::Connection,
+            _ => Self::Worker,
+        }
+    }
+}
+
+fn figure<'a>(detail: &'a ErrorDetail, name: &str) -> Option<&'a Value> {
+    detail.details.as_ref().and_then(|figures| figures.get(name))
+}
+
 impl Failure {
     /// What a request had to do with it that was given to the worker so long before. A
     /// worker is given a little more than its slots take, which waits there.
     pub(crate) fn part(&self, had_slot: bool, since_given: Duration) -> Part {
-        let figure = |name| self.detail.details.as_ref().and_then(|figures| figures.get(name));
-        let was_taken = figure(TAKEN) != Some(&false.into());
+        let was_taken = figure(&self.detail, TAKEN) != Some(&false.into());
         // No request has its worker killed or stopped. What the kernel kills for want of memory has a
         // cause of its own.
         let was_outside = [ExitCause::Killed, ExitCause::Stopped]
             .iter()
-            .any(|cause| figure(CAUSE) == Some(&cause.as_str().into()));
-        if self.detail.code != ErrorCode::WorkerFailed {
+            .any(|cause| figure(&self.detail, CAUSE) == Some(&cause.as_str().into()));
+        if self.detail.code != ErrorCode::WorkerFailed || self.fault == Fault::Connection {
             return Part::Unknown;
         }
         let suspect = match was_outside {
@@ -174,7 +190,8 @@ pub(crate) fn no_answer() -> ErrorDetail {
 
 fn broke_off(error: CallError) -> Failure {
     let detail = error.into_detail(ErrorCode::HiveUnreachable, BROKE_OFF);
-    Failure { detail, fault: Fault::Worker, reached: Reached::Nothing }
+    let fault = Fault::told_by(&detail);
+    Failure { detail, fault, reached: Reached::Nothing }
 }
 
 pub(crate) fn nothing_came() -> Failure {
@@ -223,5 +240,12 @@ mod tests {
             }
         }
         assert_eq!(machine_is_gone(Fault::Machine).part(true, since), Part::Unknown);
+        let mut detail = ErrorDetail::new(ErrorCode::WorkerFailed, "gone");
+        assert_eq!(Fault::told_by(&detail), Fault::Worker);
+        detail.details = Some(serde_json::json!({ LIVES: true }));
+        let fault = Fault::told_by(&detail);
+        assert_eq!(fault, Fault::Connection, "no worker ended of it");
+        let failure = Failure { detail, fault, reached: Reached::Computing };
+        assert_eq!(failure.part(true, since), Part::Unknown);
     }
 }

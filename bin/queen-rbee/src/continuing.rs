@@ -110,8 +110,8 @@ impl Continuing {
             None => {}
             Some(End::Whole) => self.upstream = None,
             Some(End::Failed { detail, events: last_words }) => {
-                let (fault, reached) = (Fault::Worker, Reached::Computing);
-                let failure = Failure { detail: *detail, fault, reached };
+                let fault = Fault::told_by(&detail);
+                let failure = Failure { detail: *detail, fault, reached: Reached::Computing };
                 self.broken = Some(Break { failure, last_words });
             }
             Some(End::Garbled) => self.breaks_off(nothing_came()),
@@ -210,7 +210,7 @@ impl Continuing {
                 Ok(Answer::Events(events)) => {
                     tracing::info!(
                         request_id = %call.id, hive = %turn.hive, worker_id = %turn.worker,
-                        "another worker goes on with a stream"
+                        "a worker goes on with a stream"
                     );
                     return Ok(Upstream { turn, events });
                 }

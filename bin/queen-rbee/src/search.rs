@@ -187,7 +187,7 @@ pub(crate) fn put_back(
     if !is_full {
         let (hive, worker) = (&turn.hive, &turn.worker);
         tracing::warn!(%hive, worker_id = %worker, code = %detail.code, "attempt failed; placing again");
-        if fault != Fault::Worker {
+        if matches!(fault, Fault::Machine | Fault::NothingSent) {
             app.registry.suspect(hive);
         }
         let to_blame = (fault == Fault::Worker).then(|| worker.clone());
@@ -199,6 +199,7 @@ pub(crate) fn put_back(
     let why = match (is_full, fault) {
         (true, _) => PutBack::WorkerIsFull,
         (false, Fault::Machine | Fault::NothingSent) => PutBack::MachineIsGone,
+        (false, Fault::Connection) => PutBack::ConnectionBroke,
         (false, Fault::Worker) => PutBack::WorkerFailed,
     };
     if let Some(place) = place {

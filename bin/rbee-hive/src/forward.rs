@@ -13,7 +13,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use input_validation::{ModelRef, WorkerId};
 use metrics::counter;
-use rbee_api::error::{CAUSE, ErrorCode, ErrorDetail, TAKEN};
+use rbee_api::error::{CAUSE, ErrorCode, ErrorDetail, LIVES, TAKEN};
 use rbee_api::openai::{
     ChatRequest, CompletionRequest, EmbeddingRequest, RequestError, RerankRequest,
 };
@@ -23,13 +23,13 @@ use rbee_http::{
 };
 use serde_json::{Value, json};
 
-use crate::registry::{Registry, WorkerEnd};
+use crate::registry::{Fate, Registry, WorkerEnd};
 
 /// What a client is told when its worker is gone.
 const BROKEN: &str = "the worker died or broke off before its answer was complete";
 /// How long is waited to learn how it ended. The process is told of at once, mostly within a few milliseconds of its
-/// connection, and nobody is to wait for one that lives.
-const CAUSE_WAIT: Duration = Duration::from_millis(150);
+/// connection; one that is there after that lives.
+const FATE_WAIT: Duration = Duration::from_millis(150);
 
 /// What a request asks a worker for.
 #[derive(Debug, Clone, Copy)]
@@ -122,7 +122,6 @@ pub(crate) async fn forward(
     let trail = Caller::current().trail(&context.id, endpoint.name(), model.as_str());
     trail.assigned(worker.as_str());
     counter!("rbee_hive_requests_forwarded_total").increment(1);
-    let broken = |error: CallError| error.into_detail(ErrorCode::WorkerFailed, BROKEN);
     let (path, id) = (endpoint.path(), &context.id);
     let reply = if parts.is_marked {
         client.forward_marked(path, body, parts.client.len(), id, deadline).await
@@ -132,14 +131,14 @@ pub(crate) async fn forward(
     let reply = match reply {
         Ok(reply) => reply,
         Err(error) if error.was_sent() => {
-            return Err(failed(&trail, told_why(broken(error), end).await));
+            return Err(failed(&trail, told_why(error, end).await));
         }
-        Err(error) => return Err(failed(&trail, not_taken(broken(error)))),
+        Err(error) => return Err(failed(&trail, not_taken(into_detail(error)))),
     };
     if wants_stream {
         let relay = Relay {
             request_id: context.id,
-            broken: Box::pin(told_why(ErrorDetail::new(ErrorCode::WorkerFailed, BROKEN), end)),
+            broken: Box::pin(why_it_broke_off(end)),
             deadline,
             guard,
         };
@@ -149,7 +148,7 @@ pub(crate) async fn forward(
     }
     let body = match collect(reply, deadline).await {
         Ok(body) => body,
-        Err(error) => return Err(failed(&trail, told_why(broken(error), end).await)),
+        Err(error) => return Err(failed(&trail, told_why(error, end).await)),
     };
     trail.ends(Outcome::Success, "ok");
     drop(guard);
@@ -166,12 +165,31 @@ fn not_taken(mut detail: ErrorDetail) -> ErrorDetail {
     detail
 }
 
-/// Adds to what is said of a worker that broke off how its process ended, where that is known soon.
-async fn told_why(mut detail: ErrorDetail, end: WorkerEnd) -> ErrorDetail {
+fn into_detail(error: CallError) -> ErrorDetail {
+    error.into_detail(ErrorCode::WorkerFailed, BROKEN)
+}
+
+/// Says why a worker did not answer, and how its process ended, where that is known soon.
+async fn told_why(error: CallError, end: WorkerEnd) -> ErrorDetail {
+    if matches!(error, CallError::Unreachable(_)) {
+        return why_it_broke_off(end).await;
+    }
+    let mut detail = into_detail(error);
     if detail.code == ErrorCode::WorkerFailed
-        && let Some(cause) = end.cause_within(CAUSE_WAIT).await
+        && let Some(Fate::Ended(cause)) = end.fate_within(FATE_WAIT).await
     {
         add_figure(&mut detail, CAUSE, json!(cause));
+    }
+    detail
+}
+
+/// Says why the connection to a worker broke: its process has ended, or lives and knows nothing of it.
+async fn why_it_broke_off(end: WorkerEnd) -> ErrorDetail {
+    let mut detail = ErrorDetail::new(ErrorCode::WorkerFailed, BROKEN);
+    match end.fate_within(FATE_WAIT).await {
+        Some(Fate::Ended(cause)) => add_figure(&mut detail, CAUSE, json!(cause)),
+        Some(Fate::Lives) => add_figure(&mut detail, LIVES, json!(true)),
+        None => {}
     }
     detail
 }

@@ -30,7 +30,7 @@ use crate::restart::RestartRules;
 
 pub(crate) use liveness::{Answer, Silent};
 pub(crate) use past::KeptPast;
-pub(crate) use requests::WorkerEnd;
+pub(crate) use requests::{Fate, WorkerEnd};
 use restarts::Lineage;
 pub(crate) use restarts::{Failure, Forgotten, Planned, Turn};
 use worker::Worker;

@@ -116,6 +116,10 @@ pub const TAKEN: &str = "taken";
 /// [`ExitCause`](crate::worker_exit::ExitCause), where that is known in time.
 pub const CAUSE: &str = "cause";
 
+/// The figure of `worker_failed` that is `true` where only the connection to the worker broke
+/// and its process lives, so that it can go on with the request itself.
+pub const LIVES: &str = "lives";
+
 /// The body of every reply that is not a success.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorBody {

@@ -34,6 +34,8 @@ pub(crate) enum PutBack {
     WorkerFailed,
     /// Nobody answered at the machine's address.
     MachineIsGone,
+    /// The worker lives, and can be asked again.
+    ConnectionBroke,
 }
 
 impl Place {
@@ -69,7 +71,7 @@ impl Place {
             PutBack::WorkerIsFull => state.rooms.is_full(&worker, cluster.load_of(&worker), now),
             PutBack::WorkerFailed => state.rooms.failed(&worker, now),
             // The machine is checked before it gets anything.
-            PutBack::MachineIsGone => {}
+            PutBack::MachineIsGone | PutBack::ConnectionBroke => {}
         }
         let places = state.capacity(&cluster, &self.line, &self.model, now).places;
         let (line, want) = (Arc::clone(&self.line), want.clone());

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use rbee_api::error::ErrorCode;
+use rbee_api::error::{ErrorCode, LIVES};
 use rbee_api::headers::CLIENT_BYTES;
 use rbee_api::worker::WorkerState;
 use serde_json::{Value, json};
@@ -117,6 +117,23 @@ async fn a_worker_goes_on_itself_when_only_the_way_to_it_broke() {
     });
     assert_eq!(text, [token("a"), token("b"), DONE.to_owned()].concat());
     assert_eq!(workers(&pair), ["w-1", "w-1"]);
+}
+
+#[tokio::test]
+async fn a_worker_goes_on_itself_when_its_machine_says_that_it_lives() {
+    let pair = Pair::ready(&["w-1"]).await;
+    let error = json!({"error": {"message": "scripted", "type": "server_error", "code":
+        ErrorCode::WorkerFailed, "retryable": true, "details": {LIVES: true}}});
+    // A third time, nothing new would have come of two of them.
+    let rest = [head(SHA), token("b"), told(&[2])];
+    let breaks = format!("data: {error}\n\n");
+    pair.hive.script([
+        whole(&[head(SHA), token("a"), told(&[1]), breaks.clone()]),
+        whole(&[head(SHA), breaks.clone()]),
+        whole(&[rest.as_slice(), &[DONE.to_owned()]].concat()),
+    ]);
+    assert_eq!(stream(&pair).await, [token("a"), token("b"), DONE.to_owned()].concat());
+    assert_eq!(workers(&pair), ["w-1", "w-1", "w-1"]);
 }
 
 #[tokio::test]

@@ -21,6 +21,14 @@ pub(crate) struct RequestGuard {
     cause: watch::Sender<Option<ExitCause>>,
 }
 
+/// What became of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Ended(ExitCause),
+    /// Its process is there.
+    Lives,
+}
+
 /// The end of one worker, which may be to come.
 #[derive(Debug)]
 pub(crate) struct WorkerEnd(watch::Receiver<Option<ExitCause>>);
@@ -32,9 +40,12 @@ impl RequestGuard {
 }
 
 impl WorkerEnd {
-    /// Returns how the worker ended, or nothing where that is not known within `limit`.
-    pub(crate) async fn cause_within(mut self, limit: Duration) -> Option<ExitCause> {
-        *timeout(limit, self.0.wait_for(Option::is_some)).await.ok()?.ok()?
+    /// Returns what became of the worker: once it ends, and after `limit` where it does not.
+    pub(crate) async fn fate_within(mut self, limit: Duration) -> Option<Fate> {
+        match timeout(limit, self.0.wait_for(Option::is_some)).await {
+            Ok(ended) => ended.ok()?.map(Fate::Ended),
+            Err(_) => Some(Fate::Lives),
+        }
     }
 }
 
