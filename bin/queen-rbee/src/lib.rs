@@ -30,6 +30,7 @@ mod retry_budget;
 mod running;
 mod search;
 mod shutdown;
+mod standings;
 mod starts;
 mod tasks;
 mod telemetry;
@@ -180,6 +181,7 @@ async fn run(
         HiveKeeper::start(launcher(&config, seat.home.clone(), &app, (&credentials, &tls)));
     let machines = hives.remote.iter().map(|hive| hive.name.clone()).collect();
     tasks.spawn(first_contact::greet(Arc::clone(&app.registry), machines));
+    tasks.spawn(standings::tell_changes(Arc::clone(&app.registry)));
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "queen serves");
 
     app.shutdown.asked().cancelled().await;

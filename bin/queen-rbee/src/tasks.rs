@@ -1,7 +1,7 @@
 //! The closed list of what the queen does in the background: the keeper of the
-//! local hive, the dealing out of turns to requests that wait, and the starts of
-//! workers, which go on when the client that caused one leaves, and the writing
-//! down of what was used. (The listener for signals lives in `shutdown.rs` and the
+//! local hive, the dealing out of turns to requests that wait, the starts of
+//! workers, which go on when the client that caused one leaves, the writing down
+//! of what was used, and the telling of which machines fall silent. (The listener for signals lives in `shutdown.rs` and the
 //! server in `lib.rs`.) Owns the tasks: each is awaited at the end.
 
 use std::time::Duration;

@@ -24,7 +24,7 @@ struct Machines {
     queen: Queen,
     near: Arc<FakeHive>,
     far: Arc<FakeHive>,
-    _home: TestHome,
+    home: TestHome,
 }
 
 impl Machines {
@@ -44,7 +44,7 @@ impl Machines {
         database.execute(row, [&far.url]).unwrap();
         let settings = format!("local_hive_url = '{}'\nheartbeat_interval_seconds = 1\n", near.url);
         let queen = Queen::start(&home, &settings).await;
-        let machines = Self { queen, near, far, _home: home };
+        let machines = Self { queen, near, far, home };
         eventually("both machines are online", async || {
             machines.near.report(&machines.queen.url).await;
             machines.far.report_as("attic", &machines.queen.url).await;
@@ -96,6 +96,12 @@ async fn a_stream_through_a_machine_that_stands_still_goes_on_elsewhere() {
     assert_eq!(sent.choices[0].tokens, [1]);
     timeout(PATIENCE, far.let_go.notified()).await.expect("the far machine is let go");
     assert_eq!(machines.states().await, ["stale", "online"], "nobody looks for it");
+    eventually("the log says so", async || {
+        let log = machines.home.log();
+        let line = log.lines().find(|line| line.contains("machine is not well"))?;
+        (line.contains("hive=attic") && log.contains("state=\"stale\"")).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
