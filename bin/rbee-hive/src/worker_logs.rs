@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::fs;
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,14 +17,13 @@ use futures_util::Stream;
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use input_validation::{WorkerId, sanitize_for_log};
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use rbee_http::{former_log, open_at_last_lines};
+use tokio::io::AsyncReadExt as _;
 
 use crate::registry::Registry;
 
 /// Logs of workers that are kept when a hive starts, newest first.
 const LOGS_KEPT: usize = 20;
-/// Bytes looked at to find the beginning of the last lines.
-const TAIL_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Bytes read at once, and the longest line that is shown as one.
 const PIECE_BYTES: usize = 64 * 1024;
 /// How often a log that is followed is looked at.
@@ -51,12 +50,11 @@ pub(crate) async fn open(
     path: PathBuf,
     extent: Extent,
 ) -> io::Result<Response> {
-    let mut file = tokio::fs::File::open(&path).await?;
-    let start = {
+    let opened = {
         let path = path.clone();
-        tokio::task::spawn_blocking(move || start_of_last_lines(&path, extent.lines)).await
+        tokio::task::spawn_blocking(move || open_at_last_lines(&path, extent.lines)).await
     };
-    file.seek(SeekFrom::Start(start.map_err(io::Error::other)??)).await?;
+    let file = tokio::fs::File::from_std(opened.map_err(io::Error::other)??);
     let reader = Reader { file, path, registry, worker, extent, rest: Vec::new() };
     let mut response = Body::from_stream(text_of(reader)).into_response();
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -103,11 +101,11 @@ impl Reader {
                 return Some(lines);
             }
             if count == 0 {
-                if !may_grow {
-                    return None;
-                }
                 if self.goes_on_in(next).await {
                     continue;
+                }
+                if !may_grow {
+                    return None;
                 }
                 tokio::time::sleep(FOLLOW_INTERVAL).await;
             }
@@ -155,24 +153,8 @@ fn printable(bytes: &[u8]) -> String {
     text.lines().flat_map(|line| [sanitize_for_log(line).into_owned(), "\n".to_owned()]).collect()
 }
 
-/// Finds where the last `lines` lines of a file begin.
-fn start_of_last_lines(path: &Path, lines: usize) -> io::Result<u64> {
-    let mut file = fs::File::open(path)?;
-    let size = file.metadata()?.len();
-    let first = size.saturating_sub(TAIL_BYTES_MAX);
-    file.seek(SeekFrom::Start(first))?;
-    let mut tail = Vec::new();
-    file.take(size - first).read_to_end(&mut tail)?;
-    let body = tail.strip_suffix(b"\n").unwrap_or(&tail);
-    if lines == 0 {
-        return Ok(size);
-    }
-    let ends = body.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
-    let start = ends.map(|(at, _)| at + 1).nth(lines - 1).unwrap_or(0);
-    Ok(first + start as u64)
-}
-
-/// Removes all but the newest logs of workers, and those of workers that live, with what was moved aside of each. Their names are ordered by time.
+/// Removes all but the newest logs of workers, and those of workers that live, with what was moved aside of each. Their
+/// names are ordered by time.
 pub(crate) fn remove_old(directory: &Path, living: &[PathBuf]) -> io::Result<()> {
     let mut logs: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -185,7 +167,7 @@ pub(crate) fn remove_old(directory: &Path, living: &[PathBuf]) -> io::Result<()>
     logs.sort_unstable_by(|left, right| right.cmp(left));
     for log in logs.iter().skip(LOGS_KEPT).filter(|log| !living.contains(log)) {
         fs::remove_file(log)?;
-        match fs::remove_file(log.with_extension("log.1")) {
+        match fs::remove_file(former_log(log)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
@@ -196,25 +178,6 @@ pub(crate) fn remove_old(directory: &Path, living: &[PathBuf]) -> io::Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_last_lines_begin_where_they_should() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        for (content, lines, expected) in [
-            ("", 5, 0),
-            ("a\nb\nc\n", 1, 4),
-            ("a\nb\nc\n", 2, 2),
-            ("a\nb\nc\n", 3, 0),
-            ("a\nb\nc\n", 99, 0),
-            ("a\nb\nc", 1, 4),
-            ("a\nb\nc\n", 0, 6),
-            ("\n\n", 1, 1),
-        ] {
-            fs::write(&path, content).unwrap();
-            assert_eq!(start_of_last_lines(&path, lines).unwrap(), expected, "{content:?} {lines}");
-        }
-    }
 
     #[test]
     fn what_a_worker_writes_cannot_steer_a_terminal() {

@@ -74,7 +74,7 @@ fn begin_anew(path: &Path) -> io::Result<()> {
     let before = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let takes_both = is_same(&behind(io::stdout().as_fd())?, &before.metadata()?);
     write_to(&file, takes_both)?;
-    let moved = fs::rename(path, beside(path, ".1")).and_then(|()| fs::rename(&new, path));
+    let moved = fs::rename(path, former_log(path)).and_then(|()| fs::rename(&new, path));
     if moved.is_err() {
         write_to(&before, takes_both)?;
     }
@@ -87,6 +87,12 @@ fn write_to(file: &File, takes_both: bool) -> io::Result<()> {
         dup2_stdout(file)?;
     }
     Ok(())
+}
+
+/// Returns where the log is that came before the one at `path`.
+#[must_use]
+pub fn former_log(path: &Path) -> PathBuf {
+    beside(path, ".1")
 }
 
 fn beside(path: &Path, ending: &str) -> PathBuf {

@@ -69,6 +69,11 @@ fn logs_keep_to_their_bound_and_lose_no_line() {
         }
         assert!(!log.with_extension("log.new").exists(), "{}", log.display());
     }
+    for (name, log) in ["queen", "hive", &worker].into_iter().zip(&logs) {
+        let of_both = fs::read_to_string(log).expect("a log").lines().count() + 50;
+        let shown = cluster.rbee(&["logs", name, "-n", &of_both.to_string()]).ok();
+        assert!(shown.lines().count() >= of_both, "{name}: {of_both}");
+    }
     let last = ask(&queen);
     for follower in followers {
         wait_until("the follower reads the new file", LONG, || follower.has_read(&last));

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, pin_mut};
 use input_validation::WorkerId;
 use rbee_home::Daemon;
+use rbee_http::open_at_last_lines;
 
 use crate::cli::LogsArgs;
 use crate::error::KeeperError;
@@ -18,8 +19,6 @@ use crate::model_argument::parse;
 
 /// How often a followed file is looked at: at once, as a reader sees it.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// A file is searched backwards in blocks of this size.
-const BLOCK_BYTES: u64 = 64 * 1024;
 /// A line longer than this is shown in pieces.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
 
@@ -83,8 +82,8 @@ struct Tail {
 impl Tail {
     /// Opens the file at its last `lines` lines.
     fn open(path: &Path, lines: usize) -> io::Result<Self> {
-        let mut file = File::open(path)?;
-        let position = start_of_last_lines(&mut file, lines)?;
+        let mut file = open_at_last_lines(path, lines)?;
+        let position = file.stream_position()?;
         Ok(Self { path: path.to_owned(), file, position })
     }
 
@@ -111,35 +110,6 @@ impl Tail {
         self.position += self.file.read_to_end(bytes)? as u64;
         Ok(())
     }
-}
-
-/// Searches backwards for the place where the last `lines` lines begin.
-fn start_of_last_lines(file: &mut File, lines: usize) -> io::Result<u64> {
-    let length = file.metadata()?.len();
-    if lines == 0 {
-        return Ok(length);
-    }
-    let mut left = lines;
-    let mut end = length;
-    while end > 0 {
-        let start = end.saturating_sub(BLOCK_BYTES);
-        file.seek(SeekFrom::Start(start))?;
-        let mut block = Vec::new();
-        file.by_ref().take(end - start).read_to_end(&mut block)?;
-        let breaks = block.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
-        for (index, _) in breaks {
-            let after = start + index as u64 + 1;
-            // The break that ends the file ends its last line; it begins none.
-            if after < length {
-                left -= 1;
-                if left == 0 {
-                    return Ok(after);
-                }
-            }
-        }
-        end = start;
-    }
-    Ok(0)
 }
 
 /// Bytes cut into lines.
@@ -173,30 +143,6 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
-
-    fn last(content: &str, lines: usize) -> String {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        std::fs::write(&path, content).unwrap();
-        String::from_utf8(Tail::open(&path, lines).unwrap().read_new().unwrap()).unwrap()
-    }
-
-    #[test]
-    fn the_last_lines_are_found_whatever_the_end() {
-        for (content, lines, expected) in [
-            ("", 3, ""),
-            ("a\nb\nc\n", 2, "b\nc\n"),
-            ("a\nb\nc", 2, "b\nc"),
-            ("a\nb\n", 5, "a\nb\n"),
-            ("a\nb\n", 0, ""),
-            ("\n\n\n", 1, "\n"),
-        ] {
-            assert_eq!(last(content, lines), expected, "{content:?} {lines}");
-        }
-        let long = "x".repeat(50_000);
-        let content = format!("{long}1\n{long}2\n{long}3\n");
-        assert_eq!(last(&content, 2), format!("{long}2\n{long}3\n"));
-    }
 
     #[test]
     fn what_is_added_and_what_begins_anew_is_seen() {
