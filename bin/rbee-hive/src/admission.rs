@@ -1,6 +1,7 @@
 //! Decides whether a worker may start, and how large. Pure: takes what is known, touches nothing.
 
 mod room;
+mod shortage;
 
 use input_validation::WorkerId;
 use model_catalog::{CacheType, GgufHeader, MemoryParams, Purpose, Scores, estimate_memory};
@@ -8,6 +9,7 @@ use rbee_api::error::{ErrorCode, ErrorDetail};
 use serde_json::json;
 
 pub(crate) use room::{DiskRoom, Room, Unanswered};
+pub(crate) use shortage::Shortage;
 
 /// Tokens of a step, as llama.cpp computes them at most together (`n_ubatch`).
 const STEP_TOKENS: u32 = 512;
@@ -68,6 +70,8 @@ pub(crate) enum Admission {
     Start(WorkerSize),
     /// None may, for this reason.
     Refuse(ErrorDetail),
+    /// None may as long as others take so much.
+    NoRoom(Shortage, ErrorDetail),
 }
 
 /// How large a worker is to be.
@@ -88,14 +92,14 @@ pub(crate) struct WorkerSize {
 /// left then, up to what is wanted: they make replies faster, and no worker has to go without a start for them.
 pub(crate) fn decide(facts: Facts<'_>) -> Admission {
     if facts.is_draining {
-        return refuse(ErrorCode::Draining, "this hive is shutting down".to_owned(), None);
+        return refuse(ErrorCode::Draining, "this hive is shutting down");
     }
     let Some(header) = facts.model else {
         let message = "this machine does not have the model; `rbee list` shows those it has, `rbee pull` adds one";
-        return refuse(ErrorCode::ModelNotFound, message.to_owned(), None);
+        return refuse(ErrorCode::ModelNotFound, message);
     };
     if facts.is_being_removed {
-        return refuse(ErrorCode::ModelInUse, "the model is being removed".to_owned(), None);
+        return refuse(ErrorCode::ModelInUse, "the model is being removed");
     }
     if let Some(worker) = facts.existing {
         return Admission::Use(worker.clone());
@@ -106,7 +110,9 @@ pub(crate) fn decide(facts: Facts<'_>) -> Admission {
             "{workers} of at most {most} workers run; stop one with `rbee stop`, or raise workers_max"
         );
         let figures = json!({"workers": workers, "workers_max": most});
-        return refuse(ErrorCode::WorkerLimitReached, message, Some(figures));
+        let detail = ErrorDetail::new(ErrorCode::WorkerLimitReached, message);
+        let shortage = Shortage::Workers(workers - most + 1);
+        return Admission::NoRoom(shortage, detail.with_details(figures));
     }
     if let Err(detail) = facts.room.unanswered.check() {
         return Admission::Refuse(*detail);
@@ -147,7 +153,8 @@ pub(crate) fn decide(facts: Facts<'_>) -> Admission {
         "the model needs {required} and {free} are free; stop a worker with `rbee stop`, or lower worker.context_tokens"
     );
     let figures = json!({"required_bytes": size.memory_bytes, "available_bytes": available});
-    refuse(ErrorCode::InsufficientMemory, message, Some(figures))
+    let detail = ErrorDetail::new(ErrorCode::InsufficientMemory, message).with_details(figures);
+    Admission::NoRoom(Shortage::Memory(size.memory_bytes - available), detail)
 }
 
 fn refuse_for_vram(required: u64, available: u64) -> Admission {
@@ -160,7 +167,8 @@ fn refuse_for_vram(required: u64, available: u64) -> Admission {
     let figures = json!({
         "required_bytes": required, "available_bytes": available, "memory": "vram",
     });
-    refuse(ErrorCode::InsufficientMemory, message, Some(figures))
+    let detail = ErrorDetail::new(ErrorCode::InsufficientMemory, message).with_details(figures);
+    Admission::NoRoom(Shortage::Vram(required - available), detail)
 }
 
 /// Adds what conversations without a slot may take. Only a text model has conversations.
@@ -217,12 +225,8 @@ pub(crate) fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(MEBIBYTE))
 }
 
-fn refuse(code: ErrorCode, message: String, figures: Option<serde_json::Value>) -> Admission {
-    let detail = ErrorDetail::new(code, message);
-    Admission::Refuse(match figures {
-        Some(figures) => detail.with_details(figures),
-        None => detail,
-    })
+fn refuse(code: ErrorCode, message: &str) -> Admission {
+    Admission::Refuse(ErrorDetail::new(code, message))
 }
 
 #[cfg(test)]

@@ -100,6 +100,8 @@ pub struct Config {
     pub(crate) worker_path: Option<PathBuf>,
     /// Seconds without a request after which a worker is stopped. Default: 300. Range: 0 to 604800. 0: never.
     pub(crate) idle_stop_seconds: u64,
+    /// Whether idle workers are stopped when a request asks for another model and there is no room for it. Default: true.
+    pub(crate) stop_idle_for_room: bool,
     /// Seconds a worker may take to load its model, and 1 more for each 64 MiB of it. Default: 300. Range: 1 to 86400.
     pub(crate) load_timeout_seconds: u64,
     /// Seconds after which a load is given up that no longer comes on, and 1 more for each 64 MiB. Default: 30. Range: 1 to 86400.
@@ -156,6 +158,7 @@ impl Default for Config {
             worker_port_first: 8081,
             worker_path: None,
             idle_stop_seconds: 300,
+            stop_idle_for_room: true,
             load_timeout_seconds: 300,
             load_stall_seconds: 30,
             hang_timeout_seconds: 330,

@@ -283,6 +283,7 @@ fn assemble(
         },
         load_timeout: config.load_timeout(),
         stop_grace: config.stop_grace(),
+        stops_idle: config.stop_idle_for_room,
     };
     let launcher = Launcher {
         program: config.worker_path.clone().unwrap_or_default(),

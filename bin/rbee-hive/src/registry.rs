@@ -1,6 +1,7 @@
 //! The workers of this machine: one state behind one lock, snapshots out. Owns what is known about them; decides
 //! nothing, starts nothing, and holds the lock across no await.
 
+mod giving_way;
 mod liveness;
 mod past;
 mod removal;
@@ -78,6 +79,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) slots: u32,
     pub(crate) context_tokens: u32,
     pub(crate) cache: CacheRules,
+    /// Whether idle workers of other models end where there is no room for it.
+    pub(crate) stops_idle: bool,
 }
 
 /// What came of [`Registry::admit`].
@@ -87,6 +90,8 @@ pub(crate) enum Admitted {
     Existing(Box<WorkerInfo>),
     /// A worker was entered as starting; the caller must start it, or say that it could not.
     New(WorkerSize, WorkerSignals),
+    /// There will be room when these have ended, which they were asked to.
+    AfterThese(Vec<CancellationToken>),
 }
 
 impl Registry {
@@ -190,6 +195,18 @@ impl Registry {
         });
         match (decision, existing, wanted.model) {
             (Admission::Refuse(detail), _, _) => Err(detail.into()),
+            (Admission::NoRoom(shortage, detail), _, _) => {
+                let gone = match wanted.stops_idle {
+                    true => state.give_way(shortage, Instant::now()),
+                    false => Vec::new(),
+                };
+                drop(state);
+                if gone.is_empty() {
+                    return Err(detail.into());
+                }
+                self.touch();
+                Ok(Admitted::AfterThese(gone))
+            }
             (Admission::Start(size), _, Some(model)) => {
                 let (reference, alias) = (model.reference.clone(), model.alias.clone());
                 let info =

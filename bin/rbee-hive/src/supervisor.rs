@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use auth_min::TokenDigest;
+use futures_util::future::join_all;
 use input_validation::{ModelRef, WorkerId};
 use model_catalog::Model;
 use rbee_api::error::{ErrorCode, ErrorDetail};
@@ -29,6 +30,8 @@ use rbee_api::worker::WorkerInfo;
 use rbee_http::ApiError;
 use secrets_management::Secret;
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -38,7 +41,7 @@ use crate::ledger::Ledger;
 use crate::models::Models;
 use crate::platform;
 use crate::registry::{Admitted, Registry, Wanted, WorkerSignals};
-use crate::reservations::Reservations;
+use crate::reservations::{Reservations, Turn as ReservationTurn};
 use crate::vital::Vital;
 use crate::worker_logs;
 
@@ -59,7 +62,22 @@ pub(crate) struct Rules {
     pub(crate) cache: CacheRules,
     pub(crate) load_timeout: Duration,
     pub(crate) stop_grace: Duration,
+    /// Whether idle workers end where a request asks for another model and there is no room.
+    pub(crate) stops_idle: bool,
 }
+
+/// Who asks for a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AskedBy {
+    /// Somebody who needs it now: idle workers give way.
+    Request,
+    /// The hive, in place of one that failed.
+    Restart,
+}
+
+/// How long idle workers have to be gone that make room for another: they end within milliseconds, and are killed after
+/// the grace that they have. Whoever asks for a start waits longer than this.
+const ROOM_LIMIT: Duration = Duration::from_secs(15);
 
 /// One worker to be started.
 #[derive(Debug)]
@@ -129,18 +147,13 @@ impl Supervisor {
     pub(crate) async fn ensure_worker(
         self: &Arc<Self>,
         reference: &ModelRef,
+        asked_by: AskedBy,
     ) -> Result<WorkerInfo, ApiError> {
         let model = self.models.find_usable(reference).await?;
         let id = WorkerId::from_u128(Uuid::now_v7().as_u128());
         let (token, callback) = self.secrets_of(&id)?;
         let started_at_ms = wall_clock_ms();
-        let turn = match &model {
-            Some(model) => {
-                wait_for_turn(&self.registry, &self.reservations, &model.reference).await?
-            }
-            None => self.reservations.measured_turn().await,
-        };
-        let wanted = Wanted {
+        let wanted = |stops_idle| Wanted {
             id: id.clone(),
             started_at_ms,
             callback: TokenDigest::of(callback.expose()),
@@ -150,12 +163,13 @@ impl Supervisor {
             slots: self.rules.slots,
             context_tokens: self.rules.context_tokens,
             cache: self.rules.cache,
+            stops_idle,
         };
-        let admitted = self.reservations.admit(&turn, wanted)?;
+        let (turn, admitted) = self.admitted(wanted, asked_by).await?;
         let (size, signals, model) = match (admitted, model) {
             (Admitted::Existing(info), _) => return Ok(*info),
             (Admitted::New(size, signals), Some(model)) => (size, signals, model),
-            (Admitted::New(..), None) => return Err(lost_worker()),
+            (Admitted::New(..) | Admitted::AfterThese(_), _) => return Err(lost_worker()),
         };
         let (started, outcome) = oneshot::channel();
         let order = Order { id: id.clone(), model, size, started_at_ms, signals, token, callback };
@@ -164,6 +178,36 @@ impl Supervisor {
         drop(turn);
         outcome.await.map_err(|_| lost_worker())??;
         self.registry.get(&id).ok_or_else(lost_worker)
+    }
+
+    /// Waits for the turn of a start, and for idle workers that make room for it. Returns with the turn in hand what came
+    /// of it.
+    async fn admitted<'a>(
+        &self,
+        wanted: impl Fn(bool) -> Wanted<'a>,
+        asked_by: AskedBy,
+    ) -> Result<(ReservationTurn<'_>, Admitted), ApiError> {
+        let until = Instant::now() + ROOM_LIMIT;
+        loop {
+            let is_in_time = Instant::now() < until;
+            let wanted =
+                wanted(asked_by == AskedBy::Request && self.rules.stops_idle && is_in_time);
+            let turn = match wanted.model {
+                Some(model) => {
+                    wait_for_turn(&self.registry, &self.reservations, &model.reference).await?
+                }
+                None => self.reservations.measured_turn().await,
+            };
+            match self.reservations.admit(&turn, wanted)? {
+                Admitted::AfterThese(gone) => {
+                    drop(turn);
+                    let all_gone = join_all(gone.iter().map(CancellationToken::cancelled));
+                    // Where one is still there, there is no room.
+                    timeout_at(until, all_gone).await.ok();
+                }
+                admitted => return Ok((turn, admitted)),
+            }
+        }
     }
 
     /// Returns what the hive shows to a worker, and what the worker shows to the hive.

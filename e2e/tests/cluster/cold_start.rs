@@ -50,6 +50,17 @@ fn a_prompt_may_come_from_standard_input() {
 }
 
 #[test]
+fn models_that_do_not_fit_beside_each_other_are_used_one_after_the_other() {
+    let cluster = Cluster::echo().config("rbee-hive", "workers_max = 1\n");
+    cluster.import_tiny("first");
+    cluster.import_tiny("second");
+    for (model, word) in [("first", "one"), ("second", "two"), ("first", "three")] {
+        assert_eq!(cluster.rbee(&["infer", "-m", model, "-p", word]).ok().trim(), word);
+        assert_eq!(cluster.workers().len(), 1, "the other one made room");
+    }
+}
+
+#[test]
 fn two_commands_at_once_on_a_bare_machine_share_one_cluster() {
     let cluster = Cluster::echo();
     cluster.import_tiny("tiny");

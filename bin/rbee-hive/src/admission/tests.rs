@@ -75,7 +75,9 @@ fn each_reason_to_refuse_has_its_code_and_they_are_asked_in_order() {
         (Facts { room: memory(GIB), ..good }, ErrorCode::InsufficientMemory),
     ] {
         match decide(facts) {
-            Admission::Refuse(detail) => assert_eq!(detail.code, code),
+            Admission::Refuse(detail) | Admission::NoRoom(_, detail) => {
+                assert_eq!(detail.code, code);
+            }
             other => panic!("{code}: {other:?}"),
         }
     }
@@ -134,7 +136,8 @@ fn slots_are_halved_until_they_fit() {
         assert_eq!(started(decide(facts)).slots, slots, "{available}");
     }
     let short = Facts { room: memory(needs(1) - 1), ..facts(&header) };
-    let Admission::Refuse(detail) = decide(short) else { panic!("it cannot fit") };
+    let Admission::NoRoom(shortage, detail) = decide(short) else { panic!("it cannot fit") };
+    assert_eq!(shortage, Shortage::Memory(1));
     let figures = detail.details.unwrap();
     assert_eq!(figures["required_bytes"], needs(1));
     assert_eq!(figures["available_bytes"], needs(1) - 1);
@@ -211,7 +214,8 @@ fn a_worker_that_has_to_fit_into_the_gpus_is_made_smaller_or_refused() {
     };
     assert_eq!(started(with(needs(8))).slots, 8);
     assert_eq!(started(with(needs(8) - 1)).slots, 4);
-    let Admission::Refuse(detail) = with(needs(1) - 1) else { panic!("it cannot fit") };
+    let Admission::NoRoom(shortage, detail) = with(needs(1) - 1) else { panic!("it cannot fit") };
+    assert_eq!(shortage, Shortage::Vram(1));
     assert_eq!(detail.code, ErrorCode::InsufficientMemory);
     let figures = detail.details.unwrap();
     assert_eq!(

@@ -26,6 +26,7 @@ use super::{HiveState, deadline, deadline_within, refuse_if_draining};
 use crate::forward::{Endpoint, forward};
 use crate::hive::Hive;
 use crate::registry::{Forgotten, no_such_worker};
+use crate::supervisor::AskedBy;
 use crate::worker_logs::{self, Extent};
 
 /// How long a worker may take to tell about itself; it answers beside its engine, within milliseconds.
@@ -86,7 +87,7 @@ pub(super) async fn start(
     JsonBody(request): JsonBody<StartWorker>,
 ) -> Result<Json<WorkerInfo>, ApiError> {
     refuse_if_draining(&hive)?;
-    hive.supervisor.ensure_worker(&request.model).await.map(Json)
+    hive.supervisor.ensure_worker(&request.model, AskedBy::Request).await.map(Json)
 }
 
 pub(super) async fn stop(
@@ -123,7 +124,9 @@ pub(super) async fn reset(
         hive.registry.reset(&id).ok_or_else(no_such_worker)?;
     tracing::info!(worker_id = %id, model = %worker.model_ref, failures, "failures forgotten, as asked");
     let worker = match worker.state {
-        WorkerState::Failed => hive.supervisor.ensure_worker(&worker.model_ref).await?,
+        WorkerState::Failed => {
+            hive.supervisor.ensure_worker(&worker.model_ref, AskedBy::Request).await?
+        }
         WorkerState::Starting | WorkerState::Ready | WorkerState::Stopping => worker,
     };
     hive.registry.queen_told().await;

@@ -73,6 +73,7 @@ impl Registry {
                 let client = client.clone();
                 let cause = worker.signals.cause.clone();
                 worker.requests += 1;
+                worker.has_served = true;
                 drop(state);
                 let registry = Arc::clone(self);
                 Ok((client, RequestGuard { registry, id: id.clone(), cause }))

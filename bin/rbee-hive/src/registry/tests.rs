@@ -69,6 +69,7 @@ pub(crate) fn wanted<'a>(name: &str, model: &'a Model) -> Wanted<'a> {
             scores: Scores::No,
             store_mib: 0,
         },
+        stops_idle: false,
     }
 }
 
@@ -76,7 +77,7 @@ pub(crate) fn client() -> HopClient {
     HopClient::new("http://127.0.0.1:1", Arc::new(Secret::generate().unwrap())).unwrap()
 }
 
-const READY: fn() -> WorkerReady =
+pub(crate) const READY: fn() -> WorkerReady =
     || WorkerReady { slots_total: 4, context_tokens: 512, device: "cpu".to_owned(), load_ms: 1 };
 
 /// A registry with one worker that is ready.

@@ -90,6 +90,8 @@ pub(super) struct Worker {
     pub(super) requests: u32,
     /// When it last had a request, or became ready.
     pub(super) idle_since: Instant,
+    /// Whether it has had a request since this hive knows it.
+    pub(super) has_served: bool,
     /// Its signs of life.
     pub(super) watched: Watched,
     /// The exit code that it has said it ends with.
@@ -114,6 +116,7 @@ impl Worker {
             client: None,
             requests: 0,
             idle_since: Instant::now(),
+            has_served: false,
             watched,
             farewell: None,
             served_with: None,
@@ -131,6 +134,7 @@ impl Worker {
             client: None,
             requests: 0,
             idle_since: now,
+            has_served: false,
             watched: Watched::new(now, Duration::ZERO, Duration::ZERO),
             farewell: None,
             served_with: None,

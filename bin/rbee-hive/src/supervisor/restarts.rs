@@ -9,7 +9,7 @@ use rbee_http::ApiError;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::Supervisor;
+use super::{AskedBy, Supervisor};
 use crate::registry::{Registry, Turn};
 use crate::reservations::{Reservations, Turn as ReservationTurn};
 use crate::restart::Jitter;
@@ -39,7 +39,7 @@ impl Supervisor {
     }
 
     async fn restart(self: Arc<Self>, model: ModelRef) {
-        if let Err(error) = self.ensure_worker(&model).await {
+        if let Err(error) = self.ensure_worker(&model, AskedBy::Restart).await {
             tracing::warn!(%model, code = %error.code(), error = %error, "worker cannot be started again");
             self.registry.restart_refused(&model, error.code(), Jitter::new(fastrand::f64()));
         }

@@ -59,6 +59,7 @@ fn supervisor(directory: &TempDir) -> Supervisor {
         },
         load_timeout: second,
         stop_grace: second,
+        stops_idle: false,
     };
     let reservations = Arc::new(reservations_of(&registry));
     let models = Arc::new(Models::open(&home, Vec::new()).unwrap());

@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::fake_worker::hive_with;
 use crate::processes::{eventually, signal, working_in};
 use crate::program::{Hive, LIMIT, Place, value};
+use crate::stream::Chat;
 
 /// Starts what leaves its session and forks once more, and obeys nothing.
 const FAMILY: &str = "read secrets\nsetsid sh -c 'sleep 1000 & sleep 1000; :' &\ntrap '' TERM INT HUP\n\
@@ -165,6 +166,37 @@ async fn ten_starts_at_once_with_two_places_make_two_workers_and_a_crash_frees_a
     .await;
     hive.worker_in(again.id.as_str(), WorkerState::Ready).await;
     assert_eq!(working_in(&hive.home()).len(), 2);
+}
+
+#[tokio::test]
+async fn an_idle_worker_makes_room_for_another_model_and_one_that_answers_does_not() {
+    let hive = Place::new().start_with("workers_max = 1\n", &[]).await;
+    let first = hive.ready_worker("tiny").await;
+    hive.import("second").await;
+    let mut stream =
+        Chat::begin(&hive.client, first.id.as_str(), "[[tokens=20 delay_ms=25]] x").await.unwrap();
+    stream.more().await;
+    let refusal = hive.start_worker("second").await.unwrap_err();
+    assert_eq!(refusal.code, ErrorCode::WorkerLimitReached);
+    assert_eq!(stream.rest().await.last().unwrap(), "[DONE]");
+    let second =
+        eventually("there is room", LIMIT, async || hive.start_worker("second").await.ok());
+    let second = second.await;
+    assert_eq!(hive.worker(first.id.as_str()).await, None);
+    hive.worker_in(second.id.as_str(), WorkerState::Ready).await;
+    assert_eq!(working_in(&hive.home()).len(), 1);
+}
+
+#[tokio::test]
+async fn a_hive_may_be_told_to_leave_idle_workers_alone() {
+    let config = "workers_max = 1\nstop_idle_for_room = false\n";
+    let hive = Place::new().start_with(config, &[]).await;
+    let first = hive.ready_worker("tiny").await;
+    hive.chat(first.id.as_str(), "hello").await.unwrap();
+    hive.import("second").await;
+    let refusal = hive.start_worker("second").await.unwrap_err();
+    assert_eq!(refusal.code, ErrorCode::WorkerLimitReached);
+    hive.worker_in(first.id.as_str(), WorkerState::Ready).await;
 }
 
 #[tokio::test]
